@@ -1,0 +1,1 @@
+"""The estimator ring: what a user of scikit-learn meets."""

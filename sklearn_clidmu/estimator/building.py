@@ -1,0 +1,221 @@
+"""From constructor parameters to the parts of a training run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from skorch.callbacks import Callback, LRScheduler, PassthroughScoring
+from torch import nn
+
+from sklearn_clidmu.mathematics.backbone import MLP, FeatureTap
+from sklearn_clidmu.mathematics.objectives import (
+    CLID,
+    MetaObjective,
+    cross_entropy,
+    mean_absolute_error,
+)
+from sklearn_clidmu.mathematics.weighting import (
+    EvidenceWeightNet,
+    LogitRectifier,
+    LossWeightNet,
+    WeightingNet,
+)
+from sklearn_clidmu.training.averaging import EarlyStopping, Snapshots, WeightAverage
+from sklearn_clidmu.training.batches import ShuffledBatches, Table
+from sklearn_clidmu.training.ledger import Ledger, LossRecord
+from sklearn_clidmu.training.meta_step import MetaStep
+from sklearn_clidmu.training.monitor import CollapseGuard, Monitor
+from sklearn_clidmu.training.net import ReweightedNet
+from sklearn_clidmu.training.progress import Progress
+
+if TYPE_CHECKING:
+    from sklearn_clidmu.estimator.classifier import CLIDMUClassifier
+
+WARMUP_STEPS = {"evidence": 80, "vri": 40, "wnet": 200}
+"""Optimizer steps of plain training before the first meta step. WNet sees a row's loss alone
+and collapses on the classes learned first unless all of them have been."""
+
+LEARNING_RATES = {"sgd": 0.05, "adamw": 0.002}
+
+
+def build_network(
+    module: Callable[[int, int], nn.Module] | None,
+    hidden_layer_sizes: tuple[int, ...],
+    dropout: float,
+    one_mask: bool,
+    n_features: int,
+    n_classes: int,
+    dtype: torch.dtype,
+) -> nn.Module:
+    """Build the network: the caller's module, tapped for its features, or an MLP."""
+    if module is None:
+        network: nn.Module = MLP(n_features, n_classes, hidden_layer_sizes, dropout, one_mask)
+        return network.to(dtype)
+    built = module(n_features, n_classes)
+    if not isinstance(built, nn.Module):
+        raise TypeError(
+            "module must build a torch.nn.Module when called as module(n_features, n_classes), "
+            f"got {built!r}."
+        )
+    network = FeatureTap(built, n_classes).to(dtype)
+    _feature_width(network, n_features, dtype)  # an unfit module is found out here
+    return network
+
+
+def build_weight_net(
+    weighting: str, n_features: int, n_classes: int, dtype: torch.dtype, network: nn.Module
+) -> WeightingNet:
+    """Build the weighting net for a network."""
+    weight_net: WeightingNet
+    if weighting == "evidence":
+        weight_net = EvidenceWeightNet(n_classes)
+    elif weighting == "wnet":
+        weight_net = LossWeightNet()
+    else:
+        weight_net = LogitRectifier(_feature_width(network, n_features, dtype), n_classes)
+    return weight_net.to(dtype)
+
+
+def _feature_width(network: nn.Module, n_features: int, dtype: torch.dtype) -> int:
+    network.eval()
+    with torch.no_grad():
+        _, features = network(torch.zeros(2, n_features, dtype=dtype))
+    return features.shape[1]
+
+
+def build_objective(meta_objective: str | Callable, temperature: float) -> MetaObjective:
+    """Build the meta objective from its name; a callable is taken as it is."""
+    if not isinstance(meta_objective, str):
+        return meta_objective
+    named: dict[str, MetaObjective] = {
+        "clid": CLID(temperature),
+        "mae": mean_absolute_error,
+        "small_loss": cross_entropy,
+    }
+    return named[meta_objective]
+
+
+def build_callbacks(
+    params: CLIDMUClassifier, table: Table, ledger: Ledger, held_out: Table | None, n_steps: int
+) -> list[tuple[str, Callback]]:
+    """Build the callbacks, in the order in which they act.
+
+    Parameters
+    ----------
+    params : CLIDMUClassifier
+        Read for its constructor parameters only.
+    table, held_out : Table
+        Training set and, with early stopping, the rows kept from it.
+    ledger : Ledger
+    n_steps : int
+        Optimizer steps in an epoch.
+    """
+    meta_step = None
+    callbacks: list[tuple[str, Callback]] = [("losses", LossRecord(ledger))]
+    if params.weighting is not None:
+        meta_step = MetaStep(
+            table,
+            ledger,
+            build_objective(params.meta_objective, params.temperature),
+            virtual_step=params.virtual_step,
+            warmup_epochs=warmup_epochs(params, params.weighting, n_steps),
+            interval=params.meta_interval,
+            batch_size=params.meta_batch_size,
+        )
+        callbacks.append(("meta_step", meta_step))
+    schedule = LRScheduler(
+        torch.optim.lr_scheduler.CosineAnnealingLR,
+        step_every="batch",
+        event_name=None,
+        T_max=params.max_epochs * n_steps,
+    )
+    callbacks.append(("schedule", schedule))
+    if params.ema_decay is not None:
+        callbacks.append(("average", WeightAverage()))
+    callbacks.append(("train_loss", PassthroughScoring("train_loss", on_train=True)))
+    callbacks.append(("monitor", Monitor(table, params.temperature, ledger, held_out)))
+    callbacks.append(("guard", CollapseGuard(meta_step)))
+    if params.n_snapshots is not None:
+        callbacks.append(("snapshots", Snapshots(params.n_snapshots, "clid", True)))
+    elif held_out is not None:
+        callbacks.append(("snapshots", Snapshots(1, "valid_score", False)))
+    if params.verbose:
+        callbacks.append(("progress", Progress()))
+    if held_out is not None:
+        callbacks.append(("early_stopping", EarlyStopping(params.n_iter_no_change)))
+    return callbacks
+
+
+def warmup_epochs(params: CLIDMUClassifier, weighting: str, n_steps: int) -> int:
+    """Epochs of plain training before the first meta step.
+
+    "auto" counts optimizer steps (:data:`WARMUP_STEPS`), at most a third of all epochs.
+
+    Raises
+    ------
+    ValueError
+        If a given number leaves no epoch for the meta step.
+    """
+    if params.warmup_epochs == "auto":
+        wanted = math.ceil(WARMUP_STEPS[weighting] / n_steps)
+        return min(wanted, params.max_epochs // 3)
+    if params.warmup_epochs >= params.max_epochs:
+        raise ValueError(
+            f"warmup_epochs={params.warmup_epochs} leaves no epoch for the meta step: make it "
+            f"smaller than max_epochs={params.max_epochs}, or set weighting=None."
+        )
+    return params.warmup_epochs
+
+
+def build_net(
+    params: CLIDMUClassifier,
+    n_features: int,
+    n_classes: int,
+    *,
+    one_mask: bool,
+    dtype: torch.dtype,
+    device: torch.device,
+    callbacks: list[tuple[str, Callback]],
+) -> ReweightedNet:
+    """Build the skorch net, not yet initialized."""
+    network = partial(
+        build_network,
+        params.module,
+        tuple(params.hidden_layer_sizes),
+        params.dropout,
+        one_mask,
+        n_features,
+        n_classes,
+        dtype,
+    )
+    meta: dict[str, Any] = {}
+    if params.weighting is not None:
+        build = partial(build_weight_net, params.weighting, n_features, n_classes, dtype)
+        meta = {"weight_net": build, "meta_optimizer__lr": params.meta_lr}
+    optimizer: dict[str, Any] = {"optimizer": torch.optim.AdamW}
+    if params.optimizer == "sgd":
+        optimizer = {
+            "optimizer": torch.optim.SGD,
+            "optimizer__momentum": 0.9,
+            "optimizer__nesterov": True,
+        }
+    return ReweightedNet(
+        network,
+        **meta,
+        ema_decay=params.ema_decay,
+        lr=LEARNING_RATES[params.optimizer] if params.lr == "auto" else params.lr,
+        optimizer__weight_decay=params.weight_decay,
+        **optimizer,
+        max_epochs=params.max_epochs,
+        batch_size=params.batch_size,
+        iterator_train=ShuffledBatches,
+        train_split=None,
+        callbacks=callbacks,
+        predict_nonlinearity=partial(torch.softmax, dim=-1),
+        device=device,
+        verbose=0,
+    )

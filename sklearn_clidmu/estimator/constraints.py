@@ -1,0 +1,53 @@
+"""What each constructor parameter of the classifier may be; checked at fit."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+from typing import Any
+
+from sklearn.utils._param_validation import Interval, StrOptions
+
+PARAMETER_CONSTRAINTS: dict[str, list[Any]] = {
+    "hidden_layer_sizes": ["array-like"],
+    "dropout": [Interval(Real, 0, 1, closed="left")],
+    "module": [callable, None],
+    "weighting": [StrOptions({"evidence", "wnet", "vri"}), None],
+    "meta_objective": [StrOptions({"clid", "mae", "small_loss"}), callable],
+    "virtual_step": [StrOptions({"head", "full"})],
+    "temperature": [Interval(Real, 0, None, closed="neither")],
+    "max_epochs": [Interval(Integral, 1, None, closed="left")],
+    "warmup_epochs": [StrOptions({"auto"}), Interval(Integral, 0, None, closed="left")],
+    "batch_size": [Interval(Integral, 1, None, closed="left")],
+    "meta_batch_size": [Interval(Integral, 2, None, closed="left")],
+    "meta_interval": [Interval(Integral, 1, None, closed="left")],
+    "lr": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
+    "meta_lr": [Interval(Real, 0, None, closed="neither")],
+    "optimizer": [StrOptions({"sgd", "adamw"})],
+    "weight_decay": [Interval(Real, 0, None, closed="left")],
+    "ema_decay": [Interval(Real, 0, 1, closed="left"), None],
+    "n_snapshots": [Interval(Integral, 1, None, closed="left"), None],
+    "early_stopping": ["boolean"],
+    "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+    "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+    "class_weight": [StrOptions({"balanced"}), dict, None],
+    "device": [str],
+    "dtype": [StrOptions({"auto", "float32", "float64"})],
+    "random_state": ["random_state"],
+    "verbose": ["verbose"],
+}
+
+
+def check_hidden_layer_sizes(hidden_layer_sizes: Any) -> None:
+    """Check the one parameter whose elements count.
+
+    Raises
+    ------
+    ValueError
+        Unless there is at least one layer, and every width is a positive integer.
+    """
+    sizes = list(hidden_layer_sizes)
+    if not sizes or not all(isinstance(size, Integral) and int(size) > 0 for size in sizes):
+        raise ValueError(
+            "hidden_layer_sizes must hold at least one positive integer, got "
+            f"{hidden_layer_sizes!r}."
+        )

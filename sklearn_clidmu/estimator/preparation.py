@@ -1,0 +1,154 @@
+"""From checked arrays to what training needs: weights, a hold-out, tensors, a ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from sklearn.model_selection import ShuffleSplit, StratifiedShuffleSplit
+from sklearn.utils import check_random_state
+from torch import Tensor
+
+from sklearn_clidmu.mathematics.evidence import neighbour_disagreement
+from sklearn_clidmu.training.batches import Labels, Table
+from sklearn_clidmu.training.ledger import Ledger
+
+N_NEIGHBOURS = 16
+"""Rows in a neighbourhood, the row itself included."""
+
+
+class Prepared(NamedTuple):
+    """Everything that training reads, on the training device."""
+
+    everything: Table
+    """All rows passed to fit, in the caller's order."""
+    training: Table
+    """The rows trained on."""
+    held_out: Table | None
+    """The rows kept for early stopping."""
+    ledger: Ledger
+    fits_one_batch: bool
+
+
+def resolve_device(device: str) -> torch.device:
+    """Torch device of that name; "auto" is CUDA where there is one, else the CPU.
+
+    Raises
+    ------
+    ValueError
+        If torch knows no such device, or has none at hand.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+        torch.zeros(1, device=resolved)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            f"device={device!r} cannot be used here ({error}). Use 'auto' or 'cpu'."
+        ) from error
+    return resolved
+
+
+@contextmanager
+def local_generators(random_state: object, device: torch.device) -> Iterator[int]:
+    """Seed torch's generators for the time of a fit, and put them back as they were.
+
+    Yields the seed, drawn from ``random_state``; from fresh entropy where that is None, so
+    that NumPy's global generator is left alone too.
+    """
+    generator = np.random.RandomState() if random_state is None else random_state
+    seed = int(check_random_state(generator).randint(np.iinfo(np.int32).max))
+    devices = [device.index or torch.cuda.current_device()] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield seed
+
+
+def hold_out(y: np.ndarray, candidates: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Rows to keep from training: stratified where every class has two rows to split.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n,), int
+        Encoded labels.
+    candidates : ndarray of int
+        Rows that may be held out.
+    fraction : float
+        Share of the candidates.
+    seed : int
+
+    Returns
+    -------
+    ndarray of int
+        Sorted positions among all rows.
+    """
+    counts = np.bincount(y[candidates])
+    n_held_out = int(np.ceil(fraction * len(candidates)))
+    n_classes = np.count_nonzero(counts)
+    roomy = min(n_held_out, len(candidates) - n_held_out) >= n_classes
+    stratify = roomy and counts[counts > 0].min() >= 2
+    splitter = StratifiedShuffleSplit if stratify else ShuffleSplit
+    split = splitter(n_splits=1, test_size=n_held_out, random_state=seed)
+    _, held_out = next(split.split(candidates, y[candidates]))
+    return np.sort(candidates[held_out])
+
+
+def prepare(
+    X: np.ndarray,
+    y: np.ndarray,
+    sample_weight: np.ndarray,
+    *,
+    held_out: np.ndarray,
+    batch_size: int,
+    dtype: str,
+    device: torch.device,
+) -> Prepared:
+    """Put the rows on the device and open a ledger for them.
+
+    A training set that fits in one batch is handled so that a row of weight s counts exactly
+    as s identical rows: in float64 unless another ``dtype`` is asked for.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, d)
+    y : ndarray of shape (n,), int
+        Encoded labels.
+    sample_weight : ndarray of shape (n,)
+        Rows of weight zero are not trained on.
+    held_out : ndarray of int
+        Rows kept from training.
+    batch_size : int
+    dtype : {"auto", "float32", "float64"}
+    device : torch.device
+    """
+    trained = sample_weight > 0
+    trained[held_out] = False
+    n_trained = int(trained.sum())
+    fits_one_batch = n_trained <= batch_size
+    if dtype == "auto":
+        dtype = "float64" if fits_one_batch else "float32"
+    kind = getattr(torch, dtype)
+
+    def tensor(values: np.ndarray, kind: torch.dtype) -> Tensor:
+        return torch.tensor(values, dtype=kind, device=device)
+
+    weight = tensor(sample_weight, kind)
+    labels = Labels(torch.arange(len(X), device=device), tensor(y, torch.int64), weight)
+    everything = Table(tensor(X, kind), labels)
+    disagreement = neighbour_disagreement(
+        everything.X,
+        labels.targets,
+        weight,
+        share=0.25 if fits_one_batch else min(N_NEIGHBOURS / n_trained, 1.0),
+        n_candidates=len(X) if fits_one_batch else 4 * N_NEIGHBOURS,
+    )
+    ledger = Ledger(weight * tensor(trained, kind), disagreement)
+    training = everything
+    if n_trained < len(X):
+        training = Table(*everything[tensor(np.flatnonzero(trained), torch.int64)])
+    kept = Table(*everything[tensor(held_out, torch.int64)]) if len(held_out) else None
+    return Prepared(everything, training, kept, ledger, fits_one_batch)

@@ -1,0 +1,1 @@
+"""The paper's mathematics on torch alone: CLID, weighting nets, hypergradient, backbone."""

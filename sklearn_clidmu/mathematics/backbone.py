@@ -1,0 +1,138 @@
+"""Networks that return their logits together with their last hidden features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class MLP(nn.Module):
+    """Multi-layer perceptron with layer normalisation, ReLU and dropout after every layer.
+
+    Parameters
+    ----------
+    n_features : int
+        Number of input features.
+    n_classes : int
+        Number of logits.
+    hidden_layer_sizes : sequence of int
+        Widths of the hidden layers, at least one.
+    dropout : float
+        Share of the hidden units that is dropped in training.
+    one_mask : bool, default=False
+        Drop the same units in all rows of a batch, so that the randomness does not depend on
+        the number of rows.
+    """
+
+    def __init__(
+        self,
+        n_features: int,
+        n_classes: int,
+        hidden_layer_sizes: Sequence[int],
+        dropout: float,
+        one_mask: bool = False,
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        width = n_features
+        for size in hidden_layer_sizes:
+            drop = OneMaskDropout(dropout) if one_mask else nn.Dropout(dropout)
+            layers += [nn.Linear(width, size), nn.LayerNorm(size), nn.ReLU(), drop]
+            width = size
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Linear(width, n_classes)
+
+    def forward(self, X: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of shape (n, n_classes) and features of shape (n, hidden_layer_sizes[-1])."""
+        features = self.body(X)
+        return self.head(features), features
+
+
+class OneMaskDropout(nn.Module):
+    """Dropout with one mask for all rows of the batch."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, X: Tensor) -> Tensor:
+        """Drop columns of X, shape (n, d)."""
+        if not self.training or self.p == 0:
+            return X
+        keep = torch.empty_like(X[:1]).bernoulli_(1 - self.p)
+        return X * keep / (1 - self.p)
+
+
+class FeatureTap(nn.Module):
+    """Any module that computes logits, made to return (logits, features).
+
+    A module that returns such a pair itself is taken at its word; of any other, the features
+    are the input of the linear layer that comes last in ``module.modules()``.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Maps a batch to logits of shape (n, n_classes), or to (logits, features).
+    n_classes : int
+        Number of logits it must return.
+    """
+
+    def __init__(self, module: nn.Module, n_classes: int) -> None:
+        super().__init__()
+        self.module = module
+        self.n_classes = n_classes
+        self._seen: tuple[Tensor, Tensor] | None = None
+        self._exposes_head = False
+        last = self._last_linear()
+        if last is not None:
+            last.register_forward_hook(self._watch)
+
+    @property
+    def head(self) -> nn.Linear | None:
+        """The last linear layer where its output *is* the logits; known after one forward."""
+        return self._last_linear() if self._exposes_head else None
+
+    def _last_linear(self) -> nn.Linear | None:
+        linear = [m for m in self.module.modules() if isinstance(m, nn.Linear)]
+        return linear[-1] if linear else None
+
+    def _watch(self, layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        self._seen = inputs[0], output
+
+    def forward(self, X: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of shape (n, n_classes) and features of shape (n, d)."""
+        output = self.module(X)
+        seen, self._seen = self._seen, None
+        if isinstance(output, tuple):
+            logits, features = output
+        elif seen is None:
+            raise ValueError(
+                f"module {type(self.module).__name__} has no torch.nn.Linear layer to take the "
+                "features from: let its forward return (logits, features)."
+            )
+        else:
+            logits, features = output, seen[0]
+        if logits.ndim != 2 or logits.shape[1] != self.n_classes:
+            raise ValueError(
+                f"module {type(self.module).__name__} must return logits of shape (n_samples, "
+                f"{self.n_classes}), got {tuple(logits.shape)}."
+            )
+        self._exposes_head = seen is not None and seen[1] is logits and seen[0] is features
+        return logits, features.flatten(start_dim=1)
+
+
+class Ensemble(nn.Module):
+    """Averages the predicted probabilities, and the features, of several networks."""
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, X: Tensor) -> tuple[Tensor, Tensor]:
+        """Log of the mean probabilities, (n, n_classes), and mean features, (n, d)."""
+        logits, features = zip(*(member(X) for member in self.members), strict=True)
+        log_probabilities = torch.stack(logits).log_softmax(dim=2)
+        mean = log_probabilities.logsumexp(dim=0) - torch.tensor(len(logits)).log()
+        return mean, torch.stack(features).mean(dim=0)

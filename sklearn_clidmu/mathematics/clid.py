@@ -1,0 +1,165 @@
+"""Cross-layer information divergence (CLID): the objective that needs no labels.
+
+CLID compares two graphs over the rows of one batch. The *feature graph* S says which
+rows the last hidden layer holds to be alike; the *prediction graph* P says which rows are
+predicted alike. Where labels are wrong the predictions follow them and the features lag
+behind, so the two graphs part.
+
+Source: Hu, Zhang, Zhang & Rundensteiner, "CLID-MU", KDD 2025, arXiv 2507.11807, section 4.1.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Gradient = Literal["published", "normalized"]
+
+EPSILON = 1e-7
+"""Added to S inside the logarithm, as in the published code."""
+
+
+def feature_graph(
+    features: Tensor, temperature: float = 0.5, sample_weight: Tensor | None = None
+) -> Tensor:
+    """Row-stochastic graph of cosine similarities between features, shape (n, n).
+
+    Parameters
+    ----------
+    features : Tensor of shape (n, d)
+        Last hidden features of one batch.
+    temperature : float, default=0.5
+        Divides the similarities; the lower, the more a row attends to its nearest rows.
+    sample_weight : Tensor of shape (n,), optional
+        A row of weight s counts as s identical rows, so ``(graph * sample_weight)`` sums to
+        one along each row.
+
+    Returns
+    -------
+    Tensor of shape (n, n)
+        The graph, detached: the features are the reference the predictions are held against.
+    """
+    unit = F.normalize(features.detach(), dim=1)
+    affinity = (unit @ unit.T).clamp_min(0) / temperature
+    if sample_weight is None:
+        return affinity.softmax(dim=1)
+    return (affinity - (affinity + sample_weight.log()).logsumexp(dim=1, keepdim=True)).exp()
+
+
+def prediction_graph(
+    logits: Tensor, gradient: Gradient = "published", sample_weight: Tensor | None = None
+) -> Tensor:
+    """Row-stochastic graph of cosine similarities between predictions, shape (n, n).
+
+    Parameters
+    ----------
+    logits : Tensor of shape (n, n_classes)
+        Network output of the same batch.
+    gradient : {"published", "normalized"}, default="published"
+        Whether the row sums are constants to differentiation ("published", as in the
+        authors' code) or are differentiated as well ("normalized").
+    sample_weight : Tensor of shape (n,), optional
+        As in :func:`feature_graph`.
+
+    Returns
+    -------
+    Tensor of shape (n, n)
+    """
+    similarity = F.normalize(logits.softmax(dim=1), dim=1)
+    similarity = similarity @ similarity.T
+    weighted = similarity if sample_weight is None else similarity * sample_weight
+    row_sum = weighted.sum(dim=1, keepdim=True)
+    return similarity / (row_sum.detach() if gradient == "published" else row_sum)
+
+
+def clid_per_row(
+    features: Tensor,
+    logits: Tensor,
+    temperature: float = 0.5,
+    gradient: Gradient = "published",
+    sample_weight: Tensor | None = None,
+) -> Tensor:
+    """Each row's share of CLID: the cross entropy from its row of P to its row of S.
+
+    Parameters and errors are those of :func:`clid_loss`.
+
+    Returns
+    -------
+    Tensor of shape (n,)
+    """
+    if gradient not in ("published", "normalized"):
+        raise ValueError(f"gradient must be 'published' or 'normalized', got {gradient!r}.")
+    if features.ndim != 2 or logits.ndim != 2 or len(features) != len(logits):
+        raise ValueError(
+            "features and logits must be 2-d with one row per sample each, got shapes "
+            f"{tuple(features.shape)} and {tuple(logits.shape)}."
+        )
+    target = prediction_graph(logits, gradient, sample_weight)
+    log_reference = (feature_graph(features, temperature, sample_weight) + EPSILON).log()
+    if sample_weight is not None:
+        log_reference = log_reference * sample_weight
+    return -(target * log_reference).sum(dim=1)
+
+
+def clid_loss(
+    features: Tensor,
+    logits: Tensor,
+    temperature: float = 0.5,
+    gradient: Gradient = "published",
+    sample_weight: Tensor | None = None,
+) -> Tensor:
+    """Cross-layer information divergence of one batch (arXiv 2507.11807, eq. 3 to 6).
+
+    Parameters
+    ----------
+    features : Tensor of shape (n, d)
+        Last hidden features. No gradient flows into them.
+    logits : Tensor of shape (n, n_classes)
+        Network output for the same rows.
+    temperature : float, default=0.5
+        Temperature of the feature graph; the paper's value.
+    gradient : {"published", "normalized"}, default="published"
+        "published" treats the row sums of the prediction graph as constants, as the authors'
+        code does; "normalized" differentiates them too, which gives the gradient of a true
+        cross entropy between two row-stochastic graphs. The value is the same.
+    sample_weight : Tensor of shape (n,), optional
+        Positive. A row of weight s enters as s identical rows would.
+
+    Returns
+    -------
+    Tensor of shape ()
+        The divergence, in nats. It grows with the number of rows: compare it only after
+        taking off :func:`uniform_clid`.
+
+    Raises
+    ------
+    ValueError
+        If ``gradient`` is unknown or the shapes do not belong together.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_clidmu import clid_loss
+    >>> logits = 5 * torch.eye(2).repeat(4, 1)
+    >>> aligned = clid_loss(features=logits, logits=logits)
+    >>> constant = clid_loss(features=logits, logits=torch.zeros(8, 2))
+    >>> bool(aligned < constant)
+    True
+    """
+    rows = clid_per_row(features, logits, temperature, gradient, sample_weight)
+    if sample_weight is None:
+        return rows.mean()
+    return (sample_weight * rows).sum() / sample_weight.sum()
+
+
+def uniform_clid(n_rows: int, sample_weight: Tensor | None = None) -> Tensor:
+    """CLID of two graphs that know nothing: log n, or the log of the total weight.
+
+    A constant predictor never falls below it, which makes ``clid_loss(...) -
+    uniform_clid(...)`` comparable across batches and a guard against collapse.
+    """
+    total = torch.tensor(float(n_rows)) if sample_weight is None else sample_weight.sum()
+    return total.log()

@@ -1,0 +1,81 @@
+"""Meta objectives: what the weighting net is trained to lower after the virtual step.
+
+Each maps (features, logits, targets, sample_weight) of the meta batch to a scalar. CLID never
+looks at the targets; the other two trust the given labels to some degree, and are the rivals
+CLID is compared with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from sklearn_clidmu.mathematics.clid import clid_loss
+
+MetaObjective = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+class CLID:
+    """Cross-layer information divergence; see :func:`clid_loss`."""
+
+    def __init__(self, temperature: float) -> None:
+        self.temperature = temperature
+
+    def __call__(
+        self, features: Tensor, logits: Tensor, targets: Tensor, sample_weight: Tensor
+    ) -> Tensor:
+        """Divergence of the meta batch, shape ()."""
+        return clid_loss(features, logits, self.temperature, sample_weight=sample_weight)
+
+
+def mean_absolute_error(
+    features: Tensor, logits: Tensor, targets: Tensor, sample_weight: Tensor
+) -> Tensor:
+    """Mean absolute error to the given labels, which symmetric noise leaves unbiased.
+
+    Source: Ghosh, Kumar & Sastry, AAAI 2017.
+    """
+    given = logits.softmax(dim=1).gather(1, targets[:, None]).squeeze(1)
+    return (sample_weight * 2 * (1 - given)).sum() / sample_weight.sum()
+
+
+def cross_entropy(
+    features: Tensor, logits: Tensor, targets: Tensor, sample_weight: Tensor
+) -> Tensor:
+    """Cross entropy with the given labels; meant for rows that :func:`small_loss` calls clean."""
+    losses = F.cross_entropy(logits, targets, reduction="none")
+    return (sample_weight * losses).sum() / sample_weight.sum().clamp_min(1e-12)
+
+
+def small_loss(losses: Tensor, sample_weight: Tensor, n_iter: int = 30) -> Tensor:
+    """Which rows the lower component of a two-Gaussian mixture on the losses explains better.
+
+    Source: Arazo et al., ICML 2019; Li, Socher & Hoi (DivideMix), ICLR 2020.
+
+    Parameters
+    ----------
+    losses, sample_weight : Tensor of shape (n,)
+    n_iter : int, default=30
+        Steps of expectation-maximisation; in one dimension it has settled by then.
+
+    Returns
+    -------
+    Tensor of bool, shape (n,)
+        All true where the losses are all alike.
+    """
+    low, high = losses.min(), losses.max()
+    scaled = (losses - low) / (high - low).clamp_min(1e-12)
+    mean = scaled.new_tensor([0.0, 1.0])
+    variance = scaled.new_tensor([0.1, 0.1])
+    share = scaled.new_tensor([0.5, 0.5])
+    for _ in range(n_iter):
+        log_density = share.log() - ((scaled[:, None] - mean) ** 2 / variance + variance.log()) / 2
+        responsibility = log_density.softmax(dim=1)
+        mass = sample_weight[:, None] * responsibility
+        total = mass.sum(dim=0).clamp_min(1e-12)
+        mean = (mass * scaled[:, None]).sum(dim=0) / total
+        variance = (mass * (scaled[:, None] - mean) ** 2).sum(dim=0) / total + 1e-4
+        share = total / total.sum()
+    return responsibility[:, 0] >= 0.5

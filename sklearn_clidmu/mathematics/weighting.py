@@ -1,0 +1,193 @@
+"""Weighting nets V_phi: from what is known of a row to how much its label is trusted.
+
+All of them answer to one interface (:class:`WeightingNet`), so that the meta step need not know
+which one it trains: ``forward`` maps a batch of :class:`Rows` to weights, ``training_loss`` says
+how the weights enter the loss of the network, ``trust`` reads one number per row out of them.
+
+:class:`LossWeightNet` and :class:`LogitRectifier` are the paper's WNet and VRI (Hu et al., arXiv
+2507.11807, section 4.3); :class:`EvidenceWeightNet` is this package's own.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sklearn_clidmu.mathematics.evidence import N_EVIDENCE
+
+
+class Rows(NamedTuple):
+    """What a weighting net may see of a batch; all of it detached from the network."""
+
+    losses: Tensor
+    """Cross entropy with the given label, in nats, shape (n,)."""
+    targets: Tensor
+    """Given labels, int64, shape (n,)."""
+    features: Tensor
+    """Last hidden features, shape (n, d)."""
+    evidence: Tensor
+    """What speaks against a row's label, each column in [0, 1], shape (n, N_EVIDENCE)."""
+    sample_weight: Tensor
+    """The caller's weights: a row of weight s counts as s identical rows, shape (n,)."""
+
+
+class WeightingNet(nn.Module):
+    """Interface of the weighting nets; by default one weight per row scales the row's loss."""
+
+    uses_evidence = False
+    """Whether ``forward`` looks at ``Rows.evidence``."""
+    noise_width = 0
+    """Number of standard normal draws per row that ``forward`` takes; 0 for none."""
+
+    def forward(self, rows: Rows, noise: Tensor | None = None) -> Tensor:
+        """Weights of a batch, shape (n,) or (n, n_classes)."""
+        raise NotImplementedError
+
+    def training_loss(self, weights: Tensor, logits: Tensor, rows: Rows) -> Tensor:
+        """Reweighted loss of the batch: sum of v_i l_i over the sum of v_i (eq. 7)."""
+        weights = weights * rows.sample_weight
+        losses = F.cross_entropy(logits, rows.targets, reduction="none")
+        return (weights * losses).sum() / weights.sum()
+
+    def trust(self, weights: Tensor, logits: Tensor, rows: Rows) -> Tensor:
+        """How much each row's given label is trusted, in [0, 1], shape (n,)."""
+        return weights
+
+    def penalty(self, rows: Rows) -> Tensor:
+        """Term added to the meta objective, shape ()."""
+        return rows.losses.new_zeros(())
+
+
+class LossWeightNet(WeightingNet):
+    """WNet: a row's weight in (0, 1) from its loss alone (arXiv 2507.11807, section 4.3).
+
+    Parameters
+    ----------
+    n_hidden : int, default=100
+        Width of the hidden layer; the published value.
+    """
+
+    def __init__(self, n_hidden: int = 100) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(1, n_hidden)
+        self.output = nn.Linear(n_hidden, 1)
+
+    def forward(self, rows: Rows, noise: Tensor | None = None) -> Tensor:
+        """Weights in (0, 1), shape (n,)."""
+        hidden = self.hidden(rows.losses[:, None]).relu()
+        return self.output(hidden).sigmoid().squeeze(1)
+
+
+class EvidenceWeightNet(WeightingNet):
+    """A row's weight in (0, 1) from its loss and from all that speaks against its label.
+
+    The weight never rises with any of its inputs. Without that bound the meta step, on clean
+    labels, learns to train on the hard rows alone. The weights start out almost equal.
+
+    Parameters
+    ----------
+    n_classes : int
+        The loss is read in units of log(n_classes), the loss of a blind guess.
+    n_hidden : int, default=64
+        Width of the hidden layer.
+    """
+
+    uses_evidence = True
+    guess_loss: Tensor
+
+    def __init__(self, n_classes: int, n_hidden: int = 64) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(1 + N_EVIDENCE, n_hidden)
+        self.output = nn.Linear(n_hidden, 1)
+        nn.init.uniform_(self.hidden.weight, 0, 1)
+        nn.init.uniform_(self.hidden.bias, -1, 1)
+        nn.init.constant_(self.output.weight, 0.01)
+        nn.init.zeros_(self.output.bias)
+        self.register_buffer("guess_loss", torch.tensor(float(n_classes)).log())
+
+    def forward(self, rows: Rows, noise: Tensor | None = None) -> Tensor:
+        """Weights in (0, 1), shape (n,)."""
+        suspicion = torch.cat([(rows.losses / self.guess_loss)[:, None], rows.evidence], dim=1)
+        # Absolute values keep every path from an input to the weight falling.
+        hidden = F.linear(-suspicion, self.hidden.weight.abs(), self.hidden.bias).tanh()
+        output = F.linear(hidden, self.output.weight.abs(), self.output.bias)
+        return output.sigmoid().squeeze(1)
+
+
+class LogitRectifier(WeightingNet):
+    """VRI: a random vector in (0, 1)^C per row that multiplies its logits inside the loss.
+
+    Unlike the published code, the standard deviation is exp(log_variance / 2) and the
+    Kullback-Leibler term reaches the meta gradient (arXiv 2507.11807, section 4.3).
+
+    Parameters
+    ----------
+    n_features : int
+        Width of the last hidden features.
+    n_classes : int
+        Number of classes C.
+    n_embedding : int, default=64
+        Width of the label embedding that is read beside the features; the published value.
+    n_hidden : tuple of two int, default=(128, 64)
+        Widths of the tanh layers; the second is repeated once.
+    kl_weight : float, default=1e-3
+        Weight of the Kullback-Leibler divergence to a standard Gaussian: small, since it only
+        has to keep the posterior from running away.
+    """
+
+    def __init__(
+        self,
+        n_features: int,
+        n_classes: int,
+        n_embedding: int = 64,
+        n_hidden: tuple[int, int] = (128, 64),
+        kl_weight: float = 1e-3,
+    ) -> None:
+        super().__init__()
+        first, second = n_hidden
+        self.embedding = nn.Embedding(n_classes, n_embedding)
+        self.body = nn.Sequential(
+            nn.Linear(n_features + n_embedding, first),
+            nn.Tanh(),
+            nn.Linear(first, second),
+            nn.Tanh(),
+            nn.Linear(second, second),
+            nn.Tanh(),
+        )
+        self.mean = nn.Linear(second, n_classes)
+        self.log_variance = nn.Linear(second, n_classes)
+        self.kl_weight = kl_weight
+        self.noise_width = n_classes
+
+    def posterior(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of the Gaussian before squashing, each (n, n_classes)."""
+        hidden = self.body(torch.cat([rows.features, self.embedding(rows.targets)], dim=1))
+        return self.mean(hidden), self.log_variance(hidden)
+
+    def forward(self, rows: Rows, noise: Tensor | None = None) -> Tensor:
+        """Rectifying vectors, shape (n, n_classes); the posterior's mean without ``noise``."""
+        mean, log_variance = self.posterior(rows)
+        if noise is not None:
+            mean = mean + (log_variance / 2).exp() * noise
+        return mean.sigmoid()
+
+    def training_loss(self, weights: Tensor, logits: Tensor, rows: Rows) -> Tensor:
+        """Mean cross entropy of the rectified logits."""
+        losses = F.cross_entropy(weights * logits, rows.targets, reduction="none")
+        return (rows.sample_weight * losses).sum() / rows.sample_weight.sum()
+
+    def trust(self, weights: Tensor, logits: Tensor, rows: Rows) -> Tensor:
+        """Share of a row's plain gradient that the rectified loss lets through, at most 1."""
+        given = F.one_hot(rows.targets, logits.shape[1])
+        plain = (logits.softmax(dim=1) - given).norm(dim=1)
+        rectified = (weights * ((weights * logits).softmax(dim=1) - given)).norm(dim=1)
+        return (rectified / plain.clamp_min(torch.finfo(plain.dtype).tiny)).clamp_max(1)
+
+    def penalty(self, rows: Rows) -> Tensor:
+        """Kullback-Leibler divergence to the standard Gaussian, times its weight."""
+        mean, log_variance = self.posterior(rows)
+        divergence = (log_variance.exp() + mean.square() - 1 - log_variance).sum(dim=1) / 2
+        return self.kl_weight * (rows.sample_weight * divergence).sum() / rows.sample_weight.sum()

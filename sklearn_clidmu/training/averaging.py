@@ -1,0 +1,84 @@
+"""Which parameters predict in the end: the moving average, and the epochs that are kept."""
+
+from __future__ import annotations
+
+import math
+from copy import deepcopy
+from typing import Any
+
+import torch
+from skorch.callbacks import Callback
+
+from sklearn_clidmu.mathematics.backbone import Ensemble
+from sklearn_clidmu.training.net import ReweightedNet, StopTraining
+
+
+class WeightAverage(Callback):
+    """Moves the net's averaged network along, and predicts with it in the end."""
+
+    def on_batch_end(self, net: ReweightedNet, training: bool = False, **kwargs: Any) -> None:
+        """Move the average by one step."""
+        net.averaged_module_.update_parameters(net.module_)
+
+    def on_train_end(self, net: ReweightedNet, **kwargs: Any) -> None:
+        """Put the average in the network's place."""
+        net.module_.load_state_dict(net.averaged_module_.module.state_dict())
+        del net.averaged_module_
+
+
+class Snapshots(Callback):
+    """Keeps the networks of the best epochs and predicts with their mean in the end.
+
+    Parameters
+    ----------
+    n_snapshots : int
+        Number of epochs that are kept.
+    key : str
+        Entry of the history by which epochs are compared.
+    lower_is_better : bool
+    """
+
+    def __init__(self, n_snapshots: int, key: str, lower_is_better: bool) -> None:
+        self.n_snapshots = n_snapshots
+        self.key = key
+        self.lower_is_better = lower_is_better
+
+    def on_train_begin(self, net: ReweightedNet, **kwargs: Any) -> None:
+        """Forget earlier trainings."""
+        self.kept: list[tuple[float, int, torch.nn.Module]] = []
+
+    def on_epoch_end(self, net: ReweightedNet, **kwargs: Any) -> None:
+        """Keep this epoch's network if it is among the best; the earlier one of two equals."""
+        value = net.history[-1, self.key]
+        if not math.isfinite(value):
+            return
+        rank = (value if self.lower_is_better else -value, len(net.history))
+        if len(self.kept) == self.n_snapshots and rank >= self.kept[-1][:2]:
+            return
+        self.kept.append((*rank, deepcopy(net.evaluated_module)))
+        self.kept = sorted(self.kept, key=lambda entry: entry[:2])[: self.n_snapshots]
+
+    def on_train_end(self, net: ReweightedNet, **kwargs: Any) -> None:
+        """Put the kept networks in the network's place."""
+        modules = [module for _, _, module in self.kept]
+        if modules:
+            net.module_ = modules[0] if len(modules) == 1 else Ensemble(modules)
+
+
+class EarlyStopping(Callback):
+    """Ends training once the hold-out's score has not risen for a while.
+
+    Parameters
+    ----------
+    n_iter_no_change : int
+        Epochs without a new best score.
+    """
+
+    def __init__(self, n_iter_no_change: int) -> None:
+        self.n_iter_no_change = n_iter_no_change
+
+    def on_epoch_end(self, net: ReweightedNet, **kwargs: Any) -> None:
+        """Stop if the best epoch lies too far back."""
+        scores = net.history[:, "valid_score"]
+        if len(scores) - 1 - scores.index(max(scores)) >= self.n_iter_no_change:
+            raise StopTraining

@@ -1,0 +1,181 @@
+"""The meta step of CLID-MU as a callback: which batches take one, and what it does."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from skorch.callbacks import Callback
+from torch import Tensor
+
+from sklearn_clidmu.mathematics.evidence import standard_deviation
+from sklearn_clidmu.mathematics.hypergradient import (
+    MetaTangent,
+    TrainingLoss,
+    full_tangent,
+    head_tangent,
+    influence,
+    surrogate,
+)
+from sklearn_clidmu.mathematics.objectives import MetaObjective, cross_entropy, small_loss
+from sklearn_clidmu.mathematics.weighting import Rows
+from sklearn_clidmu.training.batches import Labels, Table
+from sklearn_clidmu.training.ledger import Ledger
+from sklearn_clidmu.training.net import ReweightedNet, weighted_cross_entropy
+
+
+class MetaStep(Callback):
+    """Trains the weighting net, and puts its weights into the loss of every batch.
+
+    Algorithm 1 of arXiv 2507.11807: virtual step, meta objective after it, step of the
+    weighting net along its hypergradient, real step on the loss with refreshed weights.
+
+    Parameters
+    ----------
+    table : Table
+        Training set, from which the meta batches are drawn too.
+    ledger : Ledger
+        Where what is seen of each row is entered.
+    objective : callable
+        Meta objective. With ``cross_entropy`` the meta batch counts only rows of small loss.
+    virtual_step : {"head", "full"}
+        Parameters that the virtual step moves. "head" becomes "full" where the network's last
+        layer is not a linear one.
+    warmup_epochs : int
+        Epochs of plain training before the first meta step.
+    interval : int
+        A meta step is taken on every ``interval``-th batch.
+    batch_size : int
+        Rows of a meta batch.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        ledger: Ledger,
+        objective: MetaObjective,
+        *,
+        virtual_step: str,
+        warmup_epochs: int,
+        interval: int,
+        batch_size: int,
+    ) -> None:
+        self.table = table
+        self.ledger = ledger
+        self.objective = objective
+        self.virtual_step = virtual_step
+        self.warmup_epochs = warmup_epochs
+        self.interval = interval
+        self.batch_size = batch_size
+        self.enabled = True
+
+    def on_train_begin(self, net: ReweightedNet, **kwargs: Any) -> None:
+        """Forget earlier trainings."""
+        self.largest_deviation = self.table.X.new_zeros(())
+
+    def on_epoch_begin(self, net: ReweightedNet, **kwargs: Any) -> None:
+        """Take stock of the evidence, and decide whether this epoch reweights."""
+        self.reweighting = self.enabled and len(net.history) > self.warmup_epochs
+        self.evidence = self.ledger.evidence()
+        self.meta_weight = self.table.labels.sample_weight
+        if self.objective is cross_entropy:
+            losses = self.ledger.mean_loss()[self.table.labels.rows]
+            self.meta_weight = self.meta_weight * small_loss(losses, self.meta_weight)
+        self.n_batches = 0
+        self.meta_losses: list[Tensor] = []
+
+    def on_logits(
+        self,
+        net: ReweightedNet,
+        X: Tensor,
+        labels: Labels,
+        logits: Tensor,
+        features: Tensor,
+        losses: Tensor,
+    ) -> TrainingLoss | None:
+        """Take a meta step, if one is due, and return the loss with refreshed weights."""
+        rows = Rows(
+            losses,
+            labels.targets,
+            features.detach(),
+            self.evidence[labels.rows],
+            labels.sample_weight,
+        )
+        due = self.n_batches % self.interval == 0
+        self.n_batches += 1
+        if due and (self.reweighting or net.weight_net_.uses_evidence):
+            loss: TrainingLoss = partial(weighted_cross_entropy, labels)
+            if self.reweighting:
+                loss = self._reweighted_loss(net, rows)
+            harm = self._meta_step(net, X, rows, logits, features, loss)
+            self.ledger.record_influence(labels, harm)
+        if not self.reweighting:
+            return None
+        with torch.no_grad():
+            return self._reweighted_loss(net, rows)
+
+    def on_epoch_end(self, net: ReweightedNet, **kwargs: Any) -> None:
+        """Record the mean meta loss of the epoch."""
+        mean = torch.stack(self.meta_losses).mean().item() if self.meta_losses else float("nan")
+        net.history.record("meta_loss", mean)
+
+    def _reweighted_loss(self, net: ReweightedNet, rows: Rows) -> TrainingLoss:
+        """Reweighted loss of the batch as a function of its logits."""
+        weight_net = net.weight_net_
+        # One draw for all rows where the batch is the whole table: repeated rows, one fate.
+        n_draws = 1 if len(rows.losses) == len(self.table) else len(rows.losses)
+        noise = rows.losses.new_empty(n_draws, weight_net.noise_width).normal_()
+        weights = weight_net(rows, noise)
+        return lambda logits: weight_net.training_loss(weights, logits, rows)
+
+    def _meta_step(
+        self,
+        net: ReweightedNet,
+        X: Tensor,
+        rows: Rows,
+        logits: Tensor,
+        features: Tensor,
+        loss: TrainingLoss,
+    ) -> Tensor:
+        """Step the weighting net, after warm-up; return the rows' influence in any case."""
+        meta = self._tangent(net, X, loss, logits, features)
+        self.meta_losses.append(meta.meta_loss)
+        # Adam does not see the scale of a gradient, so the influences set their own; where they
+        # have all but vanished, what is left is rounding and is not blown up.
+        harm = influence(meta.logits, meta.tangent, rows.targets, lr=1.0)
+        deviation = standard_deviation(harm, rows.sample_weight)
+        self.largest_deviation = torch.maximum(self.largest_deviation, deviation)
+        deviation = torch.maximum(deviation, 0.01 * self.largest_deviation)
+        if self.reweighting:
+            net.meta_optimizer_.zero_grad()
+            objective = surrogate(loss, meta.logits, meta.tangent / deviation, lr=1.0)
+            (objective + net.weight_net_.penalty(rows)).backward()
+            net.meta_optimizer_.step()
+        return harm / deviation
+
+    def _tangent(
+        self, net: ReweightedNet, X: Tensor, loss: TrainingLoss, logits: Tensor, features: Tensor
+    ) -> MetaTangent:
+        """Virtual step and meta objective, without dropout and with fixed running statistics."""
+        n = len(self.table)
+        index: Tensor | slice = slice(None)
+        if self.batch_size < n:
+            index = torch.randint(n, (self.batch_size,), device=X.device)
+        X_meta = self.table.X[index]
+        targets, weight = self.table.labels.targets[index], self.meta_weight[index]
+
+        def meta_loss(meta_features: Tensor, meta_logits: Tensor) -> Tensor:
+            return self.objective(meta_features, meta_logits, targets, weight)
+
+        lr = net.optimizer_.param_groups[0]["lr"]
+        module = net.module_.eval()
+        head = getattr(module, "head", None)
+        if self.virtual_step == "head" and head is not None:
+            with torch.no_grad():
+                _, meta_features = module(X_meta)
+            meta = head_tangent(head, logits, features, loss, meta_features, meta_loss, lr)
+        else:
+            meta = full_tangent(module, X, loss, X_meta, meta_loss, lr)
+        module.train()
+        return meta

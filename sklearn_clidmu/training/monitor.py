@@ -1,0 +1,132 @@
+"""What is measured at the end of an epoch, and the guard that acts on it."""
+
+from __future__ import annotations
+
+import math
+from copy import deepcopy
+from typing import Any
+
+import torch
+from skorch.callbacks import Callback
+from torch import Tensor
+from torch.nn import functional as F
+
+from sklearn_clidmu.mathematics.clid import clid_loss, uniform_clid
+from sklearn_clidmu.training.batches import Table
+from sklearn_clidmu.training.ledger import Ledger
+from sklearn_clidmu.training.meta_step import MetaStep
+from sklearn_clidmu.training.net import ReweightedNet, StopTraining
+
+N_MONITORED = 1000
+"""CLID is measured on as many training rows, the published size of the meta set."""
+
+PATIENCE = 3
+"""Reweighted epochs of poor CLID in a row that make a collapse; single ones are noise."""
+
+
+class Monitor(Callback):
+    """Records CLID - log n on a fixed set of training rows, and the score on a hold-out.
+
+    Parameters
+    ----------
+    table : Table
+        Training set.
+    temperature : float
+        Of the feature graph.
+    ledger : Ledger
+        Where the losses of the hold-out are entered.
+    held_out : Table or None
+        Rows kept from training, with noisy labels.
+    """
+
+    def __init__(
+        self, table: Table, temperature: float, ledger: Ledger, held_out: Table | None
+    ) -> None:
+        self.table = table
+        self.temperature = temperature
+        self.ledger = ledger
+        self.held_out = held_out
+
+    def on_train_begin(self, net: ReweightedNet, **kwargs: Any) -> None:
+        """Draw the fixed rows."""
+        n = len(self.table)
+        index: Tensor | slice = slice(None)
+        if n > N_MONITORED:
+            index = torch.randperm(n, device=self.table.X.device)[:N_MONITORED]
+        self.X = self.table.X[index]
+        self.sample_weight = self.table.labels.sample_weight[index]
+
+    def on_epoch_end(self, net: ReweightedNet, **kwargs: Any) -> None:
+        """Measure and record."""
+        logits, features = net.evaluate(self.X)
+        clid = clid_loss(features, logits, self.temperature, sample_weight=self.sample_weight)
+        excess = clid - uniform_clid(len(self.X), self.sample_weight).to(clid)
+        net.history.record("clid", excess.item())
+        if self.held_out is not None:
+            self._validate(net, self.held_out)
+
+    def _validate(self, net: ReweightedNet, held_out: Table) -> None:
+        labels = held_out.labels
+        logits, _ = net.evaluate(held_out.X)
+        losses = F.cross_entropy(logits, labels.targets, reduction="none")
+        hits = (logits.argmax(dim=1) == labels.targets).to(losses)
+        self.ledger.record_losses(labels, losses)
+        for name, values in (("valid_loss", losses), ("valid_score", hits)):
+            mean = (labels.sample_weight * values).sum() / labels.sample_weight.sum()
+            net.history.record(name, mean.item())
+
+
+class CollapseGuard(Callback):
+    """Goes back to the last sound epoch when training collapses, and on with equal weights.
+
+    A loss or CLID that is not finite is a collapse. So is, for :data:`PATIENCE` reweighted
+    epochs in a row, a CLID that is neither better than that of a constant predictor nor better
+    than it was at the end of warm-up: with two classes and much noise, plain training lies
+    above log n itself. Without reweighting, a collapse ends training.
+
+    Parameters
+    ----------
+    meta_step : MetaStep or None
+    """
+
+    def __init__(self, meta_step: MetaStep | None) -> None:
+        self.meta_step = meta_step
+
+    def on_train_begin(self, net: ReweightedNet, **kwargs: Any) -> None:
+        """Keep the initial parameters; nothing has collapsed yet."""
+        net.collapse_epoch_ = None
+        net.diverged_ = False
+        self.level = 0.0
+        self.n_poor = 0
+        self._keep(net)
+
+    def on_epoch_end(self, net: ReweightedNet, **kwargs: Any) -> None:
+        """Judge the epoch."""
+        clid = net.history[-1, "clid"]
+        finite = math.isfinite(net.history[-1, "train_loss"]) and math.isfinite(clid)
+        reweighting = self.meta_step is not None and self.meta_step.reweighting
+        if not reweighting:
+            self.level = max(clid, 0.0)
+        poor = reweighting and clid >= self.level
+        self.n_poor = self.n_poor + 1 if poor else 0
+        if not finite or self.n_poor == PATIENCE:
+            self._restore(net)
+            self._end_reweighting(net)
+        elif not poor:
+            self._keep(net)
+
+    def _end_reweighting(self, net: ReweightedNet) -> None:
+        if self.meta_step is None or not self.meta_step.reweighting:
+            net.diverged_ = True
+            raise StopTraining
+        self.meta_step.enabled = False
+        net.collapse_epoch_ = len(net.history)
+
+    def _keep(self, net: ReweightedNet) -> None:
+        modules = (net.module_, net.evaluated_module)
+        self.states = [deepcopy(module.state_dict()) for module in modules]
+
+    def _restore(self, net: ReweightedNet) -> None:
+        for module, state in zip((net.module_, net.evaluated_module), self.states, strict=True):
+            module.load_state_dict(state)
+        net.optimizer_.state.clear()

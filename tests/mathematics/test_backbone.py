@@ -1,0 +1,178 @@
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from sklearn_clidmu.mathematics.backbone import MLP, Ensemble, FeatureTap, OneMaskDropout
+
+from .helpers import N_CLASSES, N_FEATURES, NETWORKS, WIDTH, Pair, mlp, tapped
+
+
+def inputs(n_rows=8):
+    return torch.randn(n_rows, N_FEATURES)
+
+
+def layers():
+    return nn.Linear(N_FEATURES, WIDTH), nn.ReLU(), nn.Linear(WIDTH, N_CLASSES)
+
+
+# The multi-layer perceptron
+
+
+@pytest.mark.parametrize("hidden_layer_sizes", [(5,), (7, 6), (4, 5, 6)])
+def test_mlp_returns_logits_and_last_hidden_features(hidden_layer_sizes):
+    network = MLP(N_FEATURES, N_CLASSES, hidden_layer_sizes, dropout=0.0)
+    logits, features = network(inputs())
+    assert logits.shape == (8, N_CLASSES)
+    assert features.shape == (8, hidden_layer_sizes[-1])
+    torch.testing.assert_close(logits, network.head(features), rtol=0, atol=0)
+
+
+def test_mask_is_the_same_for_all_rows_only_where_asked_for():
+    drop, ones = OneMaskDropout(0.5), torch.ones(8, 200)
+    masked = drop(ones)
+    assert torch.equal(masked, masked[:1].expand(8, 200))
+    assert set(masked.unique().tolist()) == {0.0, 2.0}
+    assert 0 < (masked[0] == 0).sum() < 200
+    for one_mask in (True, False):
+        _, features = mlp(dropout=0.5, one_mask=one_mask)(inputs(1).expand(50, -1))
+        assert torch.allclose(features, features[:1]) is one_mask
+
+
+@pytest.mark.parametrize("one_mask", [True, False])
+def test_dropout_is_off_in_evaluation(one_mask):
+    network, X = mlp(dropout=0.5, one_mask=one_mask), inputs()
+    assert not torch.equal(network(X)[0], network(X)[0])
+    plain = mlp()
+    plain.load_state_dict(network.state_dict())
+    assert torch.equal(network.eval()(X)[0], plain(X)[0])
+
+
+# Features of any module
+
+
+def test_tap_takes_the_input_of_the_last_linear_layer_for_the_features():
+    first, activation, last = layers()
+    X = inputs()
+    logits, features = tapped(first, activation, last)(X)
+    assert torch.equal(features, activation(first(X)))
+    assert torch.equal(logits, last(features))
+
+
+def test_tap_takes_a_pair_at_its_word():
+    network, X = Pair(), inputs()
+    for here, there in zip(FeatureTap(network, N_CLASSES)(X), network(X), strict=True):
+        assert torch.equal(here, there)
+
+
+def test_tap_flattens_features():
+    class Image(nn.Module):
+        def forward(self, X):
+            return X[:, :N_CLASSES], X.reshape(-1, 1, 3, 3)
+
+    X = inputs()
+    assert torch.equal(FeatureTap(Image(), N_CLASSES)(X)[1], X)
+
+
+def test_head_is_the_linear_layer_whose_output_is_the_logits():
+    network = tapped(*layers())
+    assert network.head is None  # not known before the first forward
+    network(inputs())
+    assert network.head is network.module[-1]
+    pair = FeatureTap(Pair(), N_CLASSES)
+    pair(inputs())
+    assert pair.head is pair.module.head
+
+
+@pytest.mark.parametrize("after", [nn.LogSoftmax(dim=1), nn.ReLU(), nn.ReLU(inplace=True)], ids=str)
+def test_head_is_none_where_something_follows_the_linear_layer(after):
+    network = tapped(*layers(), after)
+    logits, features = network(inputs())
+    assert network.head is None
+    assert features.shape == (8, WIDTH)
+    assert torch.equal(logits, after(network.module[2](features)))
+
+
+def test_head_is_none_where_a_pair_comes_with_other_features():
+    class Normalised(Pair):
+        def forward(self, X):
+            logits, features = super().forward(X)
+            return logits, features / 2
+
+    network = FeatureTap(Normalised(), N_CLASSES)
+    network(inputs())
+    assert network.head is None
+
+
+def test_module_without_a_linear_layer_or_a_pair_is_an_error_that_names_it():
+    network = FeatureTap(nn.Flatten(), N_FEATURES)
+    with pytest.raises(ValueError, match=r"Flatten has no torch\.nn\.Linear layer"):
+        network(inputs())
+
+
+def test_wrong_number_of_outputs_is_an_error_that_says_both():
+    first, activation, last = layers()
+    network = FeatureTap(nn.Sequential(first, activation, last), 5)
+    with pytest.raises(ValueError, match=r"\(n_samples, 5\), got \(8, 3\)"):
+        network(inputs())
+
+
+def test_output_that_is_not_a_matrix_is_an_error():
+    with pytest.raises(ValueError, match=r"\(n_samples, 3\), got \(8, 3, 1\)"):
+        tapped(*layers(), nn.Unflatten(1, (N_CLASSES, 1)))(inputs())
+
+
+@pytest.mark.parametrize("used", [False, True])
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"]
+)
+def test_copy_of_a_tap_works_on_its_own(copied, used):
+    original, X = tapped(*layers()), inputs()
+    expected = original(X) if used else None
+    twin = copied(original)
+    for parameter in original.parameters():
+        parameter.data.zero_()
+    found = twin(X)
+    assert twin.head is twin.module[-1]
+    assert found[0].abs().sum() > 0
+    if used:
+        for here, there in zip(found, expected, strict=True):
+            assert torch.equal(here, there)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_forward_leaves_the_keys_of_the_state_as_they_were(name):
+    network = NETWORKS[name]()
+    before = list(network.state_dict())
+    network(inputs())
+    assert list(network.state_dict()) == before
+
+
+# Ensembles
+
+
+def test_ensemble_averages_probabilities_and_features():
+    members, X = [mlp(), Pair(), mlp()], inputs()
+    outputs = [member(X) for member in members]
+    logits, features = Ensemble(members)(X)
+    expected = torch.stack([z.softmax(dim=1) for z, _ in outputs]).mean(dim=0)
+    torch.testing.assert_close(logits.exp(), expected)
+    torch.testing.assert_close(features, torch.stack([h for _, h in outputs]).mean(dim=0))
+
+
+def test_ensemble_of_one_predicts_as_its_member():
+    member, X = mlp(), inputs()
+    logits, features = Ensemble([member])(X)
+    torch.testing.assert_close(logits.softmax(dim=1), member(X)[0].softmax(dim=1))
+    assert torch.equal(features, member(X)[1])
+
+
+def test_ensemble_stays_finite_where_all_members_rule_a_class_out():
+    class Sure(nn.Module):
+        def forward(self, X):
+            return torch.tensor([[2000.0, 0.0, -2000.0]]).expand(len(X), 3), X
+
+    logits, _ = Ensemble([Sure(), Sure()])(inputs())
+    torch.testing.assert_close(logits, torch.tensor([[0.0, -2000.0, -4000.0]]).expand(8, 3))

@@ -1,0 +1,162 @@
+import math
+
+import pytest
+import torch
+
+from sklearn_clidmu.mathematics.clid import (
+    clid_loss,
+    clid_per_row,
+    feature_graph,
+    prediction_graph,
+    uniform_clid,
+)
+
+from .helpers import central_difference, relative_error, sum_copies
+
+GRADIENTS = ["published", "normalized"]
+
+
+def gradient_of(loss, logits):
+    return torch.autograd.grad(loss, logits)[0]
+
+
+def batch(n=10, d=5, n_classes=3):
+    return torch.randn(n, d), torch.randn(n, n_classes).requires_grad_()
+
+
+@pytest.mark.parametrize("case", range(7))
+def test_clid_reproduces_the_published_values_and_gradients(reference, case):
+    features = reference[f"clid{case}_features"].requires_grad_()
+    logits = reference[f"clid{case}_logits"].clone().requires_grad_()
+    loss = clid_loss(features, logits, float(reference[f"clid{case}_temperature"]))
+    to_features, to_logits = torch.autograd.grad(loss, [features, logits], allow_unused=True)
+    assert relative_error(loss.detach(), reference[f"clid{case}_loss"]) < 1e-10
+    assert relative_error(to_logits, reference[f"clid{case}_grad_logits"]) < 1e-10
+    assert bool(reference[f"clid{case}_grad_features_is_none"])
+    assert to_features is None
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_both_forms_have_the_same_value_and_different_gradients(weighted):
+    features, logits = batch()
+    sample_weight = torch.rand(10) + 0.5 if weighted else None
+    published, normalized = (
+        clid_loss(features, logits, 0.3, gradient, sample_weight) for gradient in GRADIENTS
+    )
+    torch.testing.assert_close(published, normalized, rtol=1e-14, atol=0)
+    gradient = gradient_of(normalized, logits)
+    assert relative_error(gradient_of(published, logits), gradient) > 1e-2
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_normalized_gradient_is_that_of_the_value(weighted):
+    features, logits = batch()
+    sample_weight = torch.rand(10) + 0.5 if weighted else None
+
+    def value(z):
+        return clid_loss(features, z, 0.3, "normalized", sample_weight)
+
+    expected = central_difference(value, logits.detach(), 1e-5)
+    assert relative_error(gradient_of(value(logits), logits), expected) < 1e-8
+
+
+def test_graphs_are_row_stochastic_under_their_weights():
+    features, logits = batch()
+    weight = torch.rand(10) + 0.5
+    for graph in (feature_graph(features), prediction_graph(logits)):
+        torch.testing.assert_close(graph.sum(dim=1), torch.ones(10))
+    for graph in (
+        feature_graph(features, 0.5, weight),
+        prediction_graph(logits, "normalized", weight),
+    ):
+        torch.testing.assert_close((graph * weight).sum(dim=1), torch.ones(10))
+
+
+def test_clid_is_the_formula_of_the_paper_written_out():
+    features, logits = batch(n=4)
+    h, p = features.tolist(), logits.softmax(dim=1).tolist()
+
+    def cosine(a, b):
+        dot = sum(x * y for x, y in zip(a, b, strict=True))
+        return dot / math.sqrt(sum(x * x for x in a) * sum(y * y for y in b))
+
+    total = 0.0
+    for i in range(4):
+        attention = [math.exp(max(cosine(h[i], h[j]), 0) / 0.5) for j in range(4)]
+        alike = [cosine(p[i], p[j]) for j in range(4)]
+        for j in range(4):
+            s = attention[j] / sum(attention)
+            total -= alike[j] / sum(alike) * math.log(s + 1e-7) / 4
+    assert clid_loss(features, logits).item() == pytest.approx(total, rel=1e-13)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_divergences_of_the_rows_average_to_the_loss(weighted):
+    features, logits = batch()
+    weight = torch.rand(10) + 0.5 if weighted else None
+    rows = clid_per_row(features, logits, 0.3, sample_weight=weight).detach().numpy()
+    mean = (rows * (weight.numpy() / weight.sum().item())).sum() if weighted else rows.mean()
+    assert clid_loss(features, logits, 0.3, sample_weight=weight).item() == pytest.approx(mean)
+
+
+@pytest.mark.parametrize(
+    "make_features",
+    [lambda: torch.randn(12, 4), lambda: torch.eye(12), lambda: torch.ones(12, 4)],
+    ids=["random", "orthogonal", "equal"],
+)
+def test_constant_predictor_never_falls_below_log_n(make_features):
+    logits = torch.tensor([[2.0, -1.0, 0.5]]).expand(12, 3)
+    slack = 12 * 1e-7  # for the constant inside the logarithm
+    assert clid_loss(make_features(), logits).item() >= math.log(12) - slack
+
+
+def test_predictions_aligned_with_the_features_fall_below_log_n():
+    logits = 5 * torch.eye(3).repeat(4, 1)
+    assert clid_loss(logits, logits).item() < math.log(12) - 0.1
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_integer_weights_equal_repeated_rows(gradient):
+    features, logits = batch()
+    times = torch.tensor([1, 3, 2, 1, 1, 4, 2, 1, 1, 2])
+    copies = logits.detach().repeat_interleave(times, dim=0).requires_grad_()
+    weighted = clid_loss(features, logits, 0.3, gradient, times.double())
+    repeated = clid_loss(features.repeat_interleave(times, dim=0), copies, 0.3, gradient)
+    torch.testing.assert_close(weighted, repeated, rtol=1e-12, atol=0)
+    expected = sum_copies(gradient_of(repeated, copies), times)
+    assert relative_error(gradient_of(weighted, logits), expected) < 1e-10
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_unit_weights_change_nothing(gradient):
+    features, logits = batch()
+    plain = clid_loss(features, logits, 0.3, gradient)
+    weighted = clid_loss(features, logits, 0.3, gradient, torch.ones(10))
+    torch.testing.assert_close(weighted, plain, rtol=1e-13, atol=0)
+    assert relative_error(gradient_of(weighted, logits), gradient_of(plain, logits)) < 1e-12
+
+
+def test_unknown_gradient_is_an_error():
+    with pytest.raises(ValueError, match="'published' or 'normalized', got 'exact'"):
+        clid_loss(torch.zeros(4, 2), torch.zeros(4, 2), gradient="exact")
+
+
+@pytest.mark.parametrize(
+    ("features", "logits"), [((4, 2), (5, 2)), ((4,), (4, 2)), ((4, 2), (4,)), ((4, 2, 2), (4, 2))]
+)
+def test_shapes_that_do_not_belong_together_are_an_error(features, logits):
+    with pytest.raises(ValueError, match="one row per sample"):
+        clid_loss(torch.zeros(features), torch.zeros(logits))
+
+
+def test_uniform_clid_is_the_log_of_the_number_of_rows_or_of_the_total_weight():
+    assert uniform_clid(12).item() == pytest.approx(math.log(12))
+    assert uniform_clid(3, torch.tensor([1.0, 2.5, 4.0])).item() == pytest.approx(math.log(7.5))
+
+
+def test_uniform_clid_is_the_value_of_two_uniform_graphs():
+    weight = torch.rand(8) + 0.5
+    features, logits = torch.ones(8, 4), torch.zeros(8, 3)
+    for sample_weight in (None, weight):
+        divergence = clid_loss(features, logits, sample_weight=sample_weight)
+        torch.testing.assert_close(divergence, uniform_clid(8, sample_weight), rtol=1e-5, atol=0)
