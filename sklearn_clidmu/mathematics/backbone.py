@@ -83,7 +83,7 @@ class FeatureTap(nn.Module):
         super().__init__()
         self.module = module
         self.n_classes = n_classes
-        self._seen: tuple[Tensor, Tensor] | None = None
+        self._seen: tuple[Tensor, Tensor, int] | None = None
         self._exposes_head = False
         last = self._last_linear()
         if last is not None:
@@ -99,7 +99,7 @@ class FeatureTap(nn.Module):
         return linear[-1] if linear else None
 
     def _watch(self, layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        self._seen = inputs[0], output
+        self._seen = inputs[0], output, output._version
 
     def forward(self, X: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of shape (n, n_classes) and features of shape (n, d)."""
@@ -119,7 +119,10 @@ class FeatureTap(nn.Module):
                 f"module {type(self.module).__name__} must return logits of shape (n_samples, "
                 f"{self.n_classes}), got {tuple(logits.shape)}."
             )
-        self._exposes_head = seen is not None and seen[1] is logits and seen[0] is features
+        # The version tells of operations in place, such as an activation after the layer.
+        self._exposes_head = seen is not None and (
+            seen[0] is features and seen[1] is logits and seen[2] == logits._version
+        )
         return logits, features.flatten(start_dim=1)
 
 

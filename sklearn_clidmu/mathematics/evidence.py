@@ -32,6 +32,7 @@ def standard_deviation(values: Tensor, sample_weight: Tensor) -> Tensor:
 
 
 def _centre(values: Tensor, sample_weight: Tensor) -> tuple[Tensor, Tensor]:
+    values = values - values.min()  # equal values stay equal under rounding
     total = sample_weight.sum()
     centred = values - (sample_weight * values).sum() / total
     variance = (sample_weight * centred.square()).sum() / total

@@ -154,6 +154,7 @@ def full_tangent(
     ----------
     network : nn.Module
         Returns (logits, features). Its parameters, buffers and gradients are left as they were.
+        Passes must be repeatable: put dropout into evaluation mode first.
     X, X_meta : Tensor of shape (n, ...) and (m, ...)
         Training batch and meta batch.
     training_loss : callable
@@ -169,16 +170,14 @@ def full_tangent(
     params = {k: p for k, p in network.named_parameters() if p.requires_grad}
     with torch.enable_grad():
         logits, _ = _call(network, params, X)
-        gradients = torch.autograd.grad(training_loss(logits), list(params.values()))
+        gradients = _gradients(training_loss(logits), params)
         moved = {
             k: (p - lr * g).detach().requires_grad_()
             for (k, p), g in zip(params.items(), gradients, strict=True)
         }
         meta_logits, meta_features = _call(network, moved, X_meta)
         value = meta_loss(meta_features, meta_logits)
-        meta_gradients = torch.autograd.grad(
-            value, list(moved.values()), allow_unused=True, materialize_grads=True
-        )
+        meta_gradients = _gradients(value, moved)
     direction = dict(zip(params, meta_gradients, strict=True))
     logits, tangent = (directional_derivative or _any_mode)(network, params, X, direction)
     return MetaTangent(logits.detach(), tangent.detach(), value.detach())
@@ -213,7 +212,7 @@ def double_backward(
     with torch.enable_grad():
         logits, _ = _call(network, params, X)
         u = torch.zeros_like(logits, requires_grad=True)
-        pulled_back = torch.autograd.grad(logits, list(params.values()), u, create_graph=True)
+        pulled_back = _gradients((logits * u).sum(), params, create_graph=True)
         products = [(g * direction[k]).sum() for k, g in zip(params, pulled_back, strict=True)]
         (tangent,) = torch.autograd.grad(torch.stack(products).sum(), u)
     return logits.detach(), tangent
@@ -234,3 +233,16 @@ def _call(network: nn.Module, params: Mapping[str, Tensor], X: Tensor) -> tuple[
     """Run the network with other parameters; running statistics go into a copy."""
     buffers = {k: b.clone() for k, b in network.named_buffers()}
     return functional_call(network, {**params, **buffers}, (X,))
+
+
+def _gradients(
+    value: Tensor, params: Mapping[str, Tensor], create_graph: bool = False
+) -> tuple[Tensor, ...]:
+    """Gradients of a scalar; zero for parameters that it does not depend on."""
+    return torch.autograd.grad(
+        value,
+        list(params.values()),
+        create_graph=create_graph,
+        allow_unused=True,
+        materialize_grads=True,
+    )

@@ -58,7 +58,7 @@ def small_loss(losses: Tensor, sample_weight: Tensor, n_iter: int = 30) -> Tenso
     ----------
     losses, sample_weight : Tensor of shape (n,)
     n_iter : int, default=30
-        Steps of expectation-maximisation; in one dimension it has settled by then.
+        Steps of expectation-maximisation.
 
     Returns
     -------

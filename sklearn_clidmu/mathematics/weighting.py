@@ -104,7 +104,7 @@ class EvidenceWeightNet(WeightingNet):
         self.output = nn.Linear(n_hidden, 1)
         nn.init.uniform_(self.hidden.weight, 0, 1)
         nn.init.uniform_(self.hidden.bias, -1, 1)
-        nn.init.constant_(self.output.weight, 0.01)
+        nn.init.constant_(self.output.weight, 0.001)
         nn.init.zeros_(self.output.bias)
         self.register_buffer("guess_loss", torch.tensor(float(n_classes)).log())
 
@@ -180,11 +180,15 @@ class LogitRectifier(WeightingNet):
         return (rows.sample_weight * losses).sum() / rows.sample_weight.sum()
 
     def trust(self, weights: Tensor, logits: Tensor, rows: Rows) -> Tensor:
-        """Share of a row's plain gradient that the rectified loss lets through, at most 1."""
+        """Share of a row's plain gradient that the rectified loss lets through, at most 1.
+
+        1 for a row so well fitted that no gradient is left to compare.
+        """
         given = F.one_hot(rows.targets, logits.shape[1])
         plain = (logits.softmax(dim=1) - given).norm(dim=1)
         rectified = (weights * ((weights * logits).softmax(dim=1) - given)).norm(dim=1)
-        return (rectified / plain.clamp_min(torch.finfo(plain.dtype).tiny)).clamp_max(1)
+        fitted = plain < torch.finfo(plain.dtype).eps
+        return torch.where(fitted, 1.0, rectified / plain).clamp_max(1)
 
     def penalty(self, rows: Rows) -> Tensor:
         """Kullback-Leibler divergence to the standard Gaussian, times its weight."""
