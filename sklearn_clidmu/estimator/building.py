@@ -121,6 +121,7 @@ def build_callbacks(
             table,
             ledger,
             build_objective(params.meta_objective, params.temperature),
+            marginal_weight=params.marginal_weight,
             virtual_step=params.virtual_step,
             warmup_epochs=warmup_epochs(params, params.weighting, n_steps),
             interval=params.meta_interval,
@@ -138,7 +139,7 @@ def build_callbacks(
         callbacks.append(("average", WeightAverage()))
     callbacks.append(("train_loss", PassthroughScoring("train_loss", on_train=True)))
     callbacks.append(("monitor", Monitor(table, params.temperature, ledger, held_out)))
-    callbacks.append(("guard", CollapseGuard(meta_step)))
+    callbacks.append(("guard", CollapseGuard(meta_step, ledger)))
     if params.n_snapshots is not None:
         callbacks.append(("snapshots", Snapshots(params.n_snapshots, "clid", True)))
     elif held_out is not None:

@@ -76,6 +76,11 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
           mixture explains.
         - a callable ``(features, logits, targets, sample_weight) -> scalar tensor``.
 
+    marginal_weight : float, default=1.0
+        Weight, in the meta objective, of the divergence between the shares of the classes given
+        and predicted. It keeps one class from swallowing another where nearly half of the
+        labels of a class are wrong. Lower it if noise has shifted the shares; 0 is the paper's.
+
     virtual_step : {"head", "full"}, default="head"
         Parameters that the virtual step moves. "head": the last layer, whose hypergradient has
         a closed form; costs one forward pass of the meta batch. "full": all of them, as in the
@@ -188,8 +193,9 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
 
     history_ : dict of ndarray of shape (n_iter_,)
         Curves over the epochs: "train_loss", "meta_loss" (nan where no meta step was taken),
-        "clid" (CLID - log n on up to 1000 fixed training rows; below 0 unless collapsed) and,
-        with ``early_stopping``, "valid_loss" and "valid_score".
+        "clid" (CLID - log n on up to 1000 fixed training rows), "dissent" (share of them whose
+        given label is not the one predicted) and, with ``early_stopping``, "valid_loss" and
+        "valid_score".
 
     collapse_epoch_ : int or None
         Epoch, counted from 1, at which the weighting collapsed: after it, training went on from
@@ -230,6 +236,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         module: Any = None,
         weighting: str | None = "evidence",
         meta_objective: Any = "clid",
+        marginal_weight: float = 1.0,
         virtual_step: str = "head",
         temperature: float = 0.5,
         max_epochs: int = 30,
@@ -257,6 +264,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         self.module = module
         self.weighting = weighting
         self.meta_objective = meta_objective
+        self.marginal_weight = marginal_weight
         self.virtual_step = virtual_step
         self.temperature = temperature
         self.max_epochs = max_epochs
@@ -425,7 +433,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
 
     def _finish(self, net: ReweightedNet, data: Prepared) -> None:
         """Set the fitted attributes by one deterministic pass over all rows."""
-        names = ("train_loss", "meta_loss", "clid", "valid_loss", "valid_score")
+        names = ("train_loss", "meta_loss", "clid", "dissent", "valid_loss", "valid_score")
         self.history_ = {
             name: np.array(net.history[:, name], dtype=float)
             for name in names
@@ -462,7 +470,14 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         self.sample_weights_ = np.ones(len(losses))
         if self.weighting is None or self.collapse_epoch_ is not None:
             return
-        rows = Rows(losses, labels.targets, features, ledger.evidence(), labels.sample_weight)
+        rows = Rows(
+            losses,
+            labels.targets,
+            features,
+            ledger.evidence(),
+            labels.sample_weight,
+            self.history_["dissent"][-1],
+        )
         with torch.no_grad():
             weights = self.net_.weight_net_(rows)
             trusted = self.net_.weight_net_.trust(weights, logits, rows)

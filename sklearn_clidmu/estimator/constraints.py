@@ -13,6 +13,7 @@ PARAMETER_CONSTRAINTS: dict[str, list[Any]] = {
     "module": [callable, None],
     "weighting": [StrOptions({"evidence", "wnet", "vri"}), None],
     "meta_objective": [StrOptions({"clid", "mae", "small_loss"}), callable],
+    "marginal_weight": [Interval(Real, 0, None, closed="left")],
     "virtual_step": [StrOptions({"head", "full"})],
     "temperature": [Interval(Real, 0, None, closed="neither")],
     "max_epochs": [Interval(Integral, 1, None, closed="left")],

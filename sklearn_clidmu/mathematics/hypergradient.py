@@ -34,6 +34,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.func import functional_call
+from torch.nn import functional as F
 
 TrainingLoss = Callable[[Tensor], Tensor]
 """Maps the batch's logits to the reweighted loss; differentiable in them and in phi."""
@@ -129,7 +130,8 @@ def head_tangent(
     step = meta_features @ (features.T @ error)
     if head.bias is not None:
         step = step + error.sum(dim=0)
-    meta_logits = (head(meta_features) - lr * step).detach().requires_grad_()
+    before = F.linear(meta_features, head.weight, head.bias)  # past any hook of the layer
+    meta_logits = (before - lr * step).detach().requires_grad_()
     with torch.enable_grad():
         value = meta_loss(meta_features, meta_logits)
         (meta_error,) = torch.autograd.grad(value, meta_logits)

@@ -32,6 +32,8 @@ class Rows(NamedTuple):
     """What speaks against a row's label, each column in [0, 1], shape (n, N_EVIDENCE)."""
     sample_weight: Tensor
     """The caller's weights: a row of weight s counts as s identical rows, shape (n,)."""
+    dissent: float = 1.0
+    """Share of the training rows whose given label the network does not predict."""
 
 
 class WeightingNet(nn.Module):
@@ -81,11 +83,17 @@ class LossWeightNet(WeightingNet):
         return self.output(hidden).sigmoid().squeeze(1)
 
 
+NOISY_DISSENT = 0.1
+"""Dissent from which on the weights are free; below it they are lifted, to one at zero."""
+
+
 class EvidenceWeightNet(WeightingNet):
     """A row's weight in (0, 1) from its loss and from all that speaks against its label.
 
     The weight never rises with any of its inputs. Without that bound the meta step, on clean
-    labels, learns to train on the hard rows alone. The weights start out almost equal.
+    labels, learns to train on the hard rows alone. Where the network predicts nearly every
+    given label (:data:`NOISY_DISSENT`), few can be wrong, and the weights keep close to one.
+    They start out almost equal.
 
     Parameters
     ----------
@@ -114,7 +122,8 @@ class EvidenceWeightNet(WeightingNet):
         # Absolute values keep every path from an input to the weight falling.
         hidden = F.linear(-suspicion, self.hidden.weight.abs(), self.hidden.bias).tanh()
         output = F.linear(hidden, self.output.weight.abs(), self.output.bias)
-        return output.sigmoid().squeeze(1)
+        floor = max(0.0, 1 - rows.dissent / NOISY_DISSENT)
+        return floor + (1 - floor) * output.sigmoid().squeeze(1)
 
 
 class LogitRectifier(WeightingNet):

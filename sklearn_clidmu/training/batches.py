@@ -49,8 +49,8 @@ class Table(Dataset):
 class ShuffledBatches:
     """Passes over a table in random order, in batches whose sizes differ by one at most.
 
-    There is no small last batch, and so never a batch of one row. A table that fits in one
-    batch is passed whole and in its own order.
+    There is no small last batch, and from ``batch_size=3`` on none of a single row. A table
+    that fits in one batch is passed whole and in its own order.
 
     Parameters
     ----------

@@ -11,6 +11,9 @@ from torch import Tensor
 from sklearn_clidmu.mathematics.evidence import standing
 from sklearn_clidmu.training.batches import Labels
 
+LARGEST_LOSS = 100.0
+"""Losses are entered up to here: no label is less probable than e^-100, and sums stay finite."""
+
 
 class Ledger:
     """Mean loss and summed influence of every row, over all its visits.
@@ -33,11 +36,19 @@ class Ledger:
     def record_losses(self, labels: Labels, losses: Tensor) -> None:
         """Enter the losses of one batch, in which no row comes twice."""
         self.n_visits[labels.rows] += 1
-        self.loss[labels.rows] += losses
+        self.loss[labels.rows] += losses.clamp_max(LARGEST_LOSS)
 
     def record_influence(self, labels: Labels, influence: Tensor) -> None:
         """Enter the influences of one batch, in which no row comes twice."""
         self.influence[labels.rows] += influence
+
+    def copy_entries(self) -> list[Tensor]:
+        """Everything entered so far, for :meth:`put_back`."""
+        return [entries.clone() for entries in (self.n_visits, self.loss, self.influence)]
+
+    def put_back(self, entries: list[Tensor]) -> None:
+        """Forget what has been entered since the copy was made."""
+        self.n_visits, self.loss, self.influence = (part.clone() for part in entries)
 
     def mean_loss(self) -> Tensor:
         """Mean cross entropy of each row over its visits, 0 before the first, shape (n,)."""

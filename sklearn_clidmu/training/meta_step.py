@@ -18,7 +18,12 @@ from sklearn_clidmu.mathematics.hypergradient import (
     influence,
     surrogate,
 )
-from sklearn_clidmu.mathematics.objectives import MetaObjective, cross_entropy, small_loss
+from sklearn_clidmu.mathematics.objectives import (
+    MetaObjective,
+    cross_entropy,
+    marginal_divergence,
+    small_loss,
+)
 from sklearn_clidmu.mathematics.weighting import Rows
 from sklearn_clidmu.training.batches import Labels, Table
 from sklearn_clidmu.training.ledger import Ledger
@@ -39,6 +44,8 @@ class MetaStep(Callback):
         Where what is seen of each row is entered.
     objective : callable
         Meta objective. With ``cross_entropy`` the meta batch counts only rows of small loss.
+    marginal_weight : float
+        Weight of the divergence between given and predicted class shares in the meta objective.
     virtual_step : {"head", "full"}
         Parameters that the virtual step moves. "head" becomes "full" where the network's last
         layer is not a linear one.
@@ -56,6 +63,7 @@ class MetaStep(Callback):
         ledger: Ledger,
         objective: MetaObjective,
         *,
+        marginal_weight: float,
         virtual_step: str,
         warmup_epochs: int,
         interval: int,
@@ -64,6 +72,7 @@ class MetaStep(Callback):
         self.table = table
         self.ledger = ledger
         self.objective = objective
+        self.marginal_weight = marginal_weight
         self.virtual_step = virtual_step
         self.warmup_epochs = warmup_epochs
         self.interval = interval
@@ -73,11 +82,14 @@ class MetaStep(Callback):
     def on_train_begin(self, net: ReweightedNet, **kwargs: Any) -> None:
         """Forget earlier trainings."""
         self.largest_deviation = self.table.X.new_zeros(())
+        # Its own generator: with and without reweighting, training draws the same.
+        self.generator = torch.Generator(self.table.X.device).manual_seed(torch.initial_seed())
 
     def on_epoch_begin(self, net: ReweightedNet, **kwargs: Any) -> None:
         """Take stock of the evidence, and decide whether this epoch reweights."""
         self.reweighting = self.enabled and len(net.history) > self.warmup_epochs
         self.evidence = self.ledger.evidence()
+        self.dissent = net.history[-2].get("dissent", 1.0) if len(net.history) > 1 else 1.0
         self.meta_weight = self.table.labels.sample_weight
         if self.objective is cross_entropy:
             losses = self.ledger.mean_loss()[self.table.labels.rows]
@@ -101,8 +113,9 @@ class MetaStep(Callback):
             features.detach(),
             self.evidence[labels.rows],
             labels.sample_weight,
+            self.dissent,
         )
-        due = self.n_batches % self.interval == 0
+        due = self.enabled and self.n_batches % self.interval == 0
         self.n_batches += 1
         if due and (self.reweighting or net.weight_net_.uses_evidence):
             loss: TrainingLoss = partial(weighted_cross_entropy, labels)
@@ -125,7 +138,8 @@ class MetaStep(Callback):
         weight_net = net.weight_net_
         # One draw for all rows where the batch is the whole table: repeated rows, one fate.
         n_draws = 1 if len(rows.losses) == len(self.table) else len(rows.losses)
-        noise = rows.losses.new_empty(n_draws, weight_net.noise_width).normal_()
+        noise = rows.losses.new_empty(n_draws, weight_net.noise_width)
+        noise.normal_(generator=self.generator)
         weights = weight_net(rows, noise)
         return lambda logits: weight_net.training_loss(weights, logits, rows)
 
@@ -161,12 +175,14 @@ class MetaStep(Callback):
         n = len(self.table)
         index: Tensor | slice = slice(None)
         if self.batch_size < n:
-            index = torch.randint(n, (self.batch_size,), device=X.device)
+            index = torch.randint(n, (self.batch_size,), device=X.device, generator=self.generator)
         X_meta = self.table.X[index]
         targets, weight = self.table.labels.targets[index], self.meta_weight[index]
 
         def meta_loss(meta_features: Tensor, meta_logits: Tensor) -> Tensor:
-            return self.objective(meta_features, meta_logits, targets, weight)
+            value = self.objective(meta_features, meta_logits, targets, weight)
+            shares = self.table.labels.sample_weight[index]
+            return value + self.marginal_weight * marginal_divergence(meta_logits, targets, shares)
 
         lr = net.optimizer_.param_groups[0]["lr"]
         module = net.module_.eval()

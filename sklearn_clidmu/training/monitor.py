@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from skorch.callbacks import Callback
-from torch import Tensor
 from torch.nn import functional as F
 
 from sklearn_clidmu.mathematics.clid import clid_loss, uniform_clid
@@ -25,7 +24,9 @@ PATIENCE = 3
 
 
 class Monitor(Callback):
-    """Records CLID - log n on a fixed set of training rows, and the score on a hold-out.
+    """Records CLID - log n and dissent on fixed training rows, and the score on a hold-out.
+
+    Dissent is the share of the rows whose given label is not the one predicted.
 
     Parameters
     ----------
@@ -49,19 +50,23 @@ class Monitor(Callback):
 
     def on_train_begin(self, net: ReweightedNet, **kwargs: Any) -> None:
         """Draw the fixed rows."""
-        n = len(self.table)
-        index: Tensor | slice = slice(None)
-        if n > N_MONITORED:
-            index = torch.randperm(n, device=self.table.X.device)[:N_MONITORED]
-        self.X = self.table.X[index]
-        self.sample_weight = self.table.labels.sample_weight[index]
+        device = self.table.X.device
+        index = torch.arange(len(self.table), device=device)
+        if len(index) > N_MONITORED:
+            index = torch.randperm(len(index), device=device)[:N_MONITORED]
+        self.X, self.labels = self.table[index]
 
     def on_epoch_end(self, net: ReweightedNet, **kwargs: Any) -> None:
         """Measure and record."""
         logits, features = net.evaluate(self.X)
-        clid = clid_loss(features, logits, self.temperature, sample_weight=self.sample_weight)
-        excess = clid - uniform_clid(len(self.X), self.sample_weight).to(clid)
+        clid = clid_loss(
+            features, logits, self.temperature, sample_weight=self.labels.sample_weight
+        )
+        excess = clid - uniform_clid(len(self.X), self.labels.sample_weight).to(clid)
         net.history.record("clid", excess.item())
+        dissent = (logits.argmax(dim=1) != self.labels.targets) * self.labels.sample_weight
+        share = dissent.sum() / self.labels.sample_weight.sum()
+        net.history.record("dissent", share.item())
         if self.held_out is not None:
             self._validate(net, self.held_out)
 
@@ -87,10 +92,13 @@ class CollapseGuard(Callback):
     Parameters
     ----------
     meta_step : MetaStep or None
+    ledger : Ledger
+        Goes back too: an epoch that is not sound leaves no trace.
     """
 
-    def __init__(self, meta_step: MetaStep | None) -> None:
+    def __init__(self, meta_step: MetaStep | None, ledger: Ledger) -> None:
         self.meta_step = meta_step
+        self.ledger = ledger
 
     def on_train_begin(self, net: ReweightedNet, **kwargs: Any) -> None:
         """Keep the initial parameters; nothing has collapsed yet."""
@@ -125,8 +133,10 @@ class CollapseGuard(Callback):
     def _keep(self, net: ReweightedNet) -> None:
         modules = (net.module_, net.evaluated_module)
         self.states = [deepcopy(module.state_dict()) for module in modules]
+        self.entries = self.ledger.copy_entries()
 
     def _restore(self, net: ReweightedNet) -> None:
         for module, state in zip((net.module_, net.evaluated_module), self.states, strict=True):
             module.load_state_dict(state)
         net.optimizer_.state.clear()
+        self.ledger.put_back(self.entries)

@@ -74,7 +74,8 @@ class ReweightedNet(NeuralNet):
         """Build the network, its weighting net and its moving average."""
         super().initialize_module()
         if self.weight_net is not None:
-            self.weight_net_ = self.weight_net(self.module_)
+            with torch.random.fork_rng(devices=[]):  # training draws the same without it
+                self.weight_net_ = self.weight_net(self.module_)
         if self.ema_decay is not None:
             average = MovingAverage(self.ema_decay)
             self.averaged_module_ = AveragedModel(self.module_, multi_avg_fn=average)

@@ -1,0 +1,666 @@
+"""The meta step against the textbook: double backward through the virtual step, written out."""
+
+import math
+from copy import deepcopy
+from functools import partial
+from typing import NamedTuple
+
+import pytest
+import torch
+from skorch.callbacks import Callback
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from sklearn_clidmu.estimator.building import build_objective
+from sklearn_clidmu.mathematics.clid import clid_loss
+from sklearn_clidmu.mathematics.weighting import Rows
+from sklearn_clidmu.training.batches import Table
+from sklearn_clidmu.training.ledger import Ledger
+from sklearn_clidmu.training.net import StopTraining
+
+from .helpers import (
+    DTYPE,
+    N_CLASSES,
+    WIDTH,
+    CountingMLP,
+    Diary,
+    Seed,
+    batch_norm,
+    make_ledger,
+    make_meta_step,
+    make_net,
+    make_network,
+    make_table,
+    train_loss,
+    vector,
+)
+
+LR, META_LR, MARGINAL_WEIGHT = 0.7, 0.01, 0.5
+WEIGHTINGS = ["wnet", "vri", "evidence"]
+VIRTUAL_STEPS = ["head", "full"]
+
+
+# One batch, watched
+
+
+class OneBatch(Callback):
+    """Keeps all parts as they were before one batch, and ends training after it."""
+
+    def __init__(self, n_skipped=0):
+        self.n_skipped = n_skipped
+
+    def on_batch_begin(self, net, batch, **kwargs):
+        if self.n_skipped:
+            return
+        (_, meta_step), *_ = net.callbacks_
+        self.influence = meta_step.ledger.influence.clone()
+        self.X, self.labels = batch
+        self.module, self.weight_net = deepcopy(net.module_), deepcopy(net.weight_net_)
+        self.calls = []
+        net.weight_net_.register_forward_hook(self.watch)
+
+    def watch(self, weight_net, inputs, weights):
+        self.calls.append((*inputs, weights))
+
+    def on_batch_end(self, net, loss, **kwargs):
+        self.n_skipped -= 1
+        if self.n_skipped < 0:
+            self.loss = loss.item()
+            raise StopTraining
+
+
+class WatchedCLID:
+    """CLID that keeps what it is called with."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, features, logits, targets, sample_weight):
+        self.calls.append((features, logits, targets, sample_weight))
+        return clid_loss(features, logits, 0.5, sample_weight=sample_weight)
+
+
+class Run(NamedTuple):
+    """All there is to know of one batch."""
+
+    net: nn.Module
+    batch: OneBatch
+    objective: WatchedCLID
+    table: Table
+    ledger: Ledger
+    evidence: Tensor
+
+
+def run_one_batch(
+    weighting,
+    virtual_step,
+    *callbacks,
+    n=14,
+    batch_size=64,
+    meta_batch_size=64,
+    n_skipped=0,
+    network=None,
+):
+    """Train for one batch; six of the rows passed to fit are not in the training set."""
+    rows = torch.randperm(n + 6)[:n].sort().values
+    ledger = make_ledger(n + 6)
+    table = make_table(n, rows=rows, sample_weight=ledger.sample_weight[rows])
+    evidence = written_out_evidence(ledger)
+    objective, batch = WatchedCLID(), OneBatch(n_skipped)
+    meta_step = make_meta_step(
+        table,
+        ledger,
+        objective,
+        marginal_weight=MARGINAL_WEIGHT,
+        virtual_step=virtual_step,
+        batch_size=meta_batch_size,
+    )
+    net = make_net(
+        meta_step,
+        batch,
+        *callbacks,
+        weighting=weighting,
+        lr=LR,
+        meta_optimizer__lr=META_LR,
+        batch_size=batch_size,
+        network=network,
+    )
+    return Run(net.fit(table), batch, objective, table, ledger, evidence)
+
+
+SMALL = {"n": 40, "batch_size": 10, "meta_batch_size": 12}
+SIZES = {"whole table": {}, "small batches": SMALL, "a later batch": {**SMALL, "n_skipped": 2}}
+
+
+@pytest.fixture(params=SIZES)
+def size(request):
+    return SIZES[request.param]
+
+
+# The textbook
+
+
+def written_out_evidence(ledger):
+    def standing(values):
+        mean = (weight * values).sum() / weight.sum()
+        deviation = ((weight * (values - mean) ** 2).sum() / weight.sum()) ** 0.5
+        return torch.special.erfc((mean - values) / deviation / 2**0.5) / 2
+
+    weight = ledger.sample_weight
+    mean_loss = ledger.loss / ledger.n_visits
+    return torch.stack([standing(mean_loss), standing(ledger.influence), ledger.disagreement], 1)
+
+
+def rows_of(run):
+    """What the weighting net may see of the batch."""
+    logits, features = run.batch.module(run.batch.X)
+    labels = run.batch.labels
+    losses = F.cross_entropy(logits, labels.targets, reduction="none")
+    return Rows(
+        losses.detach(),
+        labels.targets,
+        features.detach(),
+        run.evidence[labels.rows],
+        labels.sample_weight,
+    )
+
+
+def reweighted(weights, logits, rows):
+    """Equation 7 for one weight per row; the rectified cross entropy for one per class."""
+    if weights.ndim == 2:
+        losses = F.cross_entropy(weights * logits, rows.targets, reduction="none")
+        return (rows.sample_weight * losses).sum() / rows.sample_weight.sum()
+    losses = F.cross_entropy(logits, rows.targets, reduction="none")
+    weights = weights * rows.sample_weight
+    return (weights * losses).sum() / weights.sum()
+
+
+def meta_index(run):
+    """Rows of the meta batch, by their sample weights, of which no two are equal."""
+    (_, _, _, sample_weight) = run.objective.calls[-1]
+    return (sample_weight[:, None] == run.table.labels.sample_weight).int().argmax(dim=1)
+
+
+def flat_gradient(value, parameters):
+    gradients = torch.autograd.grad(
+        value, parameters, retain_graph=True, allow_unused=True, materialize_grads=True
+    )
+    return torch.cat([g.flatten() for g in gradients])
+
+
+class Textbook(NamedTuple):
+    """One meta step, by double backward through the virtual step."""
+
+    meta_loss: Tensor
+    harm: Tensor
+    """Change of the meta objective per unit of each row's weight and of the step size."""
+    deviation: Tensor
+    meta_gradient: Tensor
+
+
+def textbook(run, virtual_step, lr=LR):
+    module, weight_net, rows = run.batch.module, run.batch.weight_net, rows_of(run)
+    moving = {
+        name: parameter
+        for name, parameter in module.named_parameters()
+        if virtual_step == "full" or name.startswith("head.")
+    }
+    logits, _ = module(run.batch.X)
+    loss = reweighted(weight_net(rows, run.batch.calls[0][1]), logits, rows)
+    gradients = torch.autograd.grad(loss, list(moving.values()), create_graph=True)
+    moved = {
+        name: parameter - lr * gradient
+        for (name, parameter), gradient in zip(moving.items(), gradients, strict=True)
+    }
+    labels, index = run.table.labels, meta_index(run)
+    logits, features = functional_call(module, moved, (run.table.X[index],))
+    weight = labels.sample_weight[index]
+    value = clid_loss(features, logits, 0.5, sample_weight=weight)
+    value = value + MARGINAL_WEIGHT * marginal_divergence(logits, labels.targets[index], weight)
+    slope = flat_gradient(value, list(moved.values()))
+    harm = influences(module, run.batch.X, rows, list(moving.values()), slope)
+    mean = (rows.sample_weight * harm).sum() / rows.sample_weight.sum()
+    deviation = ((rows.sample_weight * (harm - mean) ** 2).sum() / rows.sample_weight.sum()).sqrt()
+    parameters = list(weight_net.parameters())
+    hypergradient = flat_gradient(value, parameters) / (lr * deviation)
+    return Textbook(
+        value.detach(), harm, deviation, hypergradient + penalty_gradient(weight_net, rows)
+    )
+
+
+def marginal_divergence(logits, targets, weight):
+    """Divergence from the classes' shares given to their shares predicted."""
+    weight = weight / weight.sum()
+    given = torch.stack([weight[targets == k].sum() for k in range(N_CLASSES)])
+    predicted = weight @ logits.softmax(dim=1)
+    return F.kl_div((predicted + 1e-6).log(), given, reduction="sum")
+
+
+def influences(module, X, rows, moving, slope):
+    losses = F.cross_entropy(module(X)[0], rows.targets, reduction="none")
+    return torch.stack([-flat_gradient(loss, moving) @ slope for loss in losses])
+
+
+def penalty_gradient(weight_net, rows):
+    """Gradient of VRI's divergence to the prior, zero for the other nets."""
+    parameters = list(weight_net.parameters())
+    if not hasattr(weight_net, "posterior"):
+        return torch.zeros_like(vector(weight_net))
+    mean, log_variance = weight_net.posterior(rows)
+    posterior = torch.distributions.Normal(mean, (log_variance / 2).exp())
+    prior = torch.distributions.Normal(torch.zeros_like(mean), torch.ones_like(mean))
+    divergence = torch.distributions.kl_divergence(posterior, prior).sum(dim=1)
+    mean_divergence = (rows.sample_weight * divergence).sum() / rows.sample_weight.sum()
+    return flat_gradient(1e-3 * mean_divergence, parameters)
+
+
+def gradient_of(module):
+    return torch.cat([p.grad.flatten() for p in module.parameters()])
+
+
+def close(actual, expected):
+    torch.testing.assert_close(actual, expected, rtol=1e-7, atol=1e-12)
+
+
+# Against the textbook
+
+
+@pytest.mark.parametrize("virtual_step", VIRTUAL_STEPS)
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_the_weighting_net_receives_the_textbook_gradient(weighting, virtual_step, size):
+    run = run_one_batch(weighting, virtual_step, **size)
+    expected = textbook(run, virtual_step)
+    assert expected.meta_gradient.norm() > 1e-3
+    close(gradient_of(run.net.weight_net_), expected.meta_gradient)
+
+
+@pytest.mark.parametrize("virtual_step", VIRTUAL_STEPS)
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_the_weighting_net_takes_one_step_of_adam(weighting, virtual_step):
+    run = run_one_batch(weighting, virtual_step)
+    gradient = textbook(run, virtual_step).meta_gradient
+    first_step_of_adam = META_LR * gradient / (gradient.abs() + 1e-8)
+    moved = vector(run.batch.weight_net) - first_step_of_adam
+    torch.testing.assert_close(vector(run.net.weight_net_), moved, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("virtual_step", VIRTUAL_STEPS)
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_the_network_steps_on_the_loss_with_refreshed_weights(weighting, virtual_step, size):
+    run = run_one_batch(weighting, virtual_step, **size)
+    module, rows = run.batch.module, rows_of(run)
+    (_, _, stale), (_, noise, refreshed) = run.batch.calls
+    close(refreshed, run.net.weight_net_(rows, noise).detach())
+    assert not torch.allclose(refreshed, stale)
+    assert not refreshed.requires_grad
+    loss = reweighted(refreshed, module(run.batch.X)[0], rows)
+    assert run.batch.loss == pytest.approx(loss.item(), rel=1e-10)
+    close(
+        vector(run.net.module_),
+        vector(module) - LR * flat_gradient(loss, list(module.parameters())),
+    )
+
+
+@pytest.mark.parametrize("virtual_step", VIRTUAL_STEPS)
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_the_meta_loss_is_that_after_the_virtual_step(weighting, virtual_step, size):
+    run = run_one_batch(weighting, virtual_step, **size)
+    (_, meta_step), *_ = run.net.callbacks_
+    close(meta_step.meta_losses[-1], textbook(run, virtual_step).meta_loss)
+
+
+@pytest.mark.parametrize("virtual_step", VIRTUAL_STEPS)
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_the_ledger_gets_the_rows_influence_in_standard_deviations(weighting, virtual_step, size):
+    run = run_one_batch(weighting, virtual_step, **size)
+    expected = textbook(run, virtual_step)
+    influence = run.batch.influence.clone()
+    influence[run.batch.labels.rows] += expected.harm / expected.deviation
+    close(run.ledger.influence, influence)
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_the_weighting_net_sees_the_rows_of_the_batch(weighting, size):
+    run = run_one_batch(weighting, "head", **size)
+    rows, expected_rows = run.batch.calls[0][0], rows_of(run)
+    assert rows.dissent == expected_rows.dissent
+    for seen, expected in zip(rows[:-1], expected_rows[:-1], strict=True):
+        assert not seen.requires_grad
+        close(seen, expected)
+
+
+class SetLearningRate(Callback):
+    def on_train_begin(self, net, **kwargs):
+        net.optimizer_.param_groups[0]["lr"] = 5 * LR
+
+
+class SetLargestDeviation(Callback):
+    def on_train_begin(self, net, **kwargs):
+        (_, meta_step), *_ = net.callbacks_
+        meta_step.largest_deviation = torch.tensor(1e4, dtype=DTYPE)
+
+
+@pytest.mark.parametrize("virtual_step", VIRTUAL_STEPS)
+def test_the_virtual_step_is_of_the_size_that_the_schedule_has_come_to(virtual_step):
+    run = run_one_batch("wnet", virtual_step, SetLearningRate())
+    (_, meta_step), *_ = run.net.callbacks_
+    close(meta_step.meta_losses[-1], textbook(run, virtual_step, lr=5 * LR).meta_loss)
+
+
+def test_vanished_influences_are_not_blown_up():
+    run = run_one_batch("wnet", "head", SetLargestDeviation())
+    expected = textbook(run, "head")
+    assert expected.deviation < 1
+    close(gradient_of(run.net.weight_net_), expected.meta_gradient * expected.deviation / 100)
+
+
+@pytest.mark.parametrize("virtual_step", VIRTUAL_STEPS)
+def test_rows_without_any_influence_leave_everything_finite(virtual_step):
+    diary, table = Diary(), make_table(20)
+    meta_step = make_meta_step(
+        table, objective=lambda features, logits, *_: 0 * logits.sum(), virtual_step=virtual_step
+    )
+    net = make_net(meta_step, diary, weighting="wnet").fit(table)
+    assert not any(diary.weight_net_moved())
+    assert vector(net.module_).isfinite().all()
+    assert meta_step.ledger.evidence().isfinite().all()
+
+
+# VRI's draws
+
+
+@pytest.mark.parametrize(("batch_size", "n_draws"), [(14, 1), (7, 7)])
+def test_a_whole_table_shares_one_draw_and_rows_of_a_batch_have_their_own(batch_size, n_draws):
+    run = run_one_batch("vri", "head", batch_size=batch_size)
+    (_, first, _), (_, second, _) = run.batch.calls
+    assert first.shape == second.shape == (n_draws, 3)
+    assert not torch.equal(first, second)
+
+
+# The schedule
+
+
+def plain_losses(diary):
+    """Cross entropy of every batch under the caller's sample weights, by its definition."""
+    for _, labels, logits in diary.batches:
+        losses = -logits.log_softmax(dim=1).gather(1, labels.targets[:, None]).squeeze(1)
+        yield ((labels.sample_weight * losses).sum() / labels.sample_weight.sum()).item()
+
+
+def trained(weighting, table, *callbacks, **settings):
+    """Net and diary of a training that starts from the same network and random numbers."""
+    diary = Diary()
+    torch.manual_seed(0)
+    net = make_net(
+        *callbacks, Seed(), train_loss(), diary, weighting=weighting, max_epochs=3, **settings
+    )
+    return net.fit(table), diary
+
+
+@pytest.mark.parametrize("virtual_step", VIRTUAL_STEPS)
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_warm_up_is_plain_training(weighting, virtual_step):
+    table = make_table(20)
+    meta_step = make_meta_step(table, warmup_epochs=2, virtual_step=virtual_step)
+    net, diary = trained(weighting, table, meta_step)
+    _, plain = trained(None, table)
+    n_warmup = 2 * 12  # three batches a pass, four passes
+    assert diary.losses[:n_warmup] == pytest.approx(list(plain_losses(diary))[:n_warmup])
+    for module, expected in zip(diary.modules[:n_warmup], plain.modules, strict=False):
+        torch.testing.assert_close(vector(module), vector(expected), rtol=0, atol=0)
+    assert diary.weight_net_moved() == [False] * n_warmup + [True] * 12
+    assert not torch.allclose(vector(diary.modules[-1]), vector(plain.modules[-1]))
+    assert math.isfinite(net.history[-1, "meta_loss"])
+
+
+@pytest.mark.parametrize("interval", [1, 3, 5, 100])
+def test_a_meta_step_is_taken_on_every_interval_th_batch_of_an_epoch(interval):
+    table = make_table(20)
+    _, diary = trained("wnet", table, make_meta_step(table, warmup_epochs=1, interval=interval))
+    per_epoch = [i % interval == 0 for i in range(12)]
+    assert diary.weight_net_moved() == [False] * 12 + 2 * per_epoch
+
+
+class WatchWeights(Callback):
+    """Keeps all weights that are computed during each batch."""
+
+    def on_train_begin(self, net, **kwargs):
+        self.calls = []
+        net.weight_net_.register_forward_hook(lambda *args: self.calls[-1].append(args[-1]))
+
+    def on_batch_begin(self, net, **kwargs):
+        self.calls.append([])
+
+
+def test_batches_without_a_meta_step_are_reweighted_with_the_weights_as_they_are():
+    table = make_table(20)
+    watched, diary = WatchWeights(), Diary()
+    net = make_net(make_meta_step(table, interval=3), watched, diary, weighting="wnet")
+    net.fit(table)
+    n_calls = [2 if i % 3 == 0 else 1 for i in range(12)]
+    assert [len(calls) for calls in watched.calls] == n_calls
+    batches = zip(diary.batches, watched.calls, diary.losses, strict=True)
+    for (_, labels, logits), calls, loss in batches:
+        weights = (calls[-1] * labels.sample_weight).detach()
+        losses = F.cross_entropy(logits, labels.targets, reduction="none")
+        assert loss == pytest.approx(((weights * losses).sum() / weights.sum()).item())
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_a_disabled_meta_step_is_plain_training(weighting):
+    table = make_table(20)
+    meta_step = make_meta_step(table)
+    meta_step.enabled = False
+    _, diary = trained(weighting, table, meta_step)
+    _, plain = trained(None, table)
+    assert not any(diary.weight_net_moved())
+    assert diary.losses == plain.losses
+    assert torch.equal(vector(diary.modules[-1]), vector(plain.modules[-1]))
+
+
+@pytest.mark.parametrize("weighting", ["wnet", "vri"])
+def test_nets_without_evidence_do_not_pay_for_the_warm_up(weighting):
+    table = make_table(20)
+    meta_step = make_meta_step(table, warmup_epochs=3)
+    before = meta_step.ledger.influence.clone()
+    net, _ = trained(weighting, table, meta_step, network=CountingMLP)
+    assert net.module_.n_forwards[False] == (1 if weighting == "vri" else 0)  # to learn the width
+    assert torch.equal(meta_step.ledger.influence, before)
+    assert all(math.isnan(value) for value in net.history[:, "meta_loss"])
+
+
+def test_evidence_is_gathered_in_warm_up():
+    table = make_table(20)
+    meta_step = make_meta_step(table, warmup_epochs=3, interval=2)
+    before = meta_step.ledger.influence.clone()
+    net, diary = trained("evidence", table, meta_step, network=CountingMLP)
+    assert net.module_.n_forwards[False] == 3 * 6
+    assert meta_step.ledger.influence.ne(before).all()
+    assert not any(diary.weight_net_moved())
+    assert all(math.isfinite(value) for value in net.history[:, "meta_loss"])
+
+
+def test_influence_in_warm_up_is_that_of_the_plain_loss():
+    table = make_table(14)
+    ledger, objective, batch = make_ledger(14), WatchedCLID(), OneBatch()
+    meta_step = make_meta_step(table, ledger, objective, warmup_epochs=1)
+    before = ledger.influence.clone()
+    make_net(meta_step, batch, weighting="evidence", lr=LR, batch_size=64).fit(table)
+    assert not batch.calls
+    logits, features = (part.detach() for part in batch.module(table.X))
+    labels, weight = table.labels, table.labels.sample_weight / table.labels.sample_weight.sum()
+    error = logits.softmax(dim=1) - F.one_hot(labels.targets, 3)
+    step = (weight[:, None] * error).T
+    moved = logits - LR * (features @ (step @ features).T + step.sum(dim=1))
+    moved.requires_grad_()
+    (pull,) = torch.autograd.grad(objective(features, moved, *labels[1:]), moved)
+    harm = -(error * (features @ (pull.T @ features).T + pull.sum(dim=0))).sum(dim=1)
+    deviation = (weight * (harm - (weight * harm).sum()) ** 2).sum().sqrt()
+    close(ledger.influence, before + harm / deviation)
+
+
+def test_evidence_is_taken_stock_of_at_the_start_of_an_epoch():
+    class Inspect(Callback):
+        def on_epoch_begin(self, net, **kwargs):
+            self.evidence = written_out_evidence(ledger)
+
+        def on_logits(self, net, labels, **kwargs):
+            close(meta_step.evidence, self.evidence)
+
+    table, ledger = make_table(20), make_ledger(20)
+    meta_step = make_meta_step(table, ledger)
+    before = written_out_evidence(ledger)
+    trained("evidence", table, meta_step, Inspect())
+    assert not torch.allclose(written_out_evidence(ledger), before)
+
+
+def test_the_history_holds_the_mean_meta_loss_of_an_epoch():
+    table, objective = make_table(20), WatchedCLID()
+    net, _ = trained("wnet", table, make_meta_step(table, objective=objective, interval=4))
+    values = [clid_loss(f, z, 0.5, sample_weight=s).item() for f, z, _, s in objective.calls]
+    assert len(values) == 9
+    means = [sum(values[i : i + 3]) / 3 for i in (0, 3, 6)]
+    assert net.history[:, "meta_loss"] == pytest.approx(means)
+
+
+# The network is left as it was
+
+
+class Inspect(Callback):
+    """Keeps mode, buffers, gradients and parameters of the network between other callbacks."""
+
+    def on_train_begin(self, net, **kwargs):
+        self.states = []
+
+    def on_logits(self, net, **kwargs):
+        module = net.module_
+        gradients = [p.grad is None for p in module.parameters()]
+        modes = [m.training for m in module.modules()]
+        self.states.append((modes, gradients, deepcopy(module.state_dict())))
+
+
+@pytest.mark.parametrize("virtual_step", VIRTUAL_STEPS)
+@pytest.mark.parametrize("module", [None, batch_norm])
+def test_a_meta_step_leaves_mode_buffers_and_parameters_alone(module, virtual_step):
+    before, after, table = Inspect(), Inspect(), make_table(20)
+    meta_step = make_meta_step(table, virtual_step=virtual_step)
+    net = make_net(before, meta_step, after, weighting="evidence", network=make_network(module))
+    net.fit(table)
+    assert len(after.states) == 12
+    for (_, no_gradients, state), (modes, still_none, same) in zip(
+        before.states, after.states, strict=True
+    ):
+        assert all(modes)
+        assert no_gradients == still_none
+        for name, value in state.items():
+            assert torch.equal(value, same[name])
+
+
+@pytest.mark.parametrize("virtual_step", VIRTUAL_STEPS)
+def test_running_statistics_are_those_of_one_pass_per_batch(virtual_step):
+    table, diary = make_table(20), Diary()
+    meta_step = make_meta_step(table, virtual_step=virtual_step)
+    network = partial(CountingMLP, partial(nn.BatchNorm1d, WIDTH))
+    net = make_net(meta_step, diary, weighting="wnet", network=network).fit(table)
+    expected = deepcopy(diary.initial).train()
+    for module, (X, _, _) in zip([diary.initial, *diary.modules], diary.batches, strict=False):
+        nn.utils.vector_to_parameters(vector(module), expected.parameters())
+        expected(X)
+    (_, statistics), (_, same) = net.module_.body, expected.body
+    assert statistics.num_batches_tracked == same.num_batches_tracked == 12
+    torch.testing.assert_close(statistics.running_mean, same.running_mean)
+    torch.testing.assert_close(statistics.running_var, same.running_var)
+
+
+@pytest.mark.parametrize("virtual_step", VIRTUAL_STEPS)
+@pytest.mark.parametrize("module", [None, batch_norm])
+def test_the_network_can_be_copied_after_a_meta_step(module, virtual_step):
+    table = make_table(20)
+    meta_step = make_meta_step(table, virtual_step=virtual_step)
+    net = make_net(meta_step, weighting="wnet", network=make_network(module)).fit(table)
+    assert torch.equal(vector(deepcopy(net.module_)), vector(net.module_))
+
+
+# The meta batch
+
+
+def drawn_rows(table, **settings):
+    """The meta batches of one epoch, as positions in the table."""
+    objective = WatchedCLID()
+    net = make_net(make_meta_step(table, objective=objective, **settings), weighting="wnet")
+    net.fit(table)
+    weights = table.labels.sample_weight
+    for features, logits, targets, sample_weight in objective.calls:
+        index = (sample_weight[:, None] == weights).int().argmax(dim=1)
+        assert torch.equal(targets, table.labels.targets[index])
+        assert torch.equal(sample_weight, weights[index])
+        assert len(features) == len(logits) == len(index)
+        yield index.tolist()
+
+
+@pytest.mark.parametrize("batch_size", [30, 31, 1000])
+def test_the_meta_batch_is_the_whole_table_where_it_fits(batch_size):
+    drawn = list(drawn_rows(make_table(30), batch_size=batch_size))
+    assert drawn == [list(range(30))] * 12
+
+
+@pytest.mark.parametrize("virtual_step", VIRTUAL_STEPS)
+def test_a_smaller_meta_batch_is_drawn_anew_at_each_meta_step(virtual_step):
+    drawn = list(drawn_rows(make_table(30), batch_size=29, virtual_step=virtual_step))
+    assert [len(index) for index in drawn] == [29] * 12
+    assert len({tuple(index) for index in drawn}) == 12
+    assert set().union(*drawn) == set(range(30))
+
+
+def test_features_of_the_meta_batch_are_those_of_its_rows_without_dropout():
+    run = run_one_batch("wnet", "head", n=40, meta_batch_size=12, network=make_network(None, 0.5))
+    _, expected = run.batch.module.eval()(run.table.X[meta_index(run)])
+    close(run.objective.calls[-1][0], expected.detach())
+
+
+CLEAN = torch.tensor([1, 1, 0, 1, 1, 1, 0, 1, 1, 0], dtype=torch.bool)
+BIMODAL = (torch.where(CLEAN, 0.1, 3.0) + 0.02 * torch.arange(10)).tolist()
+
+
+def small_loss_run(losses, marginal_weight=0.0):
+    """Meta loss of one batch, the virtual step being negligible; the batch's logits and labels."""
+    n = len(losses)
+    rows = torch.arange(n) + 3  # the ledger knows of rows that are not trained on
+    table, weight = make_table(n, rows=rows), torch.ones(n + 3, dtype=DTYPE)
+    ledger, batch = Ledger(weight, torch.zeros(n + 3, dtype=DTYPE)), OneBatch()
+    ledger.record_losses(table.labels, torch.tensor(losses, dtype=DTYPE))
+    objective = build_objective("small_loss", 0.5)
+    meta_step = make_meta_step(table, ledger, objective, marginal_weight=marginal_weight)
+    make_net(meta_step, batch, weighting="wnet", lr=1e-12, batch_size=64).fit(table)
+    return meta_step.meta_losses[0], batch.module(table.X)[0].detach(), table.labels
+
+
+def mean_cross_entropy(logits, labels, counted):
+    plain = F.cross_entropy(logits, labels.targets, reduction="none")
+    weight = labels.sample_weight * counted
+    return (plain * weight).sum() / weight.sum()
+
+
+def test_small_loss_counts_only_rows_of_small_mean_loss():
+    meta_loss, logits, labels = small_loss_run(BIMODAL)
+    torch.testing.assert_close(meta_loss, mean_cross_entropy(logits, labels, CLEAN))
+
+
+def test_small_loss_counts_all_rows_before_any_has_been_seen():
+    meta_loss, logits, labels = small_loss_run([0.0] * 10)
+    torch.testing.assert_close(meta_loss, mean_cross_entropy(logits, labels, torch.ones(10)))
+
+
+def test_the_shares_of_the_classes_are_those_of_all_rows_even_with_small_loss():
+    meta_loss, logits, labels = small_loss_run(BIMODAL, marginal_weight=2.0)
+    term = marginal_divergence(logits, labels.targets, labels.sample_weight)
+    expected = mean_cross_entropy(logits, labels, CLEAN) + 2 * term
+    torch.testing.assert_close(meta_loss, expected)
+
+
+def test_other_objectives_count_all_rows():
+    run = run_one_batch("wnet", "head")
+    (_, _, targets, sample_weight) = run.objective.calls[-1]
+    assert torch.equal(targets, run.table.labels.targets)
+    assert torch.equal(sample_weight, run.table.labels.sample_weight)
