@@ -11,6 +11,7 @@ import torch
 from skorch.callbacks import Callback, LRScheduler, PassthroughScoring
 from torch import nn
 
+from sklearn_clidmu.estimator.constraints import layer_sizes
 from sklearn_clidmu.mathematics.backbone import MLP, FeatureTap
 from sklearn_clidmu.mathematics.objectives import (
     CLID,
@@ -186,7 +187,7 @@ def build_net(
     network = partial(
         build_network,
         params.module,
-        tuple(params.hidden_layer_sizes),
+        layer_sizes(params.hidden_layer_sizes),
         params.dropout,
         one_mask,
         n_features,

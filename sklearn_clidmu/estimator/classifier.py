@@ -15,10 +15,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from torch.nn import functional as F
 
 from sklearn_clidmu.estimator.building import build_callbacks, build_net
-from sklearn_clidmu.estimator.constraints import (
-    PARAMETER_CONSTRAINTS,
-    check_hidden_layer_sizes,
-)
+from sklearn_clidmu.estimator.constraints import PARAMETER_CONSTRAINTS
 from sklearn_clidmu.estimator.preparation import (
     Prepared,
     hold_out,
@@ -43,7 +40,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
 
     Parameters
     ----------
-    hidden_layer_sizes : sequence of int, default=(256, 128)
+    hidden_layer_sizes : int or sequence of int, default=(256, 128)
         Widths of the hidden layers. Each is followed by layer normalisation, ReLU and dropout.
         Ignored with ``module``.
 
@@ -320,14 +317,13 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
             If the weighting collapsed and was switched off, or if training diverged.
         """
         self._validate_params()
-        check_hidden_layer_sizes(self.hidden_layer_sizes)
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
         check_classification_targets(y)
         classes, encoded = np.unique(y, return_inverse=True)
         if len(classes) < 2:
             raise ValueError(
                 "CLIDMUClassifier needs labels of at least two classes, got one class: "
-                f"{classes[0]!r}."
+                f"{classes[0]}."
             )
         weight = self._row_weights(X, y, sample_weight)
         device = resolve_device(self.device)
@@ -450,8 +446,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
             )
         if net.diverged_:
             warnings.warn(
-                f"Training diverged in epoch {self.n_iter_} and was ended with the network of "
-                "the epoch before. Lower lr, or scale the features.",
+                f"Training diverged in epoch {self.n_iter_} and was ended with the last sound "
+                "network. Lower lr, or scale the features.",
                 ConvergenceWarning,
                 stacklevel=3,
             )

@@ -8,7 +8,7 @@ from typing import Any
 from sklearn.utils._param_validation import Interval, StrOptions
 
 PARAMETER_CONSTRAINTS: dict[str, list[Any]] = {
-    "hidden_layer_sizes": ["array-like"],
+    "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
     "dropout": [Interval(Real, 0, 1, closed="left")],
     "module": [callable, None],
     "weighting": [StrOptions({"evidence", "wnet", "vri"}), None],
@@ -38,17 +38,18 @@ PARAMETER_CONSTRAINTS: dict[str, list[Any]] = {
 }
 
 
-def check_hidden_layer_sizes(hidden_layer_sizes: Any) -> None:
-    """Check the one parameter whose elements count.
+def layer_sizes(hidden_layer_sizes: Any) -> tuple[int, ...]:
+    """Widths of the hidden layers; one integer stands for one layer.
 
     Raises
     ------
     ValueError
         Unless there is at least one layer, and every width is a positive integer.
     """
-    sizes = list(hidden_layer_sizes)
+    one = isinstance(hidden_layer_sizes, Integral)
+    sizes = [hidden_layer_sizes] if one else list(hidden_layer_sizes)
     if not sizes or not all(isinstance(size, Integral) and int(size) > 0 for size in sizes):
         raise ValueError(
-            "hidden_layer_sizes must hold at least one positive integer, got "
-            f"{hidden_layer_sizes!r}."
+            f"hidden_layer_sizes must be one or more positive integers, got {hidden_layer_sizes!r}."
         )
+    return tuple(int(size) for size in sizes)
