@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from sklearn.base import BaseEstimator
 from skorch.callbacks import Callback, LRScheduler, PassthroughScoring
 from torch import nn
 
@@ -32,9 +33,6 @@ from sklearn_clidmu.training.meta_step import MetaStep
 from sklearn_clidmu.training.monitor import CollapseGuard, Monitor
 from sklearn_clidmu.training.net import ReweightedNet
 from sklearn_clidmu.training.progress import Progress
-
-if TYPE_CHECKING:
-    from sklearn_clidmu.estimator.classifier import CLIDMUClassifier
 
 WARMUP_STEPS = {"evidence": 80, "vri": 40, "wnet": 200}
 """Optimizer steps of plain training before the first meta step. WNet sees a row's loss alone
@@ -101,14 +99,14 @@ def build_objective(meta_objective: str | Callable, temperature: float) -> MetaO
 
 
 def build_callbacks(
-    params: CLIDMUClassifier, table: Table, ledger: Ledger, held_out: Table | None, n_steps: int
+    params: BaseEstimator, table: Table, ledger: Ledger, held_out: Table | None, n_steps: int
 ) -> list[tuple[str, Callback]]:
     """Build the callbacks, in the order in which they act.
 
     Parameters
     ----------
     params : CLIDMUClassifier
-        Read for its constructor parameters only.
+        Read for its constructor parameters only, here and below.
     table, held_out : Table
         Training set and, with early stopping, the rows kept from it.
     ledger : Ledger
@@ -152,7 +150,7 @@ def build_callbacks(
     return callbacks
 
 
-def warmup_epochs(params: CLIDMUClassifier, weighting: str, n_steps: int) -> int:
+def warmup_epochs(params: BaseEstimator, weighting: str, n_steps: int) -> int:
     """Epochs of plain training before the first meta step.
 
     "auto" counts optimizer steps (:data:`WARMUP_STEPS`), at most a third of all epochs.
@@ -174,7 +172,7 @@ def warmup_epochs(params: CLIDMUClassifier, weighting: str, n_steps: int) -> int
 
 
 def build_net(
-    params: CLIDMUClassifier,
+    params: BaseEstimator,
     n_features: int,
     n_classes: int,
     *,

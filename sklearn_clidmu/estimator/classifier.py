@@ -9,10 +9,8 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
-from torch.nn import functional as F
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklearn_clidmu.estimator.building import build_callbacks, build_net
 from sklearn_clidmu.estimator.constraints import PARAMETER_CONSTRAINTS
@@ -22,10 +20,15 @@ from sklearn_clidmu.estimator.preparation import (
     local_generators,
     prepare,
     resolve_device,
+    row_weights,
 )
-from sklearn_clidmu.mathematics.weighting import Rows, WeightingNet
+from sklearn_clidmu.estimator.scoring import score_rows
+from sklearn_clidmu.mathematics.weighting import WeightingNet
 from sklearn_clidmu.training.batches import ShuffledBatches
 from sklearn_clidmu.training.net import ReweightedNet
+
+CURVES = ("train_loss", "meta_loss", "clid", "dissent", "valid_loss", "valid_score")
+"""Entries of the net's history that are passed on."""
 
 
 class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
@@ -325,7 +328,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
                 "CLIDMUClassifier needs labels of at least two classes, got one class: "
                 f"{classes[0]}."
             )
-        weight = self._row_weights(X, y, sample_weight)
+        weight = row_weights(X, y, sample_weight, self.class_weight)
         device = resolve_device(self.device)
         with local_generators(self.random_state, device) as seed:
             candidates = np.flatnonzero(weight)
@@ -403,15 +406,6 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         with np.errstate(divide="ignore"):
             return np.log(self.predict_proba(X))
 
-    def _row_weights(self, X: np.ndarray, y: np.ndarray, sample_weight: Any) -> np.ndarray:
-        """Sample weights times class weights."""
-        weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-        if self.class_weight is not None:
-            weight = weight * compute_sample_weight(self.class_weight, y)
-        if not weight.any():
-            raise ValueError("sample_weight must have a positive entry, got zeros alone.")
-        return weight
-
     def _train(self, data: Prepared, n_classes: int) -> ReweightedNet:
         """Train a net on prepared data."""
         n_steps = len(ShuffledBatches(data.training, self.batch_size))
@@ -428,11 +422,10 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         return net.fit(data.training)
 
     def _finish(self, net: ReweightedNet, data: Prepared) -> None:
-        """Set the fitted attributes by one deterministic pass over all rows."""
-        names = ("train_loss", "meta_loss", "clid", "dissent", "valid_loss", "valid_score")
+        """Set what training has left behind, and warn of what went wrong."""
         self.history_ = {
             name: np.array(net.history[:, name], dtype=float)
-            for name in names
+            for name in CURVES
             if name in net.history[-1]
         }
         self.n_iter_ = len(net.history)
@@ -453,30 +446,6 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
             )
         net.trim_for_prediction()
         self.net_ = net
-        self._score_rows(data)
-
-    def _score_rows(self, data: Prepared) -> None:
-        """Set ``sample_weights_`` and ``noise_scores_``."""
-        labels, ledger = data.everything.labels, data.ledger
-        logits, features = self.net_.evaluate(data.everything.X)
-        losses = F.cross_entropy(logits, labels.targets, reduction="none")
-        unseen = ledger.n_visits == 0
-        ledger.loss[unseen] = losses[unseen]
-        self.noise_scores_ = -np.expm1(-ledger.mean_loss().double().cpu().numpy())
-        self.sample_weights_ = np.ones(len(losses))
-        if self.weighting is None or self.collapse_epoch_ is not None:
-            return
-        rows = Rows(
-            losses,
-            labels.targets,
-            features,
-            ledger.evidence(),
-            labels.sample_weight,
-            self.history_["dissent"][-1],
-        )
-        with torch.no_grad():
-            weights = self.net_.weight_net_(rows)
-            trusted = self.net_.weight_net_.trust(weights, logits, rows)
-        trust = trusted.double().cpu().numpy()
-        if trust.any():
-            self.sample_weights_ = trust / trust.mean()
+        weighted = self.weighting is not None and self.collapse_epoch_ is None
+        dissent = self.history_["dissent"][-1] if weighted else None
+        self.sample_weights_, self.noise_scores_ = score_rows(net, data, dissent)

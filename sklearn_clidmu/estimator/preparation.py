@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from sklearn.model_selection import ShuffleSplit, StratifiedShuffleSplit
 from sklearn.utils import check_random_state
+from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.validation import _check_sample_weight
 from torch import Tensor
 
 from sklearn_clidmu.mathematics.evidence import neighbour_disagreement
@@ -45,7 +47,7 @@ def resolve_device(device: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         resolved = torch.device(device)
-        torch.zeros(1, device=resolved)
+        torch.zeros(1, device=resolved).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(
             f"device={device!r} cannot be used here ({error}). Use 'auto' or 'cpu'."
@@ -62,10 +64,28 @@ def local_generators(random_state: object, device: torch.device) -> Iterator[int
     """
     generator = np.random.RandomState() if random_state is None else random_state
     seed = int(check_random_state(generator).randint(np.iinfo(np.int32).max))
-    devices = [device.index or torch.cuda.current_device()] if device.type == "cuda" else []
+    devices = []
+    if device.type == "cuda":
+        devices = [torch.cuda.current_device() if device.index is None else device.index]
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         yield seed
+
+
+def row_weights(X: np.ndarray, y: np.ndarray, sample_weight: Any, class_weight: Any) -> np.ndarray:
+    """Sample weights times class weights, with mean 1, shape (n,).
+
+    Raises
+    ------
+    ValueError
+        If a sample weight is negative or not finite, or if all are zero.
+    """
+    weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+    if class_weight is not None:
+        weight = weight * compute_sample_weight(class_weight, y)
+    if not weight.any():
+        raise ValueError("sample_weight must have a positive entry, got zeros alone.")
+    return weight / weight.mean()
 
 
 def hold_out(y: np.ndarray, candidates: np.ndarray, fraction: float, seed: int) -> np.ndarray:
@@ -88,6 +108,11 @@ def hold_out(y: np.ndarray, candidates: np.ndarray, fraction: float, seed: int) 
     """
     counts = np.bincount(y[candidates])
     n_held_out = int(np.ceil(fraction * len(candidates)))
+    if n_held_out >= len(candidates):
+        raise ValueError(
+            f"validation_fraction={fraction} leaves none of the {len(candidates)} rows to train "
+            "on: lower it, or set early_stopping=False."
+        )
     n_classes = np.count_nonzero(counts)
     roomy = min(n_held_out, len(candidates) - n_held_out) >= n_classes
     stratify = roomy and counts[counts > 0].min() >= 2
@@ -139,6 +164,11 @@ def prepare(
     weight = tensor(sample_weight, kind)
     labels = Labels(torch.arange(len(X), device=device), tensor(y, torch.int64), weight)
     everything = Table(tensor(X, kind), labels)
+    if not everything.X.isfinite().all():
+        raise ValueError(
+            f"X has values too large for {dtype}: scale the features, for example with "
+            "sklearn.preprocessing.StandardScaler, or set dtype='float64'."
+        )
     disagreement = neighbour_disagreement(
         everything.X,
         labels.targets,

@@ -60,7 +60,7 @@ def neighbour_disagreement(
     targets : Tensor of shape (n,), int64
         Given labels.
     sample_weight : Tensor of shape (n,)
-        Positive.
+        Not negative. Rows of weight zero have neighbours and are nobody's.
     share : float
         Share of the total weight that makes a neighbourhood.
     n_candidates : int, default=64
@@ -70,8 +70,9 @@ def neighbour_disagreement(
         cost per row.
     """
     X = X.flatten(start_dim=1)
-    bank = slice(None) if len(X) <= bank_size else torch.randperm(len(X), device=X.device)
-    bank = bank if isinstance(bank, slice) else bank[:bank_size]
+    bank = sample_weight.nonzero().squeeze(1)
+    if len(bank) > bank_size:
+        bank = bank[torch.randperm(len(bank), device=X.device)[:bank_size]]
     bank_X, bank_targets, bank_weight = X[bank], targets[bank], sample_weight[bank]
     squares = bank_X.square().sum(dim=1)
     mass = share * bank_weight.sum()
@@ -86,5 +87,7 @@ def neighbour_disagreement(
         tolerance = 1e-9 * squares.mean() if X.dtype == torch.float64 else 0.0
         inside = bank_weight[index] * (nearest <= nearest.gather(1, last) + tolerance)
         other = bank_targets[index] != given[:, None]
-        found.append((inside * other).sum(dim=1) / inside.sum(dim=1))
+        # A distance that overflows has no neighbourhood, and no disagreement.
+        total = inside.sum(dim=1).clamp_min(torch.finfo(X.dtype).tiny)
+        found.append((inside * other).sum(dim=1) / total)
     return torch.cat(found)

@@ -1,0 +1,14 @@
+"""Rows that several test files share, and settings that make a fit take a moment."""
+
+import numpy as np
+
+SMALL = {"hidden_layer_sizes": (12, 8), "max_epochs": 3, "random_state": 0}
+
+
+def make_rows(n_samples=40, n_classes=2, noise=0.2, seed=0):
+    """Blobs in four dimensions: rows, noisy labels and a mask of the wrong ones."""
+    rng = np.random.RandomState(seed)
+    y = np.arange(n_samples) % n_classes
+    X = rng.normal(size=(n_samples, 4)) + 3 * np.eye(n_classes, 4)[y]
+    flipped = rng.uniform(size=n_samples) < noise
+    return X, np.where(flipped, (y + 1) % n_classes, y), flipped

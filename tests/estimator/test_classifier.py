@@ -1,0 +1,396 @@
+"""What each parameter of the classifier does, and what the defaults promise."""
+
+import copy
+import pickle
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import train_test_split
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.class_weight import compute_sample_weight
+from torch import nn
+
+from sklearn_clidmu import CLIDMUClassifier
+
+from .data import SMALL, make_rows
+
+X, y, _ = make_rows()
+X_three, y_three, _ = make_rows(60, n_classes=3)
+
+
+def small(**params):
+    return CLIDMUClassifier(**{**SMALL, **params})
+
+
+def assert_equal_fits(first, second):
+    np.testing.assert_array_equal(first.predict_proba(X), second.predict_proba(X))
+    for key in ("noise_scores_", "sample_weights_"):
+        np.testing.assert_array_equal(getattr(first, key), getattr(second, key))
+
+
+# Weights of classes and rows
+
+
+@pytest.mark.parametrize("class_weight", [None, "balanced", {0: 1, 1: 3}, {0: 0.5}])
+@pytest.mark.parametrize("batch_size", [16, 64])
+def test_class_weight_is_the_equivalent_sample_weight(class_weight, batch_size):
+    rare = np.flatnonzero((y == 0) | (np.arange(len(y)) % 3 == 0))
+    given = np.linspace(0.5, 2, len(rare))
+    rows, labels = X[rare], y[rare]
+    clf = small(batch_size=batch_size)
+    by_rows = copy.deepcopy(clf).fit(
+        rows, labels, given * compute_sample_weight(class_weight, labels)
+    )
+    by_class = clf.set_params(class_weight=class_weight).fit(rows, labels, given)
+    assert_equal_fits(by_class, by_rows)
+
+
+def test_class_weights_go_by_the_names_of_the_classes():
+    names = np.array(["no", "yes"])
+    by_name = small(class_weight={"no": 1, "yes": 3}).fit(X, names[y])
+    assert_equal_fits(by_name, small(class_weight={0: 1, 1: 3}).fit(X, y))
+
+
+def test_a_class_whose_rows_weigh_nothing_is_still_a_class():
+    clf = small().fit(X_three, y_three, (y_three != 2).astype(float))
+    assert list(clf.classes_) == [0, 1, 2]
+    assert clf.predict_proba(X_three).shape == (len(X_three), 3)
+    assert np.isfinite(clf.noise_scores_).all()
+
+
+# Number type and device
+
+
+@pytest.mark.parametrize(
+    ("dtype", "batch_size", "expected"),
+    [
+        ("float32", 64, torch.float32),
+        ("float64", 16, torch.float64),
+        ("auto", 64, torch.float64),
+        ("auto", 16, torch.float32),
+    ],
+)
+@pytest.mark.parametrize("weighting", ["evidence", "vri", None])
+def test_all_parameters_are_of_the_dtype_asked_for(dtype, batch_size, expected, weighting):
+    clf = small(dtype=dtype, batch_size=batch_size, weighting=weighting).fit(X, y)
+    nets = [clf.net_.module_] + ([] if weighting is None else [clf.weight_net_])
+    assert {p.dtype for net in nets for p in net.parameters()} == {expected}
+    assert clf.predict_proba(X).dtype == clf.noise_scores_.dtype == np.float64
+
+
+def test_the_default_dtype_of_torch_does_not_matter():
+    expected = small(batch_size=16).fit(X, y)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        actual = small(batch_size=16).fit(X, y)
+    finally:
+        torch.set_default_dtype(before)
+    assert {p.dtype for p in actual.net_.module_.parameters()} == {torch.float32}
+    np.testing.assert_allclose(actual.noise_scores_, expected.noise_scores_, rtol=0, atol=0.5)
+
+
+def test_the_device_asked_for_is_the_device_used():
+    clf = small(device="cpu").fit(X, y)
+    assert clf.device_ == "cpu"
+    assert {p.device.type for p in clf.net_.module_.parameters()} == {"cpu"}
+
+
+# Networks of the caller's own
+
+
+class Perceptron(nn.Module):
+    def __init__(self, n_features, n_classes, width=6):
+        super().__init__()
+        self.hidden = nn.Linear(n_features, width)
+        self.output = nn.Linear(width, n_classes)
+
+    def forward(self, rows):
+        return self.output(self.hidden(rows).relu())
+
+
+class Pair(Perceptron):
+    def forward(self, rows):
+        features = self.hidden(rows).tanh()
+        return self.output(features), features
+
+
+class NormalizedPair(Perceptron):
+    """No linear layer comes last: takes the full virtual step."""
+
+    def forward(self, rows):
+        features = self.hidden(rows).tanh()
+        return self.output(features).log_softmax(dim=1), features
+
+
+def build_convolution(n_features, n_classes):
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 2, n_features // 2)),
+        nn.Conv2d(1, 3, 2),
+        nn.BatchNorm2d(3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(3 * (n_features // 2 - 1), n_classes),
+    )
+
+
+MODULES = {
+    "class": Perceptron,
+    "partial": partial(Perceptron, width=5),
+    "convolution": build_convolution,
+    "pair": Pair,
+    "pair without linear output": NormalizedPair,
+}
+
+
+@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("virtual_step", ["head", "full"])
+@pytest.mark.parametrize("weighting", ["evidence", "vri"])
+def test_any_module_is_trained_and_pickled(name, virtual_step, weighting):
+    clf = small(
+        module=MODULES[name], virtual_step=virtual_step, weighting=weighting, batch_size=16
+    ).fit(X, y)
+    assert np.isfinite(clf.history_["train_loss"]).all()
+    assert np.isfinite(clf.history_["meta_loss"][-1])
+    copied = pickle.loads(pickle.dumps(clf))
+    assert_equal_fits(copied, clf)
+    assert_equal_fits(copied.fit(X, y), clf)
+
+
+def test_a_module_makes_hidden_layers_and_dropout_void():
+    first = small(module=Perceptron, hidden_layer_sizes=(3,), dropout=0.1).fit(X, y)
+    assert_equal_fits(first, small(module=Perceptron, dropout=0.9).fit(X, y))
+
+
+def test_hidden_layer_sizes_are_the_widths_of_the_network():
+    clf = small(hidden_layer_sizes=[7, 5]).fit(X, y)
+    linear = [m for m in clf.net_.module_.modules() if isinstance(m, nn.Linear)]
+    assert [(m.in_features, m.out_features) for m in linear] == [(4, 7), (7, 5), (5, 2)]
+
+
+def test_one_integer_is_one_hidden_layer():
+    assert_equal_fits(
+        small(hidden_layer_sizes=9).fit(X, y), small(hidden_layer_sizes=(9,)).fit(X, y)
+    )
+
+
+# The meta objective and its schedule
+
+
+@pytest.mark.parametrize("virtual_step", ["head", "full"])
+def test_a_meta_objective_of_the_callers_own_is_called_with_the_meta_batch(virtual_step):
+    calls = []
+
+    def objective(features, logits, targets, sample_weight):
+        calls.append(
+            {
+                "features": (features.shape, features.dtype),
+                "logits": (logits.shape, logits.dtype),
+                "targets": (targets.shape, targets.dtype),
+                "sample_weight": (sample_weight.shape, sample_weight.dtype),
+            }
+        )
+        return (logits.softmax(dim=1) ** 2).sum()
+
+    clf = small(
+        meta_objective=objective, virtual_step=virtual_step, batch_size=16, meta_batch_size=10
+    ).fit(X, y)
+    assert calls
+    number, whole = torch.float32, torch.int64
+    expected = {
+        "features": ((10, 8), number),
+        "logits": ((10, 2), number),
+        "targets": ((10,), whole),
+        "sample_weight": ((10,), number),
+    }
+    assert all(call == expected for call in calls)
+    assert clf.collapse_epoch_ is None
+
+
+@pytest.mark.parametrize("meta_objective", ["clid", "mae", "small_loss"])
+@pytest.mark.parametrize("weighting", ["evidence", "wnet", "vri"])
+def test_the_weights_are_learned(weighting, meta_objective):
+    def weight_net(meta_lr):
+        params = {"weighting": weighting, "meta_objective": meta_objective, "meta_lr": meta_lr}
+        return small(warmup_epochs=1, **params).fit(X, y).weight_net_
+
+    learned, initial = weight_net(0.05), weight_net(1e-12)
+    for moved, fixed in zip(learned.parameters(), initial.parameters(), strict=True):
+        assert (moved - fixed).abs().max() > 1e-3
+
+
+def test_without_weighting_every_row_weighs_one():
+    clf = small(weighting=None).fit(X, y)
+    np.testing.assert_array_equal(clf.sample_weights_, np.ones(len(X)))
+    assert clf.weight_net_ is None
+    assert clf.noise_scores_.std() > 0
+
+
+def test_a_meta_step_is_taken_on_every_meta_interval_th_batch():
+    def n_calls(**params):
+        calls = []
+
+        def objective(features, logits, targets, sample_weight):
+            calls.append(len(logits))
+            return logits.sum()
+
+        small(meta_objective=objective, batch_size=10, weighting="wnet", **params).fit(X, y)
+        return len(calls)
+
+    # 40 rows in batches of 10: three passes make twelve steps an epoch.
+    assert n_calls(warmup_epochs=1) == 2 * 12
+    assert n_calls(warmup_epochs=1, meta_interval=5) == 2 * 3
+    assert n_calls(warmup_epochs=2, meta_interval=100) == 1
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"temperature": 0.1},
+        {"marginal_weight": 0},
+        {"meta_batch_size": 5},
+        {"meta_lr": 0.1},
+        {"lr": 0.1},
+        {"weight_decay": 0.5},
+        {"dropout": 0.0},
+        {"ema_decay": None},
+        {"ema_decay": 0.5},
+        {"optimizer": "adamw"},
+        {"virtual_step": "full"},
+        {"warmup_epochs": 0},
+        {"random_state": 1},
+    ],
+    ids=str,
+)
+def test_parameters_change_the_result(changed):
+    params = {"batch_size": 16, "warmup_epochs": 1, "meta_lr": 0.01}
+    reference = small(**params).fit(X_three, y_three).predict_proba(X_three)
+    probabilities = small(**{**params, **changed}).fit(X_three, y_three).predict_proba(X_three)
+    assert not np.array_equal(probabilities, reference)
+
+
+# Which parameters predict
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.0, 0.9])
+@pytest.mark.parametrize(("optimizer", "lr"), [("sgd", "auto"), ("adamw", 0.02)])
+def test_averages_and_optimizers_train(ema_decay, optimizer, lr):
+    clf = small(ema_decay=ema_decay, optimizer=optimizer, lr=lr, max_epochs=12, batch_size=16)
+    assert clf.fit(X, y).score(X, y) >= 0.75
+
+
+def test_an_average_without_memory_is_the_last_network():
+    assert_equal_fits(small(ema_decay=0.0).fit(X, y), small(ema_decay=None).fit(X, y))
+
+
+def test_snapshots_predict_with_the_mean_of_the_epochs_of_lowest_clid():
+    clf = small(n_snapshots=3, max_epochs=6, batch_size=16).fit(X, y)
+    members = clf.net_.module_.members
+    assert len(members) == 3
+    dtype = next(members[0].parameters()).dtype
+    rows = torch.tensor(X, dtype=dtype)
+    with torch.no_grad():
+        each = [member(rows)[0].softmax(dim=1).numpy() for member in members]
+    np.testing.assert_allclose(clf.predict_proba(X), np.mean(each, axis=0), atol=1e-6)
+    assert_equal_fits(pickle.loads(pickle.dumps(clf)), clf)
+
+
+def test_more_snapshots_than_epochs_keep_every_epoch():
+    clf = small(n_snapshots=10).fit(X, y)
+    assert len(clf.net_.module_.members) == clf.n_iter_ == 3
+
+
+# Early stopping
+
+
+def test_early_stopping_ends_before_the_last_epoch_and_scores_every_row():
+    clf = small(early_stopping=True, max_epochs=60, n_iter_no_change=2, batch_size=16).fit(X, y)
+    assert clf.n_iter_ < clf.max_epochs
+    assert {"valid_loss", "valid_score"} <= clf.history_.keys()
+    score = clf.history_["valid_score"]
+    assert clf.n_iter_ == score.argmax() + 1 + 2
+    assert clf.noise_scores_.shape == clf.sample_weights_.shape == (len(X),)
+    assert np.isfinite(clf.noise_scores_).all()
+
+
+def test_without_early_stopping_every_epoch_is_run():
+    clf = small().fit(X, y)
+    assert clf.n_iter_ == clf.max_epochs
+    assert set(clf.history_) == {"train_loss", "meta_loss", "clid", "dissent"}
+
+
+# So few rows teach the weighting nothing, and it may say so.
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("n_samples", [2, 3, 5])
+def test_early_stopping_makes_do_with_few_rows(n_samples):
+    clf = small(early_stopping=True).fit(X[:n_samples], np.arange(n_samples) % 2)
+    assert clf.noise_scores_.shape == (n_samples,)
+    assert np.isfinite(clf.predict_proba(X)).all()
+
+
+# The course of training
+
+
+def test_history_begins_with_warm_up_in_which_no_meta_step_is_taken():
+    for weighting in ("wnet", "vri"):
+        clf = small(weighting=weighting, warmup_epochs=2).fit(X, y)
+        np.testing.assert_array_equal(np.isnan(clf.history_["meta_loss"]), [True, True, False])
+
+
+def test_training_on_enough_epochs_does_not_collapse():
+    clf = small(max_epochs=20).fit(X, y)
+    assert clf.collapse_epoch_ is None
+    assert clf.history_["clid"][-1] < 0
+
+
+def test_fit_forgets_an_earlier_fit():
+    clf = small().fit(X_three, y_three)
+    assert_equal_fits(clf.fit(X, y), small().fit(X, y))
+
+
+@pytest.mark.parametrize("verbose", [0, False])
+def test_silence_is_the_default(verbose, capfd):
+    small(verbose=verbose).fit(X, y)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("verbose", [1, True])
+def test_a_progress_bar_goes_to_standard_error_alone(verbose, capfd):
+    small(verbose=verbose, early_stopping=True).fit(X, y)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "3/3" in err
+    assert "CLID-MU" in err
+
+
+# What the defaults promise
+
+
+@pytest.fixture(scope="module")
+def noisy_digits():
+    X_all, y_all = load_digits(return_X_y=True)
+    X_train, X_test, y_train, y_test = train_test_split(
+        X_all, y_all, test_size=0.3, random_state=2, stratify=y_all
+    )
+    scaler = StandardScaler().fit(X_train)
+    X_train, X_test = scaler.transform(X_train), scaler.transform(X_test)
+    rng = np.random.default_rng(2)
+    flipped = rng.random(len(y_train)) < 0.4
+    noisy = np.where(flipped, (y_train + rng.integers(1, 10, len(y_train))) % 10, y_train)
+    return X_train, noisy, flipped, X_test, y_test
+
+
+def test_the_defaults_see_through_noisy_digits(noisy_digits):
+    X_train, noisy, flipped, X_test, y_test = noisy_digits
+    clf = CLIDMUClassifier(random_state=0).fit(X_train, noisy)
+    plain = CLIDMUClassifier(random_state=0, weighting=None).fit(X_train, noisy)
+    accuracy = clf.score(X_test, y_test)
+    auroc = roc_auc_score(flipped, clf.noise_scores_)
+    assert accuracy >= 0.93
+    assert auroc >= 0.98
+    assert accuracy >= plain.score(X_test, y_test) + 0.05
+    assert clf.sample_weights_[flipped].mean() < 0.5 * clf.sample_weights_[~flipped].mean()

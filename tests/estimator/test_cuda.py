@@ -1,0 +1,83 @@
+"""What holds on a CUDA device as it does on the CPU."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from sklearn_clidmu import CLIDMUClassifier
+
+from .data import SMALL, make_rows
+
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device"),
+]
+
+X, y, _ = make_rows()
+
+
+def on_cuda(**params):
+    return CLIDMUClassifier(**{**SMALL, "device": "cuda", **params})
+
+
+def cuda_tensors(root):
+    """Paths of the CUDA tensors in a graph of objects."""
+    found, seen, stack = [], set(), [("", root)]
+    while stack:
+        path, value = stack.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, torch.Tensor):
+            found += [path] if value.is_cuda else []
+        elif isinstance(value, dict):
+            stack += [(f"{path}[{key!r}]", entry) for key, entry in value.items()]
+        elif isinstance(value, (list, tuple, set)):
+            stack += [(f"{path}[{i}]", entry) for i, entry in enumerate(value)]
+        elif hasattr(value, "__dict__") and not isinstance(value, type):
+            stack += [(f"{path}.{key}", entry) for key, entry in vars(value).items()]
+        for cell in getattr(value, "__closure__", None) or ():
+            stack.append((f"{path}<closure>", cell.cell_contents))
+    return found
+
+
+def test_auto_is_cuda_where_there_is_one():
+    clf = on_cuda(device="auto").fit(X, y)
+    assert torch.device(clf.device_).type == "cuda"
+
+
+# Dropout draws other masks on another device, and VRI other noise.
+@pytest.mark.parametrize("weighting", ["evidence", "wnet", None])
+@pytest.mark.parametrize("virtual_step", ["head", "full"])
+def test_a_fit_on_cuda_agrees_with_one_on_the_cpu(weighting, virtual_step):
+    params = {"weighting": weighting, "virtual_step": virtual_step, "dropout": 0.0}
+    there = on_cuda(dtype="float64", **params).fit(X, y)
+    here = on_cuda(dtype="float64", device="cpu", **params).fit(X, y)
+    np.testing.assert_allclose(there.predict_proba(X), here.predict_proba(X), rtol=0, atol=1e-4)
+    for key in ("noise_scores_", "sample_weights_"):
+        np.testing.assert_allclose(getattr(there, key), getattr(here, key), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("weighting", ["evidence", "vri", None])
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_attributes_are_numpy_and_no_tensor_is_left_outside_the_net(weighting, early_stopping):
+    clf = on_cuda(weighting=weighting, early_stopping=early_stopping, batch_size=16).fit(X, y)
+    for key in ("classes_", "noise_scores_", "sample_weights_"):
+        assert isinstance(getattr(clf, key), np.ndarray)
+    assert all(isinstance(curve, np.ndarray) for curve in clf.history_.values())
+    assert isinstance(clf.predict_proba(X), np.ndarray)
+    copied = pickle.loads(pickle.dumps(clf))
+    for fitted in (clf, copied):
+        stray = [path for path in cuda_tensors(fitted) if not path.startswith(".net_")]
+        assert stray == []
+    np.testing.assert_array_equal(copied.predict_proba(X), clf.predict_proba(X))
+
+
+@pytest.mark.parametrize("random_state", [None, 0])
+def test_the_generators_of_cuda_are_left_alone(random_state):
+    before = torch.cuda.get_rng_state_all()
+    on_cuda(random_state=random_state, batch_size=16).fit(X, y).predict(X)
+    after = torch.cuda.get_rng_state_all()
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
