@@ -18,8 +18,17 @@ from sklearn_clidmu.mathematics.clid import clid_loss
 MetaObjective = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
+N_ROWS = 256
+"""The meta batch's weights are made to add up to this many rows."""
+
+
 class CLID:
-    """Cross-layer information divergence; see :func:`clid_loss`."""
+    """Cross-layer information divergence; see :func:`clid_loss`.
+
+    The published gradient depends on the number of rows, and so on the scale of the sample
+    weights. Here it does not: they always add up to :data:`N_ROWS`, which leaves unit weights
+    alone in a meta batch of the default size.
+    """
 
     def __init__(self, temperature: float) -> None:
         self.temperature = temperature
@@ -28,6 +37,7 @@ class CLID:
         self, features: Tensor, logits: Tensor, targets: Tensor, sample_weight: Tensor
     ) -> Tensor:
         """Divergence of the meta batch, shape ()."""
+        sample_weight = sample_weight * (N_ROWS / sample_weight.sum())
         return clid_loss(features, logits, self.temperature, sample_weight=sample_weight)
 
 

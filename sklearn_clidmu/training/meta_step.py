@@ -178,8 +178,6 @@ class MetaStep(Callback):
             index = torch.randint(n, (self.batch_size,), device=X.device, generator=self.generator)
         X_meta = self.table.X[index]
         targets, weight = self.table.labels.targets[index], self.meta_weight[index]
-        # CLID's gradient depends on the number of rows: the weights always make up as many.
-        weight = weight * (self.batch_size / weight.sum().clamp_min(1e-12))
         shares = self.table.labels.sample_weight[index]
 
         def meta_loss(meta_features: Tensor, meta_logits: Tensor) -> Tensor:

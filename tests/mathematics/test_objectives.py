@@ -29,9 +29,21 @@ def test_clid_objective_never_looks_at_the_targets():
     features, logits, targets = batch()
     weight = torch.rand(N_ROWS) + 0.5
     objective = CLID(temperature=0.2)
-    expected = clid_loss(features, logits, 0.2, sample_weight=weight)
+    expected = clid_loss(features, logits, 0.2, sample_weight=256 * weight / weight.sum())
     for labels in (targets, targets.flip(0)):
-        assert torch.equal(objective(features, logits, labels, weight), expected)
+        torch.testing.assert_close(objective(features, logits, labels, weight), expected)
+
+
+def test_clid_objective_and_its_gradient_do_not_depend_on_the_scale_of_the_weights():
+    features, logits, targets = batch()
+    weight = torch.rand(N_ROWS) + 0.5
+    values = []
+    for scale in (1, 1e-6, 1e6):
+        leaf = logits.clone().requires_grad_()
+        value = CLID(0.5)(features, leaf, targets, scale * weight)
+        values.append(torch.cat([value[None], torch.autograd.grad(value, leaf)[0].flatten()]))
+    torch.testing.assert_close(values[1], values[0])
+    torch.testing.assert_close(values[2], values[0])
 
 
 def test_mean_absolute_error_is_that_to_the_one_hot_labels():
