@@ -88,7 +88,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         takes the full step.
 
     temperature : float, default=0.5
-        Temperature of the feature graph; the paper's value. Lower looks at nearer rows only.
+        Temperature of the feature graph. Lower looks at nearer rows only.
 
     max_epochs : int, default=30
         Number of epochs. The learning rate falls to zero over them along a cosine. An epoch of a

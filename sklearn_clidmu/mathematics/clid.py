@@ -5,7 +5,7 @@ rows the last hidden layer holds to be alike; the *prediction graph* P says whic
 predicted alike. Where labels are wrong the predictions follow them and the features lag
 behind, so the two graphs part.
 
-Source: Hu, Zhang, Zhang & Rundensteiner, "CLID-MU", KDD 2025, arXiv 2507.11807, section 4.1.
+Source: Hu, Zhang, Zhang & Rundensteiner, "CLID-MU", KDD 2025, arXiv 2507.11807.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def clid_loss(
     gradient: Gradient = "published",
     sample_weight: Tensor | None = None,
 ) -> Tensor:
-    """Cross-layer information divergence of one batch (arXiv 2507.11807, eq. 3 to 6).
+    """Cross-layer information divergence of one batch (arXiv 2507.11807).
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ def clid_loss(
     logits : Tensor of shape (n, n_classes)
         Network output for the same rows.
     temperature : float, default=0.5
-        Temperature of the feature graph; the paper's value.
+        Temperature of the feature graph; the default of the authors' function.
     gradient : {"published", "normalized"}, default="published"
         "published" treats the row sums of the prediction graph as constants, as the authors'
         code does; "normalized" differentiates them too, which gives the gradient of a true

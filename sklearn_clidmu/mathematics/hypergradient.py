@@ -19,8 +19,8 @@ moves and in how the tangent is computed:
   :func:`forward_mode` or, for operators that lack it, from :func:`double_backward`.
 * :func:`head_tangent` moves the last linear layer alone, where everything has a closed form.
 
-Source: Hu et al., arXiv 2507.11807, eq. 8 to 10; the forward-mode form and the closed form of
-the last layer are this package's own.
+Source: the virtual step and the meta step are those of Hu et al., arXiv 2507.11807; the
+forward-mode form and the closed form of the last layer are this package's own.
 """
 
 from __future__ import annotations

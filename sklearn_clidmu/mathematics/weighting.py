@@ -5,7 +5,7 @@ which one it trains: ``forward`` maps a batch of :class:`Rows` to weights, ``tra
 how the weights enter the loss of the network, ``trust`` reads one number per row out of them.
 
 :class:`LossWeightNet` and :class:`LogitRectifier` are the paper's WNet and VRI (Hu et al., arXiv
-2507.11807, section 4.3); :class:`EvidenceWeightNet` is this package's own.
+2507.11807); :class:`EvidenceWeightNet` is this package's own.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class WeightingNet(nn.Module):
         raise NotImplementedError
 
     def training_loss(self, weights: Tensor, logits: Tensor, rows: Rows) -> Tensor:
-        """Reweighted loss of the batch: sum of v_i l_i over the sum of v_i (eq. 7)."""
+        """Reweighted loss of the batch: sum of v_i l_i over the sum of v_i."""
         weights = weights * rows.sample_weight
         losses = F.cross_entropy(logits, rows.targets, reduction="none")
         return (weights * losses).sum() / weights.sum()
@@ -64,7 +64,9 @@ class WeightingNet(nn.Module):
 
 
 class LossWeightNet(WeightingNet):
-    """WNet: a row's weight in (0, 1) from its loss alone (arXiv 2507.11807, section 4.3).
+    """WNet: a row's weight in (0, 1) from its loss alone.
+
+    Source: arXiv 2507.11807, after Meta-Weight-Net (Shu et al., NeurIPS 2019).
 
     Parameters
     ----------
@@ -130,7 +132,9 @@ class LogitRectifier(WeightingNet):
     """VRI: a random vector in (0, 1)^C per row that multiplies its logits inside the loss.
 
     Unlike the published code, the standard deviation is exp(log_variance / 2) and the
-    Kullback-Leibler term reaches the meta gradient (arXiv 2507.11807, section 4.3).
+    Kullback-Leibler term reaches the meta gradient.
+
+    Source: arXiv 2507.11807, after variational rectification inference (Sun et al.).
 
     Parameters
     ----------

@@ -33,8 +33,8 @@ from sklearn_clidmu.training.net import ReweightedNet, weighted_cross_entropy
 class MetaStep(Callback):
     """Trains the weighting net, and puts its weights into the loss of every batch.
 
-    Algorithm 1 of arXiv 2507.11807: virtual step, meta objective after it, step of the
-    weighting net along its hypergradient, real step on the loss with refreshed weights.
+    The algorithm of arXiv 2507.11807, batch by batch: virtual step, meta objective after it, step
+    of the weighting net along its hypergradient, real step on the loss with refreshed weights.
 
     Parameters
     ----------
