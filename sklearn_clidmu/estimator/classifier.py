@@ -291,7 +291,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
     def weight_net_(self) -> WeightingNet | None:
         """The trained weighting net; None with ``weighting=None``."""
         check_is_fitted(self, "net_")
-        return None if self.weighting is None else self.net_.weight_net_
+        return getattr(self.net_, "weight_net_", None)
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> CLIDMUClassifier:
         """Train on rows whose labels may be wrong.
