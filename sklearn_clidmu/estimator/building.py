@@ -34,7 +34,7 @@ from sklearn_clidmu.training.monitor import CollapseGuard, Monitor
 from sklearn_clidmu.training.net import ReweightedNet
 from sklearn_clidmu.training.progress import Progress
 
-WARMUP_STEPS = {"evidence": 80, "vri": 40, "wnet": 200}
+WARMUP_STEPS = {"evidence": 80, "vri": 80, "wnet": 200}
 """Optimizer steps of plain training before the first meta step. WNet sees a row's loss alone
 and collapses on the classes learned first unless all of them have been."""
 

@@ -97,8 +97,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
     warmup_epochs : int or "auto", default="auto"
         Epochs of plain training before the first meta step. Too few, and classes are lost that
         were not learned first; too many, and wrong labels are memorised. "auto" takes as many
-        epochs as give 80 steps ("evidence"), 40 ("vri") or 200 ("wnet"), at most a third of
-        ``max_epochs``.
+        epochs as give 80 steps, or 200 with "wnet", at most a third of ``max_epochs``.
 
     batch_size : int, default=64
         Largest batch. A training set that fits in one batch is always used whole, and there a
