@@ -84,8 +84,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
     virtual_step : {"head", "full"}, default="head"
         Parameters that the virtual step moves. "head": the last layer, whose hypergradient has
         a closed form; costs one forward pass of the meta batch. "full": all of them, as in the
-        paper; about twice the time. A ``module`` whose output is not that of a linear layer
-        takes the full step.
+        paper; about half as much time again. A ``module`` whose output is not that of a linear
+        layer takes the full step.
 
     temperature : float, default=0.5
         Temperature of the feature graph. Lower looks at nearer rows only.
