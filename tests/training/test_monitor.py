@@ -81,7 +81,7 @@ def test_the_hold_out_is_scored_as_scikit_learn_would():
     table, held_out, diary = make_table(30), make_table(17), Diary()
     net = make_net(diary, Monitor(table, 0.5, make_ledger(30), held_out), max_epochs=3)
     net.fit(table)
-    _, y, weight = held_out.labels
+    _, y, weight = (part.numpy() for part in held_out.labels)
     for module, epoch in zip(diary.epochs, net.history, strict=True):
         predicted = probabilities(module, held_out.X).numpy()
         score = accuracy_score(y, predicted.argmax(axis=1), sample_weight=weight)
