@@ -35,8 +35,8 @@ def score_rows(
     labels, ledger = data.everything.labels, data.ledger
     logits, features = net.evaluate(data.everything.X)
     losses = F.cross_entropy(logits, labels.targets, reduction="none")
-    unseen = ledger.n_visits == 0
-    ledger.loss[unseen] = losses[unseen]
+    unseen = (ledger.n_visits == 0).nonzero().squeeze(1)
+    ledger.record_losses(data.everything[unseen][1], losses[unseen])
     noise_scores = -np.expm1(-ledger.mean_loss().double().cpu().numpy())
     trust = np.ones(len(losses))
     if dissent is not None:

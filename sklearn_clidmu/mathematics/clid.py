@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sklearn_clidmu.mathematics.evidence import weighted_mean
+
 Gradient = Literal["published", "normalized"]
 
 EPSILON = 1e-7
@@ -152,7 +154,7 @@ def clid_loss(
     rows = clid_per_row(features, logits, temperature, gradient, sample_weight)
     if sample_weight is None:
         return rows.mean()
-    return (sample_weight * rows).sum() / sample_weight.sum()
+    return weighted_mean(rows, sample_weight)
 
 
 def uniform_clid(n_rows: int, sample_weight: Tensor | None = None) -> Tensor:

@@ -26,6 +26,11 @@ def standing(values: Tensor, sample_weight: Tensor) -> Tensor:
     return torch.special.ndtr(centred / deviation)
 
 
+def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
+    """Mean of values of which each counts ``weight`` times, shape ()."""
+    return (weight * values).sum() / weight.sum()
+
+
 def standard_deviation(values: Tensor, sample_weight: Tensor) -> Tensor:
     """Weighted standard deviation, kept above zero, shape ()."""
     return _centre(values, sample_weight)[1]
@@ -33,9 +38,8 @@ def standard_deviation(values: Tensor, sample_weight: Tensor) -> Tensor:
 
 def _centre(values: Tensor, sample_weight: Tensor) -> tuple[Tensor, Tensor]:
     values = values - values.min()  # equal values stay equal under rounding
-    total = sample_weight.sum()
-    centred = values - (sample_weight * values).sum() / total
-    variance = (sample_weight * centred.square()).sum() / total
+    centred = values - weighted_mean(values, sample_weight)
+    variance = weighted_mean(centred.square(), sample_weight)
     return centred, variance.sqrt().clamp_min(torch.finfo(values.dtype).tiny ** 0.5)
 
 

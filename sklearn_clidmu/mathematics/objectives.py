@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sklearn_clidmu.mathematics.clid import clid_loss
+from sklearn_clidmu.mathematics.evidence import weighted_mean
 
 MetaObjective = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -49,7 +50,7 @@ def mean_absolute_error(
     Source: Ghosh, Kumar & Sastry, AAAI 2017.
     """
     given = logits.softmax(dim=1).gather(1, targets[:, None]).squeeze(1)
-    return (sample_weight * 2 * (1 - given)).sum() / sample_weight.sum()
+    return weighted_mean(2 * (1 - given), sample_weight)
 
 
 def cross_entropy(

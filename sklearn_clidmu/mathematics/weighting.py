@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sklearn_clidmu.mathematics.evidence import N_EVIDENCE
+from sklearn_clidmu.mathematics.evidence import N_EVIDENCE, weighted_mean
 
 
 class Rows(NamedTuple):
@@ -52,7 +52,7 @@ class WeightingNet(nn.Module):
         """Reweighted loss of the batch: sum of v_i l_i over the sum of v_i."""
         weights = weights * rows.sample_weight
         losses = F.cross_entropy(logits, rows.targets, reduction="none")
-        return (weights * losses).sum() / weights.sum()
+        return weighted_mean(losses, weights)
 
     def trust(self, weights: Tensor, logits: Tensor, rows: Rows) -> Tensor:
         """How much each row's given label is trusted, in [0, 1], shape (n,)."""
@@ -190,7 +190,7 @@ class LogitRectifier(WeightingNet):
     def training_loss(self, weights: Tensor, logits: Tensor, rows: Rows) -> Tensor:
         """Mean cross entropy of the rectified logits."""
         losses = F.cross_entropy(weights * logits, rows.targets, reduction="none")
-        return (rows.sample_weight * losses).sum() / rows.sample_weight.sum()
+        return weighted_mean(losses, rows.sample_weight)
 
     def trust(self, weights: Tensor, logits: Tensor, rows: Rows) -> Tensor:
         """Share of a row's plain gradient that the rectified loss lets through, at most 1.
@@ -207,4 +207,4 @@ class LogitRectifier(WeightingNet):
         """Kullback-Leibler divergence to the standard Gaussian, times its weight."""
         mean, log_variance = self.posterior(rows)
         divergence = (log_variance.exp() + mean.square() - 1 - log_variance).sum(dim=1) / 2
-        return self.kl_weight * (rows.sample_weight * divergence).sum() / rows.sample_weight.sum()
+        return self.kl_weight * weighted_mean(divergence, rows.sample_weight)

@@ -11,6 +11,7 @@ from skorch.callbacks import Callback
 from torch.nn import functional as F
 
 from sklearn_clidmu.mathematics.clid import clid_loss, uniform_clid
+from sklearn_clidmu.mathematics.evidence import weighted_mean
 from sklearn_clidmu.training.batches import Table
 from sklearn_clidmu.training.ledger import Ledger
 from sklearn_clidmu.training.meta_step import MetaStep
@@ -64,8 +65,8 @@ class Monitor(Callback):
         )
         excess = clid - uniform_clid(len(self.X), self.labels.sample_weight).to(clid)
         net.history.record("clid", excess.item())
-        dissent = (logits.argmax(dim=1) != self.labels.targets) * self.labels.sample_weight
-        share = dissent.sum() / self.labels.sample_weight.sum()
+        dissent = logits.argmax(dim=1) != self.labels.targets
+        share = weighted_mean(dissent, self.labels.sample_weight)
         net.history.record("dissent", share.item())
         if self.held_out is not None:
             self._validate(net, self.held_out)
@@ -77,8 +78,7 @@ class Monitor(Callback):
         hits = (logits.argmax(dim=1) == labels.targets).to(losses)
         self.ledger.record_losses(labels, losses)
         for name, values in (("valid_loss", losses), ("valid_score", hits)):
-            mean = (labels.sample_weight * values).sum() / labels.sample_weight.sum()
-            net.history.record(name, mean.item())
+            net.history.record(name, weighted_mean(values, labels.sample_weight).item())
 
 
 class CollapseGuard(Callback):

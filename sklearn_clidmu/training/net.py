@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
+from sklearn_clidmu.mathematics.evidence import weighted_mean
 from sklearn_clidmu.mathematics.hypergradient import TrainingLoss
 from sklearn_clidmu.mathematics.weighting import WeightingNet
 from sklearn_clidmu.training.batches import Labels
@@ -183,4 +184,4 @@ class MovingAverage:
 def weighted_cross_entropy(labels: Labels, logits: Tensor) -> Tensor:
     """Mean cross entropy under the caller's sample weights alone, shape ()."""
     losses = F.cross_entropy(logits, labels.targets, reduction="none")
-    return (labels.sample_weight * losses).sum() / labels.sample_weight.sum()
+    return weighted_mean(losses, labels.sample_weight)

@@ -141,15 +141,7 @@ def _convergence_warnings() -> Iterator[list[str]]:
 
 @_quiet
 def check_row_attributes_are_sound(name: str, estimator: BaseEstimator) -> None:
-    """Check shape, range and mean of ``sample_weights_`` and ``noise_scores_``.
-
-    Parameters
-    ----------
-    name : str
-        What to call the estimator in messages.
-    estimator : CLIDMUClassifier
-        Unfitted.
-    """
+    """Check shape, range and mean of ``sample_weights_`` and ``noise_scores_``."""
     X, y = _noisy_rows(n_classes=3)
     for regime, clf in _regimes(estimator):
         _assert_sound(f"{name} ({regime})", clf.fit(X, y), X)
@@ -160,15 +152,7 @@ def check_row_attributes_are_sound(name: str, estimator: BaseEstimator) -> None:
 
 @_quiet
 def check_row_attributes_follow_a_permutation(name: str, estimator: BaseEstimator) -> None:
-    """Check that permuted rows have their attributes permuted, up to rounding.
-
-    Parameters
-    ----------
-    name : str
-        What to call the estimator in messages.
-    estimator : CLIDMUClassifier
-        Unfitted.
-    """
+    """Check that permuted rows have their attributes permuted, up to rounding."""
     X, y = _noisy_rows(n_classes=3)
     weight = np.random.RandomState(1).randint(0, 3, len(X)).astype(float)
     order = np.random.RandomState(2).permutation(len(X))
@@ -184,15 +168,7 @@ def check_row_attributes_follow_a_permutation(name: str, estimator: BaseEstimato
 
 @_quiet
 def check_zero_weight_rows_are_scored(name: str, estimator: BaseEstimator) -> None:
-    """Check that rows of zero weight are scored, and train nothing.
-
-    Parameters
-    ----------
-    name : str
-        What to call the estimator in messages.
-    estimator : CLIDMUClassifier
-        Unfitted.
-    """
+    """Check that rows of zero weight are scored, and train nothing."""
     X, y = _noisy_rows()
     weight = np.ones(len(X))
     weight[::4] = 0
@@ -211,15 +187,7 @@ def check_zero_weight_rows_are_scored(name: str, estimator: BaseEstimator) -> No
 
 @_quiet
 def check_zero_weight_rows_far_away_are_scored(name: str, estimator: BaseEstimator) -> None:
-    """Check the scores of rows of zero weight that have no neighbour of positive weight.
-
-    Parameters
-    ----------
-    name : str
-        What to call the estimator in messages.
-    estimator : CLIDMUClassifier
-        Unfitted.
-    """
+    """Check the scores of rows of zero weight that have no neighbour of positive weight."""
     X, y = _noisy_rows(200)
     weight = np.ones(len(X))
     weight[:120] = 0
@@ -231,15 +199,7 @@ def check_zero_weight_rows_far_away_are_scored(name: str, estimator: BaseEstimat
 
 @_quiet
 def check_a_class_with_one_row(name: str, estimator: BaseEstimator) -> None:
-    """Check that a class with a single row is learned from, held out or not.
-
-    Parameters
-    ----------
-    name : str
-        What to call the estimator in messages.
-    estimator : CLIDMUClassifier
-        Unfitted.
-    """
+    """Check that a class with a single row is learned from, held out or not."""
     X, y = _noisy_rows()
     y[7] = 2
     for regime, clf in _regimes(estimator):
@@ -250,15 +210,7 @@ def check_a_class_with_one_row(name: str, estimator: BaseEstimator) -> None:
 
 @_quiet
 def check_one_row_more_than_a_batch(name: str, estimator: BaseEstimator) -> None:
-    """Check data that would leave a last batch of one row.
-
-    Parameters
-    ----------
-    name : str
-        What to call the estimator in messages.
-    estimator : CLIDMUClassifier
-        Unfitted.
-    """
+    """Check data that would leave a last batch of one row."""
     X, y = _noisy_rows()
     clf = _new(estimator, batch_size=len(X) - 1).fit(X, y)
     _assert_sound(name, clf, X)
@@ -269,15 +221,7 @@ def check_one_row_more_than_a_batch(name: str, estimator: BaseEstimator) -> None
 
 @_quiet
 def check_label_names_change_nothing(name: str, estimator: BaseEstimator) -> None:
-    """Check that numbers, strings and booleans as labels give the same, bit for bit.
-
-    Parameters
-    ----------
-    name : str
-        What to call the estimator in messages.
-    estimator : CLIDMUClassifier
-        Unfitted.
-    """
+    """Check that numbers, strings and booleans as labels give the same, bit for bit."""
     X, y = _noisy_rows()
     for regime, clf in _regimes(estimator):
         expected = _results(clf.fit(X, y), X)
@@ -293,15 +237,7 @@ def check_label_names_change_nothing(name: str, estimator: BaseEstimator) -> Non
 
 @_quiet
 def check_inputs_are_never_written_to(name: str, estimator: BaseEstimator) -> None:
-    """Check that fit and predict leave X, y and ``sample_weight`` as they were.
-
-    Parameters
-    ----------
-    name : str
-        What to call the estimator in messages.
-    estimator : CLIDMUClassifier
-        Unfitted.
-    """
+    """Check that fit and predict leave X, y and ``sample_weight`` as they were."""
     for dtype in (np.float32, np.float64):
         X, y = _noisy_rows()
         inputs = {"X": X.astype(dtype), "y": y, "sample_weight": np.linspace(0, 2, len(X))}
@@ -314,15 +250,7 @@ def check_inputs_are_never_written_to(name: str, estimator: BaseEstimator) -> No
 
 @_quiet
 def check_read_only_inputs(name: str, estimator: BaseEstimator) -> None:
-    """Check that read-only and memory-mapped inputs give what arrays give.
-
-    Parameters
-    ----------
-    name : str
-        What to call the estimator in messages.
-    estimator : CLIDMUClassifier
-        Unfitted.
-    """
+    """Check that read-only and memory-mapped inputs give what arrays give."""
     X, y = _noisy_rows()
     inputs = {"X": X, "y": y, "sample_weight": np.linspace(0, 2, len(X))}
     clf = _new(estimator, batch_size=16)
@@ -343,15 +271,7 @@ def check_read_only_inputs(name: str, estimator: BaseEstimator) -> None:
 
 @_quiet
 def check_unit_sample_weight_is_none(name: str, estimator: BaseEstimator) -> None:
-    """Check that unit sample weights are as good as none, bit for bit.
-
-    Parameters
-    ----------
-    name : str
-        What to call the estimator in messages.
-    estimator : CLIDMUClassifier
-        Unfitted.
-    """
+    """Check that unit sample weights are as good as none, bit for bit."""
     X, y = _noisy_rows()
     for regime, clf in _regimes(estimator):
         expected = _results(clf.fit(X, y), X)
@@ -361,15 +281,7 @@ def check_unit_sample_weight_is_none(name: str, estimator: BaseEstimator) -> Non
 
 @_quiet
 def check_scale_of_sample_weight_does_not_matter(name: str, estimator: BaseEstimator) -> None:
-    """Check that sample weights twice as large give the same, up to rounding.
-
-    Parameters
-    ----------
-    name : str
-        What to call the estimator in messages.
-    estimator : CLIDMUClassifier
-        Unfitted.
-    """
+    """Check that sample weights twice as large give the same, up to rounding."""
     X, y = _noisy_rows(n_classes=3)
     weight = np.random.RandomState(1).uniform(0.1, 3, len(X))
     expected = _results(_full_batch(estimator).fit(X, y, weight), X)
@@ -380,15 +292,7 @@ def check_scale_of_sample_weight_does_not_matter(name: str, estimator: BaseEstim
 
 @_quiet
 def check_tiny_and_huge_sample_weights(name: str, estimator: BaseEstimator) -> None:
-    """Check sample weights that float32 cannot hold.
-
-    Parameters
-    ----------
-    name : str
-        What to call the estimator in messages.
-    estimator : CLIDMUClassifier
-        Unfitted.
-    """
+    """Check sample weights that float32 cannot hold."""
     X, y = _noisy_rows()
     for value in (1e-50, 1e50):
         clf = _new(estimator, batch_size=16).fit(X, y, np.full(len(X), value))
@@ -410,15 +314,7 @@ def _global_generators() -> list[Any]:
 
 @_quiet
 def check_global_generators_are_left_alone(name: str, estimator: BaseEstimator) -> None:
-    """Check that neither fit nor predict draws from, or seeds, a global generator.
-
-    Parameters
-    ----------
-    name : str
-        What to call the estimator in messages.
-    estimator : CLIDMUClassifier
-        Unfitted.
-    """
+    """Check that neither fit nor predict draws from, or seeds, a global generator."""
     X, y = _noisy_rows()
     before = _global_generators()
     for seed in (None, 0, np.random.RandomState(0)):
@@ -431,15 +327,7 @@ def check_global_generators_are_left_alone(name: str, estimator: BaseEstimator) 
 
 @_quiet
 def check_global_generators_do_not_matter(name: str, estimator: BaseEstimator) -> None:
-    """Check that an integer ``random_state`` alone decides the result, bit for bit.
-
-    Parameters
-    ----------
-    name : str
-        What to call the estimator in messages.
-    estimator : CLIDMUClassifier
-        Unfitted.
-    """
+    """Check that an integer ``random_state`` alone decides the result, bit for bit."""
     X, y = _noisy_rows()
     clf = _new(estimator, batch_size=16, early_stopping=True)
     expected = _results(clf.fit(X, y), X)
@@ -465,15 +353,7 @@ def _fit_in_worker(estimator: Any, X: np.ndarray, y: np.ndarray) -> dict[str, np
 
 @_quiet
 def check_same_result_in_another_process(name: str, estimator: BaseEstimator) -> None:
-    """Check that two processes come to the same result, bit for bit.
-
-    Parameters
-    ----------
-    name : str
-        What to call the estimator in messages.
-    estimator : CLIDMUClassifier
-        Unfitted.
-    """
+    """Check that two processes come to the same result, bit for bit."""
     X, y = _noisy_rows()
     estimators = [clf for _, clf in _regimes(estimator)]
     # As many threads in the worker as here: sums in another order round otherwise.
@@ -500,15 +380,7 @@ def _copies(fitted: Any) -> Iterator[tuple[str, Any]]:
 
 @_quiet
 def check_copies_predict_the_same(name: str, estimator: BaseEstimator) -> None:
-    """Check that a copy predicts as the original does, and that a clone fits as it did.
-
-    Parameters
-    ----------
-    name : str
-        What to call the estimator in messages.
-    estimator : CLIDMUClassifier
-        Unfitted.
-    """
+    """Check that a copy predicts as the original does, and that a clone fits as it did."""
     X, y = _noisy_rows()
     for regime, clf in _regimes(estimator):
         expected = _results(clf.fit(X, y), X)
@@ -525,15 +397,7 @@ def check_copies_predict_the_same(name: str, estimator: BaseEstimator) -> None:
 
 @_quiet
 def check_history_has_every_curve(name: str, estimator: BaseEstimator) -> None:
-    """Check the keys and lengths of ``history_``.
-
-    Parameters
-    ----------
-    name : str
-        What to call the estimator in messages.
-    estimator : CLIDMUClassifier
-        Unfitted.
-    """
+    """Check the keys and lengths of ``history_``."""
     X, y = _noisy_rows()
     for regime, clf in _regimes(estimator):
         clf.fit(X, y)
@@ -559,15 +423,7 @@ def _not_a_number(
 
 
 def check_collapse_is_survived(name: str, estimator: BaseEstimator) -> None:
-    """Check the warning, the equal weights and the sound predictions after a collapse.
-
-    Parameters
-    ----------
-    name : str
-        What to call the estimator in messages.
-    estimator : CLIDMUClassifier
-        Unfitted.
-    """
+    """Check the warning, the equal weights and the sound predictions after a collapse."""
     if estimator.weighting is None:
         return
     X, y = _noisy_rows()
@@ -586,15 +442,7 @@ def check_collapse_is_survived(name: str, estimator: BaseEstimator) -> None:
 
 
 def check_divergence_is_survived(name: str, estimator: BaseEstimator) -> None:
-    """Check that training which diverges ends with sound predictions.
-
-    Parameters
-    ----------
-    name : str
-        What to call the estimator in messages.
-    estimator : CLIDMUClassifier
-        Unfitted.
-    """
+    """Check that training which diverges ends with sound predictions."""
     X, y = _noisy_rows()
     for scale in (1.0, 1e12):
         for regime, clf in _regimes(estimator):
