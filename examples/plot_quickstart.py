@@ -27,19 +27,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sklearn_clidmu import CLIDMUClassifier
+from sklearn_clidmu.datasets import make_label_noise
 
-NOISE_RATE = 0.4
-N_CLASSES = 10
 CLEAN, WRONG = "#0072b2", "#d55e00"  # apart for the colour-blind and in greyscale
-
-
-def flip_labels(y: np.ndarray, kind: str, rng: np.random.Generator) -> np.ndarray:
-    """Give a share of NOISE_RATE of the rows another label."""
-    rows = rng.permutation(len(y))[: round(NOISE_RATE * len(y))]
-    shift = rng.integers(1, N_CLASSES, len(rows)) if kind == "symmetric" else 1
-    y_noisy = y.copy()
-    y_noisy[rows] = (y[rows] + shift) % N_CLASSES
-    return y_noisy
 
 
 def draw_scores(ax: plt.Axes, scores: np.ndarray, flipped: np.ndarray, title: str) -> None:
@@ -73,9 +63,8 @@ models = {
 figure = plt.figure(figsize=(10, 5.6), layout="constrained")
 panels = figure.subfigures(2, 2, width_ratios=(1, 1.45))
 
-for panel, kind in zip(panels, ("symmetric", "pair-flip"), strict=True):
-    y_noisy = flip_labels(y, kind, np.random.default_rng(0))
-    flipped = y_noisy != y
+for panel, kind in zip(panels, ("symmetric", "pairflip"), strict=True):
+    y_noisy, flipped = make_label_noise(y, kind=kind, rate=0.4, random_state=0)
     print(f"{kind} noise: {flipped.mean():.0%} of {len(y)} training labels are wrong")
     for name, model in models.items():
         pipe = make_pipeline(StandardScaler(), model)

@@ -1,0 +1,158 @@
+"""Wrong labels made on purpose, to see what they do to a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.utils import check_random_state, column_or_1d
+from sklearn.utils.extmath import softmax
+from sklearn.utils.validation import check_array, check_consistent_length
+
+KINDS = ("symmetric", "pairflip", "asymmetric", "instance")
+
+RATE_DEVIATION = 0.1
+"""Standard deviation of the rows' own flip rates under instance-dependent noise; as published."""
+
+
+def make_label_noise(
+    y: Any,
+    X: Any = None,
+    *,
+    kind: str = "symmetric",
+    rate: float = 0.4,
+    transition_matrix: Any = None,
+    random_state: int | np.random.RandomState | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Give a share of the rows a wrong label.
+
+    A flipped row never keeps its label, so that the returned mask is exactly the rows whose
+    label changed.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples,)
+        True labels, of any type; at least two classes.
+    X : array-like of shape (n_samples, n_features), default=None
+        Features; ``kind="instance"`` needs them, best standardised.
+    kind : {"symmetric", "pairflip", "asymmetric", "instance"}, default="symmetric"
+        What a wrong label looks like.
+
+        - "symmetric": any other class, all equally likely.
+        - "pairflip": the next class in sorted order, the last class becoming the first.
+        - "asymmetric": drawn from ``transition_matrix``.
+        - "instance": depends on the row's features through a random linear map per class, and
+          every row has a flip rate of its own (Xia et al., Part-dependent Label Noise, NeurIPS
+          2020, algorithm 2). With two classes there is but one wrong label, and only the rates
+          vary.
+    rate : float, default=0.4
+        Share of wrong labels, in [0, 1). Met to the row for "symmetric" and "pairflip", which
+        flip ``round(rate * n_samples)`` rows; in expectation for "instance", where the rows'
+        rates scatter around it. Not used by "asymmetric".
+    transition_matrix : array-like of shape (n_classes, n_classes), default=None
+        Only for ``kind="asymmetric"``: probability of the given label (column) for a row of a
+        true class (row), classes in sorted order. Met in expectation.
+    random_state : int, RandomState instance or None, default=None
+        Draws of the rows and of their labels. NumPy's global generator is not touched.
+
+    Returns
+    -------
+    y_noisy : ndarray of shape (n_samples,)
+        Labels of the same type as ``y``.
+    flipped : ndarray of shape (n_samples,), bool
+        Rows whose label is wrong.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of its range, if there are fewer than two classes, if ``X`` or
+        ``transition_matrix`` is missing where it is needed, or if ``transition_matrix`` is given
+        where it is not.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_clidmu.datasets import make_label_noise
+    >>> y = np.array(["cat", "dog", "cow", "dog", "cat"])
+    >>> y_noisy, flipped = make_label_noise(y, rate=0.4, random_state=0)
+    >>> int(flipped.sum()), bool((y_noisy[~flipped] == y[~flipped]).all())
+    (2, True)
+    """
+    y = column_or_1d(y)
+    classes, targets = np.unique(y, return_inverse=True)
+    _check_arguments(kind, rate, len(classes), X, transition_matrix)
+    if random_state is None:
+        random_state = np.random.RandomState()
+    rng = check_random_state(random_state)
+    if kind == "instance":
+        X = check_array(X, dtype=np.float64, input_name="X")
+        check_consistent_length(X, y)
+        probabilities = _instance_probabilities(targets, X, len(classes), rate, rng)
+        noisy = _draw(probabilities, rng)
+    elif kind == "asymmetric":
+        noisy = _draw(_checked_matrix(transition_matrix, len(classes))[targets], rng)
+    else:
+        rows = rng.permutation(len(y))[: round(rate * len(y))]
+        shift = 1 if kind == "pairflip" else rng.randint(1, len(classes), len(rows))
+        noisy = targets.copy()
+        noisy[rows] = (targets[rows] + shift) % len(classes)
+    return classes[noisy], noisy != targets
+
+
+def _check_arguments(
+    kind: str, rate: float, n_classes: int, X: Any, transition_matrix: Any
+) -> None:
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {KINDS}, got {kind!r}.")
+    if not 0 <= rate < 1:
+        raise ValueError(f"rate must lie in [0, 1), got {rate!r}.")
+    if n_classes < 2:
+        raise ValueError(f"y must have at least two classes to flip between, got {n_classes}.")
+    if kind == "instance" and X is None:
+        raise ValueError("kind='instance' needs the features: pass X.")
+    if (kind == "asymmetric") != (transition_matrix is not None):
+        raise ValueError(
+            "transition_matrix and kind='asymmetric' go together, got "
+            f"kind={kind!r} and transition_matrix={transition_matrix!r}."
+        )
+
+
+def _checked_matrix(transition_matrix: Any, n_classes: int) -> np.ndarray:
+    matrix = check_array(transition_matrix, dtype=np.float64, input_name="transition_matrix")
+    if matrix.shape != (n_classes, n_classes):
+        raise ValueError(
+            f"transition_matrix must have shape {(n_classes, n_classes)}, one row and one column "
+            f"per class, got {matrix.shape}."
+        )
+    if (matrix < 0).any() or not np.allclose(matrix.sum(axis=1), 1):
+        raise ValueError("Each row of transition_matrix must be >= 0 and add up to 1.")
+    return matrix
+
+
+def _instance_probabilities(
+    targets: np.ndarray, X: np.ndarray, n_classes: int, rate: float, rng: np.random.RandomState
+) -> np.ndarray:
+    """Probability of every given label for every row, shape (n, n_classes)."""
+    flip_rates = np.full(len(X), -1.0)
+    while (outside := (flip_rates < 0) | (flip_rates > 1)).any():
+        flip_rates[outside] = rng.normal(rate, RATE_DEVIATION, outside.sum())
+    # Cut tails move the mean, always towards 1/2; moved back, hardly a rate is out of bounds.
+    if rate <= 0.5:
+        flip_rates = (flip_rates * rate / flip_rates.mean()).clip(max=1)
+    else:
+        flip_rates = 1 - ((1 - flip_rates) * (1 - rate) / (1 - flip_rates).mean()).clip(max=1)
+    maps = rng.standard_normal((n_classes, X.shape[1], n_classes))
+    scores = np.empty((len(X), n_classes))
+    for target, projection in enumerate(maps):
+        scores[targets == target] = X[targets == target] @ projection
+    rows = np.arange(len(X))
+    scores[rows, targets] = -np.inf
+    probabilities = flip_rates[:, None] * softmax(scores)
+    probabilities[rows, targets] = 1 - flip_rates
+    return probabilities
+
+
+def _draw(probabilities: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
+    """Draw one class per row, shape (n,)."""
+    cumulative = probabilities.cumsum(axis=1)
+    return (rng.uniform(size=(len(cumulative), 1)) * cumulative[:, -1:] >= cumulative).sum(axis=1)
