@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from sklearn.base import BaseEstimator
 from skorch.callbacks import Callback, LRScheduler, PassthroughScoring
-from torch import nn
+from torch import Tensor, nn
 
 from sklearn_clidmu.estimator.constraints import layer_sizes
 from sklearn_clidmu.mathematics.backbone import MLP, FeatureTap
@@ -34,9 +34,21 @@ from sklearn_clidmu.training.monitor import CollapseGuard, Monitor
 from sklearn_clidmu.training.net import ReweightedNet
 from sklearn_clidmu.training.progress import Progress
 
+TRAINING_STEPS = 900
+"""Optimizer steps that a training takes by itself, within :data:`EPOCHS`."""
+
+EPOCHS = (15, 30)
+"""Fewest and most epochs that a training takes by itself."""
+
+MIN_META_ROWS = 32
+"""A training batch of fewer rows is too small to measure CLID on."""
+
 WARMUP_STEPS = {"evidence": 80, "vri": 80, "wnet": 200}
 """Optimizer steps of plain training before the first meta step. WNet sees a row's loss alone
 and collapses on the classes learned first unless all of them have been."""
+
+WEIGHT_DECAY = 0.002
+"""Weight decay per square root of the number of features."""
 
 LEARNING_RATES = {"sgd": 0.05, "adamw": 0.002}
 
@@ -66,12 +78,17 @@ def build_network(
 
 
 def build_weight_net(
-    weighting: str, n_features: int, n_classes: int, dtype: torch.dtype, network: nn.Module
+    weighting: str,
+    n_features: int,
+    n_classes: int,
+    believed: Tensor | None,
+    dtype: torch.dtype,
+    network: nn.Module,
 ) -> WeightingNet:
     """Build the weighting net for a network."""
     weight_net: WeightingNet
-    if weighting == "evidence":
-        weight_net = EvidenceWeightNet(n_classes)
+    if believed is not None:
+        weight_net = EvidenceWeightNet(believed)
     elif weighting == "wnet":
         weight_net = LossWeightNet()
     else:
@@ -99,7 +116,13 @@ def build_objective(meta_objective: str | Callable, temperature: float) -> MetaO
 
 
 def build_callbacks(
-    params: BaseEstimator, table: Table, ledger: Ledger, held_out: Table | None, n_steps: int
+    params: BaseEstimator,
+    table: Table,
+    ledger: Ledger,
+    held_out: Table | None,
+    n_epochs: int,
+    n_steps: int,
+    reweight: bool,
 ) -> list[tuple[str, Callback]]:
     """Build the callbacks, in the order in which they act.
 
@@ -110,28 +133,30 @@ def build_callbacks(
     table, held_out : Table
         Training set and, with early stopping, the rows kept from it.
     ledger : Ledger
+    n_epochs : int
     n_steps : int
         Optimizer steps in an epoch.
+    reweight : bool
+        Whether meta steps are taken.
     """
     meta_step = None
     callbacks: list[tuple[str, Callback]] = [("losses", LossRecord(ledger))]
-    if params.weighting is not None:
+    if reweight:
         meta_step = MetaStep(
             table,
             ledger,
             build_objective(params.meta_objective, params.temperature),
-            marginal_weight=params.marginal_weight,
             virtual_step=params.virtual_step,
-            warmup_epochs=warmup_epochs(params, params.weighting, n_steps),
+            warmup_epochs=warmup_epochs(params, params.weighting, n_epochs, n_steps),
             interval=params.meta_interval,
-            batch_size=params.meta_batch_size,
+            batch_size=meta_batch_size(params),
         )
         callbacks.append(("meta_step", meta_step))
     schedule = LRScheduler(
         torch.optim.lr_scheduler.CosineAnnealingLR,
         step_every="batch",
         event_name=None,
-        T_max=params.max_epochs * n_steps,
+        T_max=n_epochs * n_steps,
     )
     callbacks.append(("schedule", schedule))
     if params.ema_decay is not None:
@@ -150,7 +175,22 @@ def build_callbacks(
     return callbacks
 
 
-def warmup_epochs(params: BaseEstimator, weighting: str, n_steps: int) -> int:
+def count_epochs(params: BaseEstimator, n_steps: int) -> int:
+    """Epochs of a training; "auto" counts optimizer steps, within :data:`EPOCHS`."""
+    if params.max_epochs == "auto":
+        fewest, most = EPOCHS
+        return min(max(math.ceil(TRAINING_STEPS / n_steps), fewest), most)
+    return params.max_epochs
+
+
+def meta_batch_size(params: BaseEstimator) -> int | None:
+    """Rows of a drawn meta batch; None where the training batch serves."""
+    if params.meta_batch_size is None and params.batch_size < MIN_META_ROWS:
+        return MIN_META_ROWS
+    return params.meta_batch_size
+
+
+def warmup_epochs(params: BaseEstimator, weighting: str, n_epochs: int, n_steps: int) -> int:
     """Epochs of plain training before the first meta step.
 
     "auto" counts optimizer steps (:data:`WARMUP_STEPS`), at most a third of all epochs.
@@ -162,13 +202,20 @@ def warmup_epochs(params: BaseEstimator, weighting: str, n_steps: int) -> int:
     """
     if params.warmup_epochs == "auto":
         wanted = math.ceil(WARMUP_STEPS[weighting] / n_steps)
-        return min(wanted, params.max_epochs // 3)
-    if params.warmup_epochs >= params.max_epochs:
+        return min(wanted, n_epochs // 3)
+    if params.warmup_epochs >= n_epochs:
         raise ValueError(
             f"warmup_epochs={params.warmup_epochs} leaves no epoch for the meta step: make it "
-            f"smaller than max_epochs={params.max_epochs}, or set weighting=None."
+            f"smaller than max_epochs={n_epochs}, or set weighting=None."
         )
     return params.warmup_epochs
+
+
+def weight_decay(params: BaseEstimator, n_features: int) -> float:
+    """Weight decay of the network; "auto" grows with the number of features."""
+    if params.weight_decay == "auto":
+        return WEIGHT_DECAY * math.sqrt(n_features)
+    return params.weight_decay
 
 
 def build_net(
@@ -176,12 +223,18 @@ def build_net(
     n_features: int,
     n_classes: int,
     *,
+    n_epochs: int,
+    believed: Tensor | None,
     one_mask: bool,
     dtype: torch.dtype,
     device: torch.device,
     callbacks: list[tuple[str, Callback]],
 ) -> ReweightedNet:
-    """Build the skorch net, not yet initialized."""
+    """Build the skorch net, not yet initialized.
+
+    ``believed`` is the share of right labels among those given to each class, for the weighting
+    net that asks for it, and None for the others.
+    """
     network = partial(
         build_network,
         params.module,
@@ -194,7 +247,7 @@ def build_net(
     )
     meta: dict[str, Any] = {}
     if params.weighting is not None:
-        build = partial(build_weight_net, params.weighting, n_features, n_classes, dtype)
+        build = partial(build_weight_net, params.weighting, n_features, n_classes, believed, dtype)
         meta = {"weight_net": build, "meta_optimizer__lr": params.meta_lr}
     optimizer: dict[str, Any] = {"optimizer": torch.optim.AdamW}
     if params.optimizer == "sgd":
@@ -208,9 +261,9 @@ def build_net(
         **meta,
         ema_decay=params.ema_decay,
         lr=LEARNING_RATES[params.optimizer] if params.lr == "auto" else params.lr,
-        optimizer__weight_decay=params.weight_decay,
+        optimizer__weight_decay=weight_decay(params, n_features),
         **optimizer,
-        max_epochs=params.max_epochs,
+        max_epochs=n_epochs,
         batch_size=params.batch_size,
         iterator_train=ShuffledBatches,
         train_split=None,

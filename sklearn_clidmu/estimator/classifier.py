@@ -12,17 +12,18 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from sklearn_clidmu.estimator.building import build_callbacks, build_net
+from sklearn_clidmu.estimator.building import build_callbacks, build_net, count_epochs
 from sklearn_clidmu.estimator.constraints import PARAMETER_CONSTRAINTS
 from sklearn_clidmu.estimator.preparation import (
     Prepared,
+    believe,
     hold_out,
     local_generators,
     prepare,
     resolve_device,
     row_weights,
 )
-from sklearn_clidmu.estimator.scoring import score_rows
+from sklearn_clidmu.estimator.scoring import row_suspicion, row_trust
 from sklearn_clidmu.mathematics.weighting import WeightingNet
 from sklearn_clidmu.training.batches import ShuffledBatches
 from sklearn_clidmu.training.net import ReweightedNet
@@ -61,8 +62,9 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         What the second network sees of a row and how it acts.
 
         - "evidence": the row's loss, how its loss and its influence on CLID have ranked so far,
-          and the share of its neighbours with another label; scales the row's loss. This
-          package's own; the most accurate.
+          and what a kernel regression on all other rows says of its label; scales the row's
+          loss. On average it believes as many labels of a class as the noise estimated for it
+          allows. This package's own; the most accurate.
         - "wnet": the row's loss alone; scales the row's loss. The paper's WNet.
         - "vri": features and label; scales the row's logits inside the loss. The paper's VRI.
         - None: trains the same network without weights, for comparison.
@@ -76,36 +78,33 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
           mixture explains.
         - a callable ``(features, logits, targets, sample_weight) -> scalar tensor``.
 
-    marginal_weight : float, default=1.0
-        Weight, in the meta objective, of the divergence between the shares of the classes given
-        and predicted. It keeps one class from swallowing another where nearly half of the
-        labels of a class are wrong. Lower it if noise has shifted the shares; 0 is the paper's.
-
     virtual_step : {"head", "full"}, default="head"
         Parameters that the virtual step moves. "head": the last layer, whose hypergradient has
-        a closed form; costs one forward pass of the meta batch. "full": all of them, as in the
-        paper; about half as much time again. A ``module`` whose output is not that of a linear
-        layer takes the full step.
+        a closed form. "full": all of them, as in the paper; about twice the time. A ``module``
+        whose output is not that of a linear layer takes the full step.
 
     temperature : float, default=0.5
         Temperature of the feature graph. Lower looks at nearer rows only.
 
-    max_epochs : int, default=30
-        Number of epochs. The learning rate falls to zero over them along a cosine. An epoch of a
-        small data set passes over it until ten steps have been taken.
+    max_epochs : int or "auto", default="auto"
+        Number of epochs; "auto" takes 15, and up to 30 where they are fewer than 900 steps. The
+        learning rate falls to zero over them along a cosine. An epoch of a small data set passes
+        over it until ten steps have been taken.
 
     warmup_epochs : int or "auto", default="auto"
         Epochs of plain training before the first meta step. Too few, and classes are lost that
         were not learned first; too many, and wrong labels are memorised. "auto" takes as many
-        epochs as give 80 steps, or 200 with "wnet", at most a third of ``max_epochs``.
+        epochs as give 80 steps, or 200 with "wnet", at most a third of all epochs.
 
     batch_size : int, default=64
         Largest batch. A training set that fits in one batch is always used whole, and there a
         row of integer sample weight s counts exactly as s identical rows.
 
-    meta_batch_size : int, default=256
+    meta_batch_size : int or None, default=None
         Rows on which the meta objective is measured at each meta step, drawn anew from the
-        training set. More give a steadier gradient at more time a step.
+        training set. None takes the rows of the training batch, whose features are there
+        already: as accurate, and nearly free. Batches of under 32 rows are too few for it, and
+        32 are drawn.
 
     meta_interval : int, default=1
         A meta step is taken on every ``meta_interval``-th batch. More is faster.
@@ -120,11 +119,19 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
     optimizer : {"sgd", "adamw"}, default="sgd"
         Optimizer of the network; "sgd" with Nesterov momentum 0.9.
 
-    weight_decay : float, default=0.005
-        Weight decay of the network. Strong, since wrong labels are learned through large weights.
+    weight_decay : float or "auto", default="auto"
+        Weight decay of the network. "auto" is 0.002 times the square root of the number of
+        features: strong, since wrong labels are learned through large weights, and the stronger
+        the more features there are to learn them by.
 
     ema_decay : float or None, default=0.99
         Decay of the moving average of the parameters that is used to predict; None for none.
+
+    refit : bool, default=True
+        Train a fresh network on the learned weights, which predicts and gives the noise scores.
+        The first one has seen wrong labels before it was known that they are wrong, and does not
+        forget them all; the second costs about a third as much time again. False keeps the
+        first, as in the paper. Without ``weighting`` there is only one.
 
     n_snapshots : int or None, default=None
         Predict with the mean of the networks of as many epochs, those of lowest CLID. None
@@ -174,9 +181,9 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
 
     noise_scores_ : ndarray of shape (n_samples,)
         In-sample score of each row passed to ``fit``, in [0, 1]; higher means more likely
-        mislabelled. It is one minus the geometric mean, over the epochs, of the probability of
-        the given label, so ``1 - noise_scores_`` reads as a label quality. Rows of zero weight
-        and held-out rows are scored by networks that did not train on them.
+        mislabelled. It is one minus the geometric mean, over the epochs of the last training, of
+        the probability of the given label, so ``1 - noise_scores_`` reads as a label quality.
+        Rows of zero weight and held-out rows are scored by networks that did not train on them.
 
     net_ : ReweightedNet
         The trained skorch net, ready to predict; ``net_.module_`` is the torch module.
@@ -188,13 +195,13 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         Device that was trained on.
 
     n_iter_ : int
-        Number of epochs run.
+        Number of epochs after which the network that predicts was ready.
 
-    history_ : dict of ndarray of shape (n_iter_,)
-        Curves over the epochs: "train_loss", "meta_loss" (nan where no meta step was taken),
-        "clid" (CLID - log n on up to 1000 fixed training rows), "dissent" (share of them whose
-        given label is not the one predicted) and, with ``early_stopping``, "valid_loss" and
-        "valid_score".
+    history_ : dict of ndarray of shape (n_epochs,)
+        Curves over all epochs, those of the refit after those of the first training:
+        "train_loss", "meta_loss" (nan where no meta step was taken), "clid" (CLID - log n on up
+        to 1000 fixed training rows), "dissent" (share of them whose given label is not the one
+        predicted) and, with ``early_stopping``, "valid_loss" and "valid_score".
 
     collapse_epoch_ : int or None
         Epoch, counted from 1, at which the weighting collapsed: after it, training went on from
@@ -235,19 +242,19 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         module: Any = None,
         weighting: str | None = "evidence",
         meta_objective: Any = "clid",
-        marginal_weight: float = 1.0,
         virtual_step: str = "head",
         temperature: float = 0.5,
-        max_epochs: int = 30,
+        max_epochs: Any = "auto",
         warmup_epochs: Any = "auto",
         batch_size: int = 64,
-        meta_batch_size: int = 256,
+        meta_batch_size: int | None = None,
         meta_interval: int = 1,
         lr: Any = "auto",
         meta_lr: float = 3e-3,
         optimizer: str = "sgd",
-        weight_decay: float = 5e-3,
+        weight_decay: Any = "auto",
         ema_decay: float | None = 0.99,
+        refit: bool = True,
         n_snapshots: int | None = None,
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
@@ -263,7 +270,6 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         self.module = module
         self.weighting = weighting
         self.meta_objective = meta_objective
-        self.marginal_weight = marginal_weight
         self.virtual_step = virtual_step
         self.temperature = temperature
         self.max_epochs = max_epochs
@@ -276,6 +282,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         self.optimizer = optimizer
         self.weight_decay = weight_decay
         self.ema_decay = ema_decay
+        self.refit = refit
         self.n_snapshots = n_snapshots
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
@@ -339,14 +346,16 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
                 encoded,
                 weight,
                 held_out=held_out,
+                n_classes=len(classes),
+                evidence=self.weighting == "evidence",
                 batch_size=self.batch_size,
                 dtype=self.dtype,
                 device=device,
             )
-            net = self._train(data, len(classes))
+            nets = self._learn(data, len(classes))
         self.classes_ = classes
         self.device_ = str(device)
-        self._finish(net, data)
+        self._report(nets)
         return self
 
     def predict(self, X: Any) -> np.ndarray:
@@ -405,14 +414,36 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         with np.errstate(divide="ignore"):
             return np.log(self.predict_proba(X))
 
-    def _train(self, data: Prepared, n_classes: int) -> ReweightedNet:
-        """Train a net on prepared data."""
+    def _learn(self, data: Prepared, n_classes: int) -> list[ReweightedNet]:
+        """Train, refit if that is wanted, and score the rows; the last net predicts."""
+        net = self._train(data, n_classes, reweight=self.weighting is not None)
+        trust = torch.ones_like(data.ledger.sample_weight)
+        nets = [net]
+        if self.weighting is not None and net.collapse_epoch_ is None and not net.diverged_:
+            trust = row_trust(net, data)
+            if self.refit:
+                data = believe(data, trust)
+                refitted = self._train(data, n_classes, reweight=False)
+                refitted.weight_net_.load_state_dict(net.weight_net_.state_dict())
+                nets.append(refitted)
+        trusted = trust.double().cpu().numpy()
+        self.sample_weights_ = trusted / trusted.mean()
+        self.noise_scores_ = row_suspicion(nets[-1], data)
+        return nets
+
+    def _train(self, data: Prepared, n_classes: int, reweight: bool) -> ReweightedNet:
+        """Train a net on prepared data, with or without meta steps."""
         n_steps = len(ShuffledBatches(data.training, self.batch_size))
-        callbacks = build_callbacks(self, data.training, data.ledger, data.held_out, n_steps)
+        n_epochs = count_epochs(self, n_steps)
+        callbacks = build_callbacks(
+            self, data.training, data.ledger, data.held_out, n_epochs, n_steps, reweight
+        )
         net = build_net(
             self,
             data.training.X.shape[1],
             n_classes,
+            n_epochs=n_epochs,
+            believed=data.believed,
             one_mask=data.fits_one_batch,
             dtype=data.training.X.dtype,
             device=data.training.X.device,
@@ -420,31 +451,29 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         )
         return net.fit(data.training)
 
-    def _finish(self, net: ReweightedNet, data: Prepared) -> None:
-        """Set what training has left behind, and warn of what went wrong."""
+    def _report(self, nets: list[ReweightedNet]) -> None:
+        """Set what the trainings have left behind, and warn of what went wrong."""
+        epochs = [epoch for net in nets for epoch in net.history]
         self.history_ = {
-            name: np.array(net.history[:, name], dtype=float)
+            name: np.array([epoch.get(name, np.nan) for epoch in epochs], dtype=float)
             for name in CURVES
-            if name in net.history[-1]
+            if name in epochs[0]
         }
-        self.n_iter_ = len(net.history)
-        self.collapse_epoch_ = net.collapse_epoch_
-        if net.collapse_epoch_ is not None:
+        self.n_iter_ = len(nets[-1].history)
+        self.collapse_epoch_ = nets[0].collapse_epoch_
+        if self.collapse_epoch_ is not None:
             warnings.warn(
-                f"The weighting collapsed in epoch {net.collapse_epoch_}: training went on with "
+                f"The weighting collapsed in epoch {self.collapse_epoch_}: training went on with "
                 "equal weights. Raise warmup_epochs or lower meta_lr.",
                 ConvergenceWarning,
                 stacklevel=3,
             )
-        if net.diverged_:
+        if any(net.diverged_ for net in nets):
             warnings.warn(
                 f"Training diverged in epoch {self.n_iter_} and was ended with the last sound "
                 "network. Lower lr, or scale the features.",
                 ConvergenceWarning,
                 stacklevel=3,
             )
-        net.trim_for_prediction()
-        self.net_ = net
-        weighted = self.weighting is not None and self.collapse_epoch_ is None
-        dissent = self.history_["dissent"][-1] if weighted else None
-        self.sample_weights_, self.noise_scores_ = score_rows(net, data, dissent)
+        self.net_ = nets[-1]
+        self.net_.trim_for_prediction()

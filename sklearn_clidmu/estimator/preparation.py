@@ -14,12 +14,18 @@ from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import _check_sample_weight
 from torch import Tensor
 
-from sklearn_clidmu.mathematics.evidence import neighbour_disagreement
+from sklearn_clidmu.mathematics.evidence import rival_margin, weighted_mean
+from sklearn_clidmu.mathematics.leave_one_out import Kernel, leave_one_out_shares
+from sklearn_clidmu.mathematics.noise_matrix import estimate_noise
 from sklearn_clidmu.training.batches import Labels, Table
 from sklearn_clidmu.training.ledger import Ledger
 
-N_NEIGHBOURS = 16
-"""Rows in a neighbourhood, the row itself included."""
+SMALL_KERNEL = Kernel(inverse_width=0.3, penalty=3.0)
+"""Kernel for a training set that fits one batch, where choosing would depend on how often a row
+is repeated; the penalty is in rows of a table of :data:`SMALL_ROWS`."""
+
+SMALL_ROWS = 64
+"""A training set that fits one batch counts as so many rows, however often they are repeated."""
 
 
 class Prepared(NamedTuple):
@@ -32,6 +38,8 @@ class Prepared(NamedTuple):
     held_out: Table | None
     """The rows kept for early stopping."""
     ledger: Ledger
+    believed: Tensor | None
+    """Share of right labels among those given to each class, where it was asked for."""
     fits_one_batch: bool
 
 
@@ -128,6 +136,8 @@ def prepare(
     sample_weight: np.ndarray,
     *,
     held_out: np.ndarray,
+    n_classes: int,
+    evidence: bool,
     batch_size: int,
     dtype: str,
     device: torch.device,
@@ -146,6 +156,9 @@ def prepare(
         Rows of weight zero are not trained on.
     held_out : ndarray of int
         Rows kept from training.
+    n_classes : int
+    evidence : bool
+        Whether the labels are judged by all other rows.
     batch_size : int
     dtype : {"auto", "float32", "float64"}
     device : torch.device
@@ -163,22 +176,70 @@ def prepare(
 
     weight = tensor(sample_weight, kind)
     labels = Labels(torch.arange(len(X), device=device), tensor(y, torch.int64), weight)
-    everything = Table(tensor(X, kind), labels)
+    # Rows in one order of memory, so that sums over them round alike.
+    everything = Table(tensor(X, kind).contiguous(), labels)
     if not everything.X.isfinite().all():
         raise ValueError(
             f"X has values too large for {dtype}: scale the features, for example with "
             "sklearn.preprocessing.StandardScaler, or set dtype='float64'."
         )
-    disagreement = neighbour_disagreement(
-        everything.X,
-        labels.targets,
-        weight,
-        share=0.25 if fits_one_batch else min(N_NEIGHBOURS / n_trained, 1.0),
-        n_candidates=len(X) if fits_one_batch else 4 * N_NEIGHBOURS,
-    )
-    ledger = Ledger(weight * tensor(trained, kind), disagreement)
+    trained_weight = weight * tensor(trained, kind)
+    rivalry = believed = None
+    if evidence:
+        rivalry, believed = judge_labels(everything, trained_weight, n_classes, fits_one_batch)
+    ledger = Ledger(trained_weight, n_classes, rivalry)
     training = everything
     if n_trained < len(X):
         training = Table(*everything[tensor(np.flatnonzero(trained), torch.int64)])
     kept = Table(*everything[tensor(held_out, torch.int64)]) if len(held_out) else None
-    return Prepared(everything, training, kept, ledger, fits_one_batch)
+    return Prepared(everything, training, kept, ledger, believed, fits_one_batch)
+
+
+def believe(data: Prepared, trust: Tensor) -> Prepared:
+    """Multiply the weights of all rows by the trust in their labels, and open a new ledger.
+
+    Parameters
+    ----------
+    data : Prepared
+    trust : Tensor of shape (n,)
+        Not negative.
+    """
+    labels = data.everything.labels
+    trust = trust / weighted_mean(trust, data.ledger.sample_weight)
+    labels = labels._replace(sample_weight=labels.sample_weight * trust)
+    everything = Table(data.everything.X, labels)
+    training = Table(*everything[data.training.labels.rows])
+    ledger = Ledger(data.ledger.sample_weight * trust, data.ledger.n_classes)
+    return data._replace(everything=everything, training=training, ledger=ledger)
+
+
+def judge_labels(
+    table: Table, sample_weight: Tensor, n_classes: int, fits_one_batch: bool
+) -> tuple[Tensor, Tensor]:
+    """Hold each row's label against all other rows, before any training.
+
+    Parameters
+    ----------
+    table : Table
+    sample_weight : Tensor of shape (n,)
+        0 for rows that are not trained on: they are judged, but judge nobody.
+    n_classes : int
+    fits_one_batch : bool
+
+    Returns
+    -------
+    rivalry : Tensor of shape (n,)
+        Lead of a rival class over the given one.
+    believed : Tensor of shape (n_classes,)
+        Share of right labels among those given to each class.
+    """
+    targets = table.labels.targets
+    # Its own generator: with and without reweighting, training draws the same.
+    generator = torch.Generator().manual_seed(torch.initial_seed())
+    row, kernel = 1.0, None
+    if fits_one_batch:
+        row = float(sample_weight.sum()) / SMALL_ROWS
+        kernel = SMALL_KERNEL._replace(penalty=SMALL_KERNEL.penalty * row)
+    shares = leave_one_out_shares(table.X, targets, n_classes, sample_weight, generator, kernel)
+    noise = estimate_noise(shares, targets, sample_weight, row)
+    return rival_margin(shares, targets).to(table.X), noise.believed.to(table.X)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from sklearn_clidmu.estimator.preparation import Prepared
@@ -11,10 +12,35 @@ from sklearn_clidmu.mathematics.weighting import Rows
 from sklearn_clidmu.training.net import ReweightedNet
 
 
-def score_rows(
-    net: ReweightedNet, data: Prepared, dissent: float | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Trust in, and suspicion of, the label of every row passed to fit.
+def row_trust(net: ReweightedNet, data: Prepared) -> Tensor:
+    """Trust of the weighting net in the label of every row passed to fit.
+
+    Parameters
+    ----------
+    net : ReweightedNet
+        Trained, with a weighting net.
+    data : Prepared
+        What it was trained on. Rows that training never saw are entered in the ledger.
+
+    Returns
+    -------
+    Tensor of shape (n,)
+        In [0, 1], and not zero for all rows.
+    """
+    labels, ledger = data.everything.labels, data.ledger
+    logits, features, losses = _judge(net, data)
+    evidence = ledger.evidence()
+    seen = data.training.labels.rows
+    net.weight_net_.balance(evidence[seen], labels.targets[seen], ledger.sample_weight[seen])
+    rows = Rows(losses, labels.targets, features, evidence, labels.sample_weight)
+    with torch.no_grad():
+        trust = net.weight_net_.trust(net.weight_net_.applied(rows), logits, rows)
+    # Weights that have all died out say nothing about one row against another.
+    return trust if trust.any() else torch.ones_like(trust)
+
+
+def row_suspicion(net: ReweightedNet, data: Prepared) -> np.ndarray:
+    """How suspect the label of every row passed to fit is, in [0, 1], shape (n,).
 
     Parameters
     ----------
@@ -22,28 +48,16 @@ def score_rows(
         Trained.
     data : Prepared
         What it was trained on. Rows that training never saw are entered in the ledger.
-    dissent : float or None
-        Dissent at the end of training; None if the weighting net is to have no say.
-
-    Returns
-    -------
-    sample_weights : ndarray of shape (n,)
-        >= 0, mean 1.
-    noise_scores : ndarray of shape (n,)
-        In [0, 1].
     """
+    _judge(net, data)
+    return -np.expm1(-data.ledger.mean_loss().double().cpu().numpy())
+
+
+def _judge(net: ReweightedNet, data: Prepared) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits, features and losses of all rows; the losses of unseen rows enter the ledger."""
     labels, ledger = data.everything.labels, data.ledger
     logits, features = net.evaluate(data.everything.X)
     losses = F.cross_entropy(logits, labels.targets, reduction="none")
     unseen = (ledger.n_visits == 0).nonzero().squeeze(1)
     ledger.record_losses(data.everything[unseen][1], losses[unseen])
-    noise_scores = -np.expm1(-ledger.mean_loss().double().cpu().numpy())
-    trust = np.ones(len(losses))
-    if dissent is not None:
-        evidence = ledger.evidence()
-        rows = Rows(losses, labels.targets, features, evidence, labels.sample_weight, dissent)
-        with torch.no_grad():
-            trusted = net.weight_net_.trust(net.weight_net_(rows), logits, rows)
-        trust = trusted.double().cpu().numpy()
-    # Weights that have all died out say nothing about one row against another.
-    return trust / trust.mean() if trust.any() else np.ones(len(losses)), noise_scores
+    return logits, features, losses

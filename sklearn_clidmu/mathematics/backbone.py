@@ -39,7 +39,12 @@ class MLP(nn.Module):
         width = n_features
         for size in hidden_layer_sizes:
             drop = OneMaskDropout(dropout) if one_mask else nn.Dropout(dropout)
-            layers += [nn.Linear(width, size), nn.LayerNorm(size), nn.ReLU(), drop]
+            layers += [
+                nn.Linear(width, size),
+                nn.LayerNorm(size, elementwise_affine=False),
+                nn.ReLU(),
+                drop,
+            ]
             width = size
         self.body = nn.Sequential(*layers)
         self.head = nn.Linear(width, n_classes)

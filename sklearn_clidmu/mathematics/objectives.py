@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -59,28 +58,6 @@ def cross_entropy(
     """Cross entropy with the given labels; meant for rows that :func:`small_loss` calls clean."""
     losses = F.cross_entropy(logits, targets, reduction="none")
     return (sample_weight * losses).sum() / sample_weight.sum().clamp_min(1e-12)
-
-
-def marginal_divergence(logits: Tensor, targets: Tensor, sample_weight: Tensor) -> Tensor:
-    """Kullback-Leibler divergence from the classes' shares given to their shares predicted.
-
-    CLID alone is content when one class swallows another; this term is not. It looks at labels
-    only through how often each class is given.
-
-    Parameters
-    ----------
-    logits : Tensor of shape (n, n_classes)
-    targets : Tensor of shape (n,), int64
-    sample_weight : Tensor of shape (n,)
-
-    Returns
-    -------
-    Tensor of shape ()
-    """
-    share = sample_weight / sample_weight.sum()
-    given = torch.zeros_like(logits[0]).index_add(0, targets, share)
-    predicted = (share[:, None] * logits.softmax(dim=1)).sum(dim=0)
-    return (torch.xlogy(given, given) - given * (predicted + 1e-6).log()).sum()
 
 
 def small_loss(losses: Tensor, sample_weight: Tensor, n_iter: int = 30) -> Tensor:

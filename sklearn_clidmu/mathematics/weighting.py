@@ -1,8 +1,9 @@
 """Weighting nets V_phi: from what is known of a row to how much its label is trusted.
 
 All of them answer to one interface (:class:`WeightingNet`), so that the meta step need not know
-which one it trains: ``forward`` maps a batch of :class:`Rows` to weights, ``training_loss`` says
-how the weights enter the loss of the network, ``trust`` reads one number per row out of them.
+which one it trains: ``forward`` maps a batch of :class:`Rows` to the weights of the virtual step,
+``applied`` to those of the real step, ``training_loss`` says how weights enter the loss of the
+network, ``trust`` reads one number per row out of them.
 
 :class:`LossWeightNet` and :class:`LogitRectifier` are the paper's WNet and VRI (Hu et al., arXiv
 2507.11807); :class:`EvidenceWeightNet` is this package's own.
@@ -18,6 +19,9 @@ from torch.nn import functional as F
 
 from sklearn_clidmu.mathematics.evidence import N_EVIDENCE, weighted_mean
 
+N_BISECTIONS = 30
+"""Halvings of the range in which the offset of a class is looked for."""
+
 
 class Rows(NamedTuple):
     """What a weighting net may see of a batch; all of it detached from the network."""
@@ -29,11 +33,9 @@ class Rows(NamedTuple):
     features: Tensor
     """Last hidden features, shape (n, d)."""
     evidence: Tensor
-    """What speaks against a row's label, each column in [0, 1], shape (n, N_EVIDENCE)."""
+    """What speaks against a row's label, the more the higher, shape (n, N_EVIDENCE)."""
     sample_weight: Tensor
     """The caller's weights: a row of weight s counts as s identical rows, shape (n,)."""
-    dissent: float = 1.0
-    """Share of the training rows whose given label the network does not predict."""
 
 
 class WeightingNet(nn.Module):
@@ -45,8 +47,15 @@ class WeightingNet(nn.Module):
     """Number of standard normal draws per row that ``forward`` takes; 0 for none."""
 
     def forward(self, rows: Rows, noise: Tensor | None = None) -> Tensor:
-        """Weights of a batch, shape (n,) or (n, n_classes)."""
+        """Weights of a batch in the virtual step, shape (n,) or (n, n_classes)."""
         raise NotImplementedError
+
+    def applied(self, rows: Rows, noise: Tensor | None = None) -> Tensor:
+        """Weights of a batch in the real step; by default those of the virtual one."""
+        return self(rows, noise)
+
+    def balance(self, evidence: Tensor, targets: Tensor, sample_weight: Tensor) -> None:
+        """Take stock of all training rows, before an epoch; by default nothing."""
 
     def training_loss(self, weights: Tensor, logits: Tensor, rows: Rows) -> Tensor:
         """Reweighted loss of the batch: sum of v_i l_i over the sum of v_i."""
@@ -85,47 +94,65 @@ class LossWeightNet(WeightingNet):
         return self.output(hidden).sigmoid().squeeze(1)
 
 
-NOISY_DISSENT = 0.1
-"""Dissent from which on the weights are free; below it they are lifted, to one at zero."""
-
-
 class EvidenceWeightNet(WeightingNet):
-    """A row's weight in (0, 1) from its loss and from all that speaks against its label.
+    """A row's weight from all that speaks against its label.
 
-    The weight never rises with any of its inputs. Without that bound the meta step, on clean
-    labels, learns to train on the hard rows alone. Where the network predicts nearly every
-    given label (:data:`NOISY_DISSENT`), few can be wrong, and the weights keep close to one.
-    They start out almost equal.
+    The net gives every row a score that never rises with any evidence; without that bound the
+    meta step, on clean labels, learns to train on the hard rows alone. In the virtual step the
+    rows of a batch compete by their scores (softmax), so that the net learns the order of the
+    rows and nothing else. In the real step a weight is the sigmoid of the score plus an offset
+    of the given class, so that the mean weight of a class is the share of its labels that is
+    believed to be right: CLID alone would go on starving honest rows where classes overlap.
 
     Parameters
     ----------
-    n_classes : int
-        The loss is read in units of log(n_classes), the loss of a blind guess.
+    believed : Tensor of shape (n_classes,)
+        Share of right labels among those given to each class, in (0, 1).
     n_hidden : int, default=64
         Width of the hidden layer.
     """
 
     uses_evidence = True
-    guess_loss: Tensor
+    believed: Tensor
+    offset: Tensor
 
-    def __init__(self, n_classes: int, n_hidden: int = 64) -> None:
+    def __init__(self, believed: Tensor, n_hidden: int = 64) -> None:
         super().__init__()
-        self.hidden = nn.Linear(1 + N_EVIDENCE, n_hidden)
-        self.output = nn.Linear(n_hidden, 1)
+        self.hidden = nn.Linear(N_EVIDENCE, n_hidden)
+        self.output = nn.Linear(n_hidden, 1, bias=False)  # rows compete: a level has no effect
         nn.init.uniform_(self.hidden.weight, 0, 1)
         nn.init.uniform_(self.hidden.bias, -1, 1)
         nn.init.constant_(self.output.weight, 0.001)
-        nn.init.zeros_(self.output.bias)
-        self.register_buffer("guess_loss", torch.tensor(float(n_classes)).log())
+        self.register_buffer("believed", believed.clone())
+        self.register_buffer("offset", believed.logit())
+
+    def score(self, evidence: Tensor) -> Tensor:
+        """Score of each row, shape (n,); nearly equal for all to start with."""
+        # Absolute values keep every path from an input to the score falling.
+        hidden = F.linear(-evidence, self.hidden.weight.abs(), self.hidden.bias).tanh()
+        return F.linear(hidden, self.output.weight.abs()).squeeze(1)
 
     def forward(self, rows: Rows, noise: Tensor | None = None) -> Tensor:
+        """Weights in (0, 1] in proportion to the exponential of the score, shape (n,)."""
+        score = self.score(rows.evidence)
+        return (score - score.detach().max()).exp()
+
+    def applied(self, rows: Rows, noise: Tensor | None = None) -> Tensor:
         """Weights in (0, 1), shape (n,)."""
-        suspicion = torch.cat([(rows.losses / self.guess_loss)[:, None], rows.evidence], dim=1)
-        # Absolute values keep every path from an input to the weight falling.
-        hidden = F.linear(-suspicion, self.hidden.weight.abs(), self.hidden.bias).tanh()
-        output = F.linear(hidden, self.output.weight.abs(), self.output.bias)
-        floor = max(0.0, 1 - rows.dissent / NOISY_DISSENT)
-        return floor + (1 - floor) * output.sigmoid().squeeze(1)
+        return (self.score(rows.evidence) + self.offset[rows.targets]).sigmoid()
+
+    @torch.no_grad()
+    def balance(self, evidence: Tensor, targets: Tensor, sample_weight: Tensor) -> None:
+        """Set the offsets so that the mean weight of each class is its believed share."""
+        score = self.score(evidence)
+        members = F.one_hot(targets, len(self.believed)).to(score) * sample_weight[:, None]
+        wanted = self.believed * members.sum(dim=0)
+        middle = self.believed.logit()
+        low, high = middle - score.max(), middle - score.min()
+        for _ in range(N_BISECTIONS):
+            self.offset = (low + high) / 2
+            short = (score + self.offset[targets]).sigmoid() @ members < wanted
+            low, high = torch.where(short, self.offset, low), torch.where(short, high, self.offset)
 
 
 class LogitRectifier(WeightingNet):

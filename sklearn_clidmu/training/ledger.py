@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -16,19 +17,26 @@ LARGEST_LOSS = 100.0
 
 
 class Ledger:
-    """Mean loss and summed influence of every row, over all its visits.
+    """Losses and summed influence of every row, over all its visits.
 
     Parameters
     ----------
     sample_weight : Tensor of shape (n,)
         How much each row counts where rows are compared; 0 for rows that are not trained on.
-    disagreement : Tensor of shape (n,)
-        Share of a row's neighbours with another label.
+    n_classes : int
+        Losses are read in units of log(n_classes), the loss of a blind guess.
+    rivalry : Tensor of shape (n,), optional
+        Lead of a rival class among all other rows; by default not known, and equal.
     """
 
-    def __init__(self, sample_weight: Tensor, disagreement: Tensor) -> None:
+    def __init__(
+        self, sample_weight: Tensor, n_classes: int, rivalry: Tensor | None = None
+    ) -> None:
         self.sample_weight = sample_weight
-        self.disagreement = disagreement
+        self.n_classes = n_classes
+        rivalry = torch.zeros_like(sample_weight) if rivalry is None else rivalry
+        self.rivalry = standing(rivalry, sample_weight)
+        self.last_loss = torch.zeros_like(sample_weight)
         self.loss = torch.zeros_like(sample_weight)
         self.influence = torch.zeros_like(sample_weight)
         self.n_visits = torch.zeros_like(sample_weight)
@@ -36,6 +44,7 @@ class Ledger:
     def record_losses(self, labels: Labels, losses: Tensor) -> None:
         """Enter the losses of one batch, in which no row comes twice."""
         self.n_visits[labels.rows] += 1
+        self.last_loss[labels.rows] = losses.clamp_max(LARGEST_LOSS)
         self.loss[labels.rows] += losses.clamp_max(LARGEST_LOSS)
 
     def record_influence(self, labels: Labels, influence: Tensor) -> None:
@@ -44,11 +53,12 @@ class Ledger:
 
     def copy_entries(self) -> list[Tensor]:
         """Everything entered so far, for :meth:`put_back`."""
-        return [entries.clone() for entries in (self.n_visits, self.loss, self.influence)]
+        entered = (self.n_visits, self.last_loss, self.loss, self.influence)
+        return [entries.clone() for entries in entered]
 
     def put_back(self, entries: list[Tensor]) -> None:
         """Forget what has been entered since the copy was made."""
-        self.n_visits, self.loss, self.influence = (part.clone() for part in entries)
+        self.n_visits, self.last_loss, self.loss, self.influence = (e.clone() for e in entries)
 
     def mean_loss(self) -> Tensor:
         """Mean cross entropy of each row over its visits, 0 before the first, shape (n,)."""
@@ -57,9 +67,10 @@ class Ledger:
     def evidence(self) -> Tensor:
         """Evidence against each row's label, shape (n, N_EVIDENCE)."""
         columns = (
+            self.last_loss / math.log(self.n_classes),
             standing(self.mean_loss(), self.sample_weight),
             standing(self.influence, self.sample_weight),
-            self.disagreement,
+            self.rivalry,
         )
         return torch.stack(columns, dim=1)
 

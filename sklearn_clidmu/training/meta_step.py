@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -21,10 +22,9 @@ from sklearn_clidmu.mathematics.hypergradient import (
 from sklearn_clidmu.mathematics.objectives import (
     MetaObjective,
     cross_entropy,
-    marginal_divergence,
     small_loss,
 )
-from sklearn_clidmu.mathematics.weighting import Rows
+from sklearn_clidmu.mathematics.weighting import Rows, WeightingNet
 from sklearn_clidmu.training.batches import Labels, Table
 from sklearn_clidmu.training.ledger import Ledger
 from sklearn_clidmu.training.net import ReweightedNet, weighted_cross_entropy
@@ -44,8 +44,6 @@ class MetaStep(Callback):
         Where what is seen of each row is entered.
     objective : callable
         Meta objective. With ``cross_entropy`` the meta batch counts only rows of small loss.
-    marginal_weight : float
-        Weight of the divergence between given and predicted class shares in the meta objective.
     virtual_step : {"head", "full"}
         Parameters that the virtual step moves. "head" becomes "full" where the network's last
         layer is not a linear one.
@@ -53,8 +51,8 @@ class MetaStep(Callback):
         Epochs of plain training before the first meta step.
     interval : int
         A meta step is taken on every ``interval``-th batch.
-    batch_size : int
-        Rows of a meta batch.
+    batch_size : int or None
+        Rows of a meta batch, drawn from the table; None takes the training batch itself.
     """
 
     def __init__(
@@ -63,16 +61,14 @@ class MetaStep(Callback):
         ledger: Ledger,
         objective: MetaObjective,
         *,
-        marginal_weight: float,
         virtual_step: str,
         warmup_epochs: int,
         interval: int,
-        batch_size: int,
+        batch_size: int | None,
     ) -> None:
         self.table = table
         self.ledger = ledger
         self.objective = objective
-        self.marginal_weight = marginal_weight
         self.virtual_step = virtual_step
         self.warmup_epochs = warmup_epochs
         self.interval = interval
@@ -88,12 +84,16 @@ class MetaStep(Callback):
     def on_epoch_begin(self, net: ReweightedNet, **kwargs: Any) -> None:
         """Take stock of the evidence, and decide whether this epoch reweights."""
         self.reweighting = self.enabled and len(net.history) > self.warmup_epochs
+        labels = self.table.labels
         self.evidence = self.ledger.evidence()
-        self.dissent = net.history[-2].get("dissent", 1.0) if len(net.history) > 1 else 1.0
-        self.meta_weight = self.table.labels.sample_weight
+        if self.reweighting:
+            evidence = self.evidence[labels.rows]
+            net.weight_net_.balance(evidence, labels.targets, labels.sample_weight)
+        self.meta_weight = torch.zeros_like(self.ledger.sample_weight)
+        self.meta_weight[labels.rows] = labels.sample_weight
         if self.objective is cross_entropy:
-            losses = self.ledger.mean_loss()[self.table.labels.rows]
-            self.meta_weight = self.meta_weight * small_loss(losses, self.meta_weight)
+            losses = self.ledger.mean_loss()[labels.rows]
+            self.meta_weight[labels.rows] *= small_loss(losses, labels.sample_weight)
         self.n_batches = 0
         self.meta_losses: list[Tensor] = []
 
@@ -113,47 +113,48 @@ class MetaStep(Callback):
             features.detach(),
             self.evidence[labels.rows],
             labels.sample_weight,
-            self.dissent,
         )
         due = self.enabled and self.n_batches % self.interval == 0
         self.n_batches += 1
         if due and (self.reweighting or net.weight_net_.uses_evidence):
             loss: TrainingLoss = partial(weighted_cross_entropy, labels)
             if self.reweighting:
-                loss = self._reweighted_loss(net, rows)
-            harm = self._meta_step(net, X, rows, logits, features, loss)
+                loss = self._reweighted_loss(net.weight_net_, net.weight_net_, rows)
+            harm = self._meta_step(net, X, labels, rows, logits, features, loss)
             self.ledger.record_influence(labels, harm)
         if not self.reweighting:
             return None
         with torch.no_grad():
-            return self._reweighted_loss(net, rows)
+            return self._reweighted_loss(net.weight_net_, net.weight_net_.applied, rows)
 
     def on_epoch_end(self, net: ReweightedNet, **kwargs: Any) -> None:
         """Record the mean meta loss of the epoch."""
         mean = torch.stack(self.meta_losses).mean().item() if self.meta_losses else float("nan")
         net.history.record("meta_loss", mean)
 
-    def _reweighted_loss(self, net: ReweightedNet, rows: Rows) -> TrainingLoss:
-        """Reweighted loss of the batch as a function of its logits."""
-        weight_net = net.weight_net_
+    def _reweighted_loss(
+        self, weight_net: WeightingNet, weigh: Callable[..., Tensor], rows: Rows
+    ) -> TrainingLoss:
+        """Loss of the batch under the weights of one step, as a function of its logits."""
         # One draw for all rows where the batch is the whole table: repeated rows, one fate.
         n_draws = 1 if len(rows.losses) == len(self.table) else len(rows.losses)
         noise = rows.losses.new_empty(n_draws, weight_net.noise_width)
         noise.normal_(generator=self.generator)
-        weights = weight_net(rows, noise)
+        weights = weigh(rows, noise)
         return lambda logits: weight_net.training_loss(weights, logits, rows)
 
     def _meta_step(
         self,
         net: ReweightedNet,
         X: Tensor,
+        labels: Labels,
         rows: Rows,
         logits: Tensor,
         features: Tensor,
         loss: TrainingLoss,
     ) -> Tensor:
         """Step the weighting net, after warm-up; return the rows' influence in any case."""
-        meta = self._tangent(net, X, loss, logits, features)
+        meta = self._tangent(net, X, labels, loss, logits, features)
         self.meta_losses.append(meta.meta_loss)
         # Adam does not see the scale of a gradient, so the influences set their own; where they
         # have all but vanished, what is left is rounding and is not blown up.
@@ -169,29 +170,43 @@ class MetaStep(Callback):
         return harm / deviation
 
     def _tangent(
-        self, net: ReweightedNet, X: Tensor, loss: TrainingLoss, logits: Tensor, features: Tensor
+        self,
+        net: ReweightedNet,
+        X: Tensor,
+        labels: Labels,
+        loss: TrainingLoss,
+        logits: Tensor,
+        features: Tensor,
     ) -> MetaTangent:
-        """Virtual step and meta objective, without dropout and with fixed running statistics."""
-        n = len(self.table)
-        index: Tensor | slice = slice(None)
-        if self.batch_size < n:
-            index = torch.randint(n, (self.batch_size,), device=X.device, generator=self.generator)
-        X_meta = self.table.X[index]
-        targets, weight = self.table.labels.targets[index], self.meta_weight[index]
-        shares = self.table.labels.sample_weight[index]
+        """Virtual step and meta objective.
+
+        Passes made for the meta step alone are without dropout and with fixed running statistics.
+        """
+        X_meta, meta_labels = X, labels
+        if self.batch_size is not None:
+            X_meta, meta_labels = self._draw_meta_batch(self.batch_size)
+        targets, weight = meta_labels.targets, self.meta_weight[meta_labels.rows]
 
         def meta_loss(meta_features: Tensor, meta_logits: Tensor) -> Tensor:
-            value = self.objective(meta_features, meta_logits, targets, weight)
-            return value + self.marginal_weight * marginal_divergence(meta_logits, targets, shares)
+            return self.objective(meta_features, meta_logits, targets, weight)
 
         lr = net.optimizer_.param_groups[0]["lr"]
         module = net.module_.eval()
         head = getattr(module, "head", None)
         if self.virtual_step == "head" and head is not None:
-            with torch.no_grad():
-                _, meta_features = module(X_meta)
+            meta_features = features
+            if self.batch_size is not None:
+                with torch.no_grad():
+                    _, meta_features = module(X_meta)
             meta = head_tangent(head, logits, features, loss, meta_features, meta_loss, lr)
         else:
             meta = full_tangent(module, X, loss, X_meta, meta_loss, lr)
         module.train()
         return meta
+
+    def _draw_meta_batch(self, batch_size: int) -> tuple[Tensor, Labels]:
+        """Draw rows of the table, with replacement; all of them where it has no more."""
+        n, device = len(self.table), self.table.X.device
+        if batch_size >= n:
+            return self.table[torch.arange(n, device=device)]
+        return self.table[torch.randint(n, (batch_size,), device=device, generator=self.generator)]

@@ -25,9 +25,10 @@ PATIENCE = 3
 
 
 class Monitor(Callback):
-    """Records CLID - log n and dissent on fixed training rows, and the score on a hold-out.
+    """Records CLID - log n, dissent and predicted classes, and the score on a hold-out.
 
-    Dissent is the share of the rows whose given label is not the one predicted.
+    All but the score on fixed training rows. Dissent is the share of the rows whose given label
+    is not the one predicted.
 
     Parameters
     ----------
@@ -65,9 +66,11 @@ class Monitor(Callback):
         )
         excess = clid - uniform_clid(len(self.X), self.labels.sample_weight).to(clid)
         net.history.record("clid", excess.item())
-        dissent = logits.argmax(dim=1) != self.labels.targets
+        predicted = logits.argmax(dim=1)
+        dissent = predicted != self.labels.targets
         share = weighted_mean(dissent, self.labels.sample_weight)
         net.history.record("dissent", share.item())
+        net.history.record("n_predicted", len(predicted.unique()))
         if self.held_out is not None:
             self._validate(net, self.held_out)
 
@@ -85,9 +88,10 @@ class CollapseGuard(Callback):
     """Goes back to the last sound epoch when training collapses, and on with equal weights.
 
     A loss or CLID that is not finite is a collapse. So is, for :data:`PATIENCE` reweighted
-    epochs in a row, a CLID that is neither better than that of a constant predictor nor better
-    than it was at the end of warm-up: with two classes and much noise, plain training lies
-    above log n itself. Without reweighting, a collapse ends training.
+    epochs in a row, a CLID no better than that of a constant predictor and than at the end of
+    warm-up, together with fewer predicted classes than then. CLID alone would raise false alarms:
+    with two classes and much noise, honest predictions are nearly constant. Without reweighting,
+    a collapse ends training.
 
     Parameters
     ----------
@@ -104,18 +108,18 @@ class CollapseGuard(Callback):
         """Keep the initial parameters; nothing has collapsed yet."""
         net.collapse_epoch_ = None
         net.diverged_ = False
-        self.level = 0.0
+        self.clid, self.n_predicted = 0.0, 2  # without warm-up, a single class is a collapse
         self.n_poor = 0
         self._keep(net)
 
     def on_epoch_end(self, net: ReweightedNet, **kwargs: Any) -> None:
         """Judge the epoch."""
-        clid = net.history[-1, "clid"]
+        clid, n_predicted = net.history[-1, ("clid", "n_predicted")]
         finite = math.isfinite(net.history[-1, "train_loss"]) and math.isfinite(clid)
         reweighting = self.meta_step is not None and self.meta_step.reweighting
         if not reweighting:
-            self.level = max(clid, 0.0)
-        poor = reweighting and clid >= self.level
+            self.clid, self.n_predicted = max(clid, 0.0), n_predicted
+        poor = reweighting and clid >= self.clid and n_predicted < self.n_predicted
         self.n_poor = self.n_poor + 1 if poor else 0
         if not finite or self.n_poor == PATIENCE:
             self._restore(net)

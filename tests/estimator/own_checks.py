@@ -270,6 +270,16 @@ def check_read_only_inputs(name: str, estimator: BaseEstimator) -> None:
 
 
 @_quiet
+def check_memory_layout_changes_nothing(name: str, estimator: BaseEstimator) -> None:
+    """Check that rows stored column by column, as in frames, give the same, bit for bit."""
+    X, y = _noisy_rows()
+    for regime, clf in _regimes(estimator):
+        expected = _results(clf.fit(X, y), X)
+        actual = _results(clone(clf).fit(np.asfortranarray(X), y), X)
+        _assert_same(actual, expected, f"{name} ({regime}): the layout of X in memory")
+
+
+@_quiet
 def check_unit_sample_weight_is_none(name: str, estimator: BaseEstimator) -> None:
     """Check that unit sample weights are as good as none, bit for bit."""
     X, y = _noisy_rows()
@@ -288,6 +298,26 @@ def check_scale_of_sample_weight_does_not_matter(name: str, estimator: BaseEstim
     actual = _results(_full_batch(estimator).fit(X, y, 2 * weight), X)
     message = f"{name}: doubling all sample weights"
     _assert_same(actual, expected, message, FULL_BATCH_TOLERANCE)
+
+
+@_quiet
+def check_integer_sample_weights_are_repetitions(name: str, estimator: BaseEstimator) -> None:
+    """Check that in one batch a row of weight s counts as s identical rows, up to rounding."""
+    X, y = _noisy_rows(n_classes=3)
+    times = np.random.RandomState(1).randint(0, 4, len(X))
+    kept = np.repeat(np.arange(len(X)), times)
+    params = {"batch_size": max(len(X), len(kept)), "dtype": "float64"}
+    weighted = _new(estimator, **params).fit(X, y, times.astype(float))
+    repeated = _new(estimator, **params).fit(X[kept], y[kept])
+    trust = weighted.sample_weights_[kept]
+    pairs = {
+        "predict_proba": (weighted.predict_proba(X), repeated.predict_proba(X)),
+        "noise_scores_": (weighted.noise_scores_[kept], repeated.noise_scores_),
+        "sample_weights_": (trust / trust.mean(), repeated.sample_weights_),
+    }
+    for key, (actual, expected) in pairs.items():
+        message = f"{name}: {key} of rows of integer weight are not those of repeated rows"
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-6, err_msg=message)
 
 
 @_quiet
@@ -410,7 +440,9 @@ def check_history_has_every_curve(name: str, estimator: BaseEstimator) -> None:
         for key, curve in clf.history_.items():
             message = f"{name} ({regime}): history_[{key!r}]"
             assert isinstance(curve, np.ndarray), f"{message} is a {type(curve)}"
-            assert curve.shape == (clf.n_iter_,), f"{message} is not one number an epoch"
+            n_epochs = len(clf.history_["train_loss"])
+            assert n_epochs >= clf.n_iter_, f"{message} is not one number an epoch"
+            assert curve.shape == (n_epochs,), f"{message} is not as long as the others"
             if key != "meta_loss":
                 assert np.isfinite(curve).all(), f"{message} is not finite"
 
@@ -461,8 +493,10 @@ all_checks: tuple[Check, ...] = (
     check_label_names_change_nothing,
     check_inputs_are_never_written_to,
     check_read_only_inputs,
+    check_memory_layout_changes_nothing,
     check_unit_sample_weight_is_none,
     check_scale_of_sample_weight_does_not_matter,
+    check_integer_sample_weights_are_repetitions,
     check_tiny_and_huge_sample_weights,
     check_global_generators_are_left_alone,
     check_global_generators_do_not_matter,

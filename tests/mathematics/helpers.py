@@ -66,8 +66,7 @@ def make_rows(n, n_features=WIDTH, n_classes=N_CLASSES, sample_weight=None):
 def repeat_rows(rows):
     """Each row as often as its sample weight says, every copy of weight one."""
     times = rows.sample_weight.long()
-    columns = [column.repeat_interleave(times, dim=0) for column in rows[:-1]]
-    repeated = Rows(*columns, rows.dissent)
+    repeated = Rows(*(column.repeat_interleave(times, dim=0) for column in rows))
     return repeated._replace(sample_weight=torch.ones(len(repeated.losses)))
 
 

@@ -186,7 +186,7 @@ def test_logit_rectifier_reproduces_the_published_meta_gradients(reference, case
 
 WEIGHTING_NETS = {
     "loss": lambda: LossWeightNet(n_hidden=16),
-    "evidence": lambda: EvidenceWeightNet(N_CLASSES, n_hidden=3),
+    "evidence": lambda: EvidenceWeightNet(torch.full((N_CLASSES,), 0.7), n_hidden=3),
     "rectifier": lambda: LogitRectifier(WIDTH, N_CLASSES, n_embedding=2, n_hidden=(3, 2)),
 }
 

@@ -1,5 +1,10 @@
+import copy
+
+import numpy as np
 import pytest
 import torch
+from scipy.optimize import brentq
+from scipy.special import expit
 from torch.distributions import Normal, kl_divergence
 
 from sklearn_clidmu.mathematics.evidence import N_EVIDENCE
@@ -15,9 +20,13 @@ from .helpers import N_CLASSES, WIDTH, make_rows, repeat_rows, sum_copies
 N_ROWS = 50
 NETS = {
     "loss": LossWeightNet,
-    "evidence": lambda: EvidenceWeightNet(N_CLASSES),
+    "evidence": lambda: evidence_net(),
     "rectifier": lambda: LogitRectifier(WIDTH, N_CLASSES),
 }
+
+
+def evidence_net(believed=(0.6, 0.8, 0.95), **settings):
+    return EvidenceWeightNet(torch.tensor(believed), **settings)
 
 
 def perturb(net, scale=1.0):
@@ -39,9 +48,20 @@ def per_row_losses(logits, targets):
 def test_weights_lie_between_zero_and_one(name):
     net, rows = perturb(NETS[name](), 0.1), make_rows(N_ROWS)
     noise = torch.randn(N_ROWS, net.noise_width) if net.noise_width else None
-    weights = net(rows, noise)
-    assert weights.shape == ((N_ROWS, N_CLASSES) if name == "rectifier" else (N_ROWS,))
-    assert ((weights > 0) & (weights < 1)).all()
+    shape = (N_ROWS, N_CLASSES) if name == "rectifier" else (N_ROWS,)
+    for weights in (net(rows, noise), net.applied(rows, noise)):
+        assert weights.shape == shape
+        assert ((weights > 0) & (weights <= 1)).all()
+
+
+@pytest.mark.parametrize("name", ["loss", "rectifier"])
+def test_the_papers_nets_weigh_both_steps_alike_and_take_no_stock(name):
+    net, rows = perturb(NETS[name](), 0.1), make_rows(N_ROWS)
+    before = copy.deepcopy(net.state_dict())
+    net.balance(rows.evidence, rows.targets, rows.sample_weight)
+    assert all(torch.equal(net.state_dict()[key], before[key]) for key in before)
+    noise = torch.randn(N_ROWS, net.noise_width) if net.noise_width else None
+    assert torch.equal(net.applied(rows, noise), net(rows, noise))
 
 
 def test_loss_weight_net_looks_at_the_loss_alone():
@@ -50,45 +70,14 @@ def test_loss_weight_net_looks_at_the_loss_alone():
     assert not torch.equal(net(rows), net(rows._replace(losses=others.losses)))
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_evidence_weight_net_never_rises_with_any_input(seed):
-    torch.manual_seed(seed)
-    net, rows = perturb(EvidenceWeightNet(N_CLASSES)), make_rows(N_ROWS)
-    assert (net.hidden.weight < 0).any()
-    assert (net.output.weight < 0).any()
-    weights = net(rows)
-    worse = [rows._replace(losses=rows.losses + 3 * torch.rand(N_ROWS))]
-    for column in range(N_EVIDENCE):
-        evidence = rows.evidence.clone()
-        evidence[:, column] += (1 - evidence[:, column]) * torch.rand(N_ROWS)
-        worse.append(rows._replace(evidence=evidence))
-    for changed in worse:
-        assert (net(changed) <= weights).all()
-        assert (net(changed) < weights).any()
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_evidence_weight_net_starts_with_nearly_equal_weights(seed):
-    torch.manual_seed(seed)
-    weights = EvidenceWeightNet(N_CLASSES)(make_rows(500))
-    assert weights.max() - weights.min() < 0.02
-
-
 @pytest.mark.parametrize("name", NETS)
-def test_gradients_reach_every_parameter(name):
+def test_gradients_reach_every_parameter_that_tells_rows_apart(name):
     net, rows = NETS[name](), make_rows(N_ROWS)
     noise = torch.randn(N_ROWS, net.noise_width) if net.noise_width else None
     net.training_loss(net(rows, noise), torch.randn(N_ROWS, N_CLASSES), rows).backward()
-    for parameter in net.parameters():
-        assert parameter.grad.abs().sum() > 0
-
-
-def test_evidence_weight_net_reads_the_loss_in_units_of_a_blind_guess():
-    few, many = EvidenceWeightNet(2), EvidenceWeightNet(1000)
-    many.load_state_dict({**few.state_dict(), "guess_loss": many.guess_loss})
-    rows = make_rows(N_ROWS)
-    scale = torch.tensor(1000.0).log() / torch.tensor(2.0).log()
-    torch.testing.assert_close(many(rows._replace(losses=scale * rows.losses)), few(rows))
+    for key, parameter in net.named_parameters():
+        if (name, key) != ("evidence", "output.bias"):  # common to all scores
+            assert parameter.grad.abs().max() > 1e-9, key
 
 
 def test_only_the_evidence_weight_net_looks_at_the_evidence():
@@ -96,6 +85,15 @@ def test_only_the_evidence_weight_net_looks_at_the_evidence():
     changed = rows._replace(evidence=torch.rand_like(rows.evidence))
     for net in (make() for make in NETS.values()):
         assert net.uses_evidence == (not torch.equal(net(rows), net(changed)))
+        assert net.uses_evidence == (not torch.equal(net.applied(rows), net.applied(changed)))
+
+
+def test_evidence_weight_net_looks_at_nothing_but_evidence_and_in_the_real_step_the_class():
+    net, rows, others = perturb(evidence_net()), make_rows(N_ROWS), make_rows(N_ROWS)
+    changed = others._replace(evidence=rows.evidence)
+    assert torch.equal(net(rows), net(changed))
+    assert not torch.equal(net.applied(rows), net.applied(changed))
+    assert torch.equal(net.applied(rows), net.applied(changed._replace(targets=rows.targets)))
 
 
 def test_rectifier_without_noise_is_the_squashed_mean():
@@ -110,6 +108,182 @@ def test_rectifier_draws_from_its_posterior():
     noise = torch.randn(N_ROWS, net.noise_width)
     quantile = normal.cdf(net(rows, noise).logit())
     torch.testing.assert_close(quantile, Normal(0, 1).cdf(noise))
+
+
+# The scores of the evidence net
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_score_never_rises_with_any_evidence(seed):
+    torch.manual_seed(seed)
+    net, evidence = perturb(evidence_net()), make_rows(N_ROWS).evidence
+    assert (net.hidden.weight < 0).any()
+    assert (net.output.weight < 0).any()
+    score = net.score(evidence)
+    assert score.shape == (N_ROWS,)
+    for column in range(N_EVIDENCE):
+        more = evidence.clone()
+        more[:, column] += 3 * torch.rand(N_ROWS)
+        assert (net.score(more) <= score).all()
+        assert (net.score(more) < score).any()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_evidence_weight_net_starts_with_nearly_equal_weights(seed):
+    torch.manual_seed(seed)
+    net, rows = evidence_net(), make_rows(500)
+    weights = net(rows)
+    assert weights.max() - weights.min() < 0.2
+    applied = net.applied(rows)
+    assert (applied - net.believed[rows.targets]).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_rows_of_a_virtual_step_compete_as_in_a_softmax(scale):
+    net, rows = perturb(evidence_net(), scale), make_rows(N_ROWS)
+    weights = net(rows)
+    torch.testing.assert_close(weights / weights.sum(), net.score(rows.evidence).softmax(dim=0))
+    assert weights.max() == 1
+
+
+def test_gradient_of_the_virtual_step_is_that_of_a_softmax():
+    net, rows = perturb(evidence_net()), make_rows(N_ROWS, sample_weight=torch.rand(N_ROWS) + 0.5)
+    logits = torch.randn(N_ROWS, N_CLASSES)
+    share = (net.score(rows.evidence) + rows.sample_weight.log()).softmax(dim=0)
+    expected = (share * per_row_losses(logits, rows.targets)).sum()
+    found = net.training_loss(net(rows), logits, rows)
+    torch.testing.assert_close(found, expected)
+    wanted = list(net.parameters())
+    for here, there in zip(
+        torch.autograd.grad(found, wanted), torch.autograd.grad(expected, wanted), strict=True
+    ):
+        torch.testing.assert_close(here, there, rtol=1e-7, atol=1e-12)
+
+
+def test_weight_of_the_real_step_is_the_squashed_score_of_the_row_in_its_class():
+    net, rows = perturb(evidence_net()), make_rows(N_ROWS)
+    net.offset = torch.randn(N_CLASSES)
+    expected = expit((net.score(rows.evidence) + net.offset[rows.targets]).detach().numpy())
+    np.testing.assert_allclose(net.applied(rows).detach().numpy(), expected, rtol=1e-12)
+
+
+# Balance
+
+
+def spread_net(spread, rows, **settings):
+    """An evidence net whose scores on the rows lie ``spread`` apart."""
+    net = perturb(evidence_net(**settings))
+    with torch.no_grad():
+        score = net.score(rows.evidence)
+        factor = spread / (score.max() - score.min())
+        net.output.weight *= factor
+    return net
+
+
+def mean_applied(net, rows):
+    """Weighted mean of the applied weights of each class."""
+    weights, targets = net.applied(rows).detach().double().numpy(), rows.targets.numpy()
+    per_row = rows.sample_weight.double().numpy()
+    return [
+        np.average(weights[targets == c], weights=per_row[targets == c]) for c in range(N_CLASSES)
+    ]
+
+
+@pytest.mark.parametrize("believed", [(0.1, 0.5, 0.999), (0.6, 0.8, 0.95)], ids=str)
+@pytest.mark.parametrize("spread", [0.0, 1e-3, 1.0, 30.0, 1e3])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_balance_gives_every_class_the_mean_weight_that_is_believed(believed, spread, weighted):
+    rows = make_rows(N_ROWS, sample_weight=10 * torch.rand(N_ROWS) if weighted else None)
+    net = spread_net(spread, rows, believed=believed)
+    net.balance(rows.evidence, rows.targets, rows.sample_weight)
+    np.testing.assert_allclose(mean_applied(net, rows), believed, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("spread", [1.0, 30.0])
+def test_balance_is_met_in_single_precision(spread):
+    rows = make_rows(2000, sample_weight=torch.rand(2000))
+    net = spread_net(spread, rows).float()
+    single = rows._replace(evidence=rows.evidence.float(), sample_weight=rows.sample_weight.float())
+    net.balance(single.evidence, single.targets, single.sample_weight)
+    assert net.offset.dtype == torch.float32
+    np.testing.assert_allclose(mean_applied(net, single), net.believed.numpy(), rtol=0, atol=1e-5)
+
+
+def test_offsets_are_the_roots_that_scipy_finds():
+    rows = make_rows(N_ROWS, sample_weight=torch.rand(N_ROWS) + 0.5)
+    net = spread_net(5.0, rows)
+    net.balance(rows.evidence, rows.targets, rows.sample_weight)
+    score = net.score(rows.evidence).detach().numpy()
+    for c, believed in enumerate(net.believed.tolist()):
+        mine = rows.targets.numpy() == c
+        weight = rows.sample_weight.numpy()[mine]
+
+        def excess(offset, score=score[mine], weight=weight, believed=believed):
+            return np.average(expit(score + offset), weights=weight) - believed
+
+        assert net.offset[c].item() == pytest.approx(brentq(excess, -30, 30), abs=1e-6)
+
+
+def test_balance_forgets_the_one_before():
+    rows, others = make_rows(N_ROWS), make_rows(N_ROWS)
+    net = spread_net(5.0, rows)
+    net.balance(rows.evidence, rows.targets, rows.sample_weight)
+    expected = net.offset.clone()
+    net.balance(others.evidence, others.targets, others.sample_weight)
+    assert not torch.allclose(net.offset, expected)
+    net.balance(rows.evidence, rows.targets, rows.sample_weight)
+    assert torch.equal(net.offset, expected)
+
+
+def test_balance_moves_nothing_but_the_offsets():
+    rows = make_rows(N_ROWS)
+    net = spread_net(5.0, rows)
+    before = copy.deepcopy(net.state_dict())
+    net.balance(rows.evidence, rows.targets, rows.sample_weight)
+    changed = [
+        key for key, value in net.state_dict().items() if not torch.equal(value, before[key])
+    ]
+    assert changed == ["offset"]
+    assert not net.offset.requires_grad
+
+
+@pytest.mark.parametrize("spread", [0.0, 5.0, 1e3])
+@pytest.mark.parametrize("empty", ["no rows", "weight zero"])
+def test_class_without_rows_has_a_finite_offset_and_leaves_the_others_alone(spread, empty):
+    rows = make_rows(N_ROWS)
+    net = spread_net(spread, rows)
+    if empty == "no rows":
+        rows = rows._replace(targets=rows.targets % 2)
+    else:
+        rows = rows._replace(sample_weight=(rows.targets < 2).double())
+    net.balance(rows.evidence, rows.targets, rows.sample_weight)
+    assert net.offset.isfinite().all()
+    assert net.applied(rows).isfinite().all()
+    for c in range(2):
+        mean = net.applied(rows)[rows.targets == c].mean().item()
+        assert mean == pytest.approx(net.believed[c].item(), abs=1e-5)
+
+
+def test_balance_of_integer_sample_weights_equals_that_of_repeated_rows():
+    times = torch.randint(1, 4, (N_ROWS,))
+    rows = make_rows(N_ROWS, sample_weight=times.double())
+    net = spread_net(5.0, rows)
+    net.balance(rows.evidence, rows.targets, rows.sample_weight)
+    weighted = net.offset.clone()
+    repeated = repeat_rows(rows)
+    net.balance(repeated.evidence, repeated.targets, repeated.sample_weight)
+    torch.testing.assert_close(net.offset, weighted)
+
+
+def test_state_carries_believed_shares_and_offsets_to_another_net():
+    rows = make_rows(N_ROWS)
+    net, twin = spread_net(5.0, rows), evidence_net(believed=(0.5, 0.5, 0.5))
+    net.balance(rows.evidence, rows.targets, rows.sample_weight)
+    assert {"offset", "believed"} <= set(net.state_dict())
+    twin.load_state_dict(net.state_dict())
+    assert torch.equal(twin.believed, net.believed)
+    assert torch.equal(twin.offset, net.offset)
+    assert torch.equal(twin.applied(rows), net.applied(rows))
 
 
 # Trust and penalty

@@ -16,6 +16,7 @@ from sklearn_clidmu.training.net import ReweightedNet
 
 N_FEATURES, N_CLASSES, WIDTH = 4, 3, 6
 DTYPE = torch.float64
+BELIEVED = torch.tensor([0.9, 0.6, 0.75], dtype=DTYPE)
 
 
 class CountingMLP(nn.Module):
@@ -62,7 +63,7 @@ def make_table(n, rows=None, sample_weight=None):
 def make_ledger(n, sample_weight=None):
     """Ledger in which every row has been visited twice."""
     weight = 0.5 + torch.rand(n, dtype=DTYPE) if sample_weight is None else sample_weight
-    ledger = Ledger(weight, torch.rand(n, dtype=DTYPE))
+    ledger = Ledger(weight, N_CLASSES, torch.randn(n, dtype=DTYPE))
     everyone = Labels(torch.arange(n), torch.zeros(n, dtype=torch.int64), weight)
     for _ in range(2):
         ledger.record_losses(everyone, 3 * torch.rand(n, dtype=DTYPE))
@@ -71,13 +72,12 @@ def make_ledger(n, sample_weight=None):
 
 
 def make_meta_step(table, ledger=None, objective=None, **settings):
-    """Meta step on every batch from the first on, with the whole table as meta batch."""
+    """Meta step on every batch from the first on, which is its own meta batch."""
     defaults = {
-        "marginal_weight": 0.0,
         "virtual_step": "head",
         "warmup_epochs": 0,
         "interval": 1,
-        "batch_size": len(table),
+        "batch_size": None,
     }
     return MetaStep(
         table,
@@ -90,7 +90,8 @@ def make_meta_step(table, ledger=None, objective=None, **settings):
 def make_net(*callbacks, weighting=None, network=None, **settings):
     """Untrained net on the CPU, trained by plain SGD unless told otherwise."""
     if weighting is not None:
-        build = partial(build_weight_net, weighting, N_FEATURES, N_CLASSES, DTYPE)
+        believed = BELIEVED.clone() if weighting == "evidence" else None
+        build = partial(build_weight_net, weighting, N_FEATURES, N_CLASSES, believed, DTYPE)
         settings = {"weight_net": build, **settings}
     defaults = {
         "optimizer": torch.optim.SGD,

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from scipy.optimize import brentq
 from skorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -16,10 +17,11 @@ from sklearn_clidmu.estimator.building import build_objective
 from sklearn_clidmu.mathematics.clid import clid_loss
 from sklearn_clidmu.mathematics.weighting import Rows
 from sklearn_clidmu.training.batches import Table
-from sklearn_clidmu.training.ledger import Ledger
+from sklearn_clidmu.training.ledger import Ledger, LossRecord
 from sklearn_clidmu.training.net import StopTraining
 
 from .helpers import (
+    BELIEVED,
     DTYPE,
     N_CLASSES,
     WIDTH,
@@ -36,12 +38,37 @@ from .helpers import (
     vector,
 )
 
-LR, META_LR, MARGINAL_WEIGHT = 0.7, 0.01, 0.5
+LR, META_LR = 0.7, 0.01
 WEIGHTINGS = ["wnet", "vri", "evidence"]
 VIRTUAL_STEPS = ["head", "full"]
 
 
 # One batch, watched
+
+
+class Calls(NamedTuple):
+    """What a weighting net was asked for: (rows, noise, weights) of each step of its kind."""
+
+    virtual: list
+    real: list
+
+
+def watch(weight_net):
+    """Keep what the weighting net is called with; gradients are wanted in virtual steps alone."""
+    calls, applied = Calls([], []), weight_net.applied
+
+    def keep_virtual(_, inputs, weights):
+        if torch.is_grad_enabled():
+            calls.virtual.append((*inputs, weights))
+
+    def keep_real(rows, noise=None):
+        weights = applied(rows, noise)
+        calls.real.append((rows, noise, weights))
+        return weights
+
+    weight_net.register_forward_hook(keep_virtual)
+    weight_net.applied = keep_real
+    return calls
 
 
 class OneBatch(Callback):
@@ -50,6 +77,9 @@ class OneBatch(Callback):
     def __init__(self, n_skipped=0):
         self.n_skipped = n_skipped
 
+    def on_epoch_begin(self, net, **kwargs):
+        self.initial_weight_net = deepcopy(net.weight_net_)
+
     def on_batch_begin(self, net, batch, **kwargs):
         if self.n_skipped:
             return
@@ -57,17 +87,20 @@ class OneBatch(Callback):
         self.influence = meta_step.ledger.influence.clone()
         self.X, self.labels = batch
         self.module, self.weight_net = deepcopy(net.module_), deepcopy(net.weight_net_)
-        self.calls = []
-        net.weight_net_.register_forward_hook(self.watch)
-
-    def watch(self, weight_net, inputs, weights):
-        self.calls.append((*inputs, weights))
+        self.random_state = torch.get_rng_state()
+        self.calls = watch(net.weight_net_)
 
     def on_batch_end(self, net, loss, **kwargs):
         self.n_skipped -= 1
         if self.n_skipped < 0:
             self.loss = loss.item()
             raise StopTraining
+
+    def forward(self):
+        """The batch's pass in training mode once more, with the same units dropped."""
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(self.random_state)
+            return deepcopy(self.module).train()(self.X)
 
 
 class WatchedCLID:
@@ -98,7 +131,7 @@ def run_one_batch(
     *callbacks,
     n=14,
     batch_size=64,
-    meta_batch_size=64,
+    meta_batch_size=None,
     n_skipped=0,
     network=None,
 ):
@@ -112,7 +145,6 @@ def run_one_batch(
         table,
         ledger,
         objective,
-        marginal_weight=MARGINAL_WEIGHT,
         virtual_step=virtual_step,
         batch_size=meta_batch_size,
     )
@@ -129,8 +161,18 @@ def run_one_batch(
     return Run(net.fit(table), batch, objective, table, ledger, evidence)
 
 
-SMALL = {"n": 40, "batch_size": 10, "meta_batch_size": 12}
-SIZES = {"whole table": {}, "small batches": SMALL, "a later batch": {**SMALL, "n_skipped": 2}}
+SMALL = {"n": 40, "batch_size": 10}
+DROPOUT = {"network": make_network(dropout=0.5)}
+SIZES = {
+    "whole table": {},
+    "small batches": SMALL,
+    "a later batch": {**SMALL, "n_skipped": 2},
+    "dropout": {**SMALL, **DROPOUT},
+    "drawn meta batch": {**SMALL, "meta_batch_size": 12},
+    "drawn meta batch, later": {**SMALL, "meta_batch_size": 12, "n_skipped": 2},
+    "drawn meta batch and dropout": {**SMALL, **DROPOUT, "meta_batch_size": 12},
+    "whole table drawn": {"n": 20, "batch_size": 10, "meta_batch_size": 20},
+}
 
 
 @pytest.fixture(params=SIZES)
@@ -148,13 +190,13 @@ def written_out_evidence(ledger):
         return torch.special.erfc((mean - values) / deviation / 2**0.5) / 2
 
     weight = ledger.sample_weight
-    mean_loss = ledger.loss / ledger.n_visits
-    return torch.stack([standing(mean_loss), standing(ledger.influence), ledger.disagreement], 1)
+    standings = [standing(ledger.loss / ledger.n_visits), standing(ledger.influence)]
+    return torch.stack([ledger.last_loss / math.log(N_CLASSES), *standings, ledger.rivalry], 1)
 
 
 def rows_of(run):
     """What the weighting net may see of the batch."""
-    logits, features = run.batch.module(run.batch.X)
+    logits, features = run.batch.forward()
     labels = run.batch.labels
     losses = F.cross_entropy(logits, labels.targets, reduction="none")
     return Rows(
@@ -164,6 +206,31 @@ def rows_of(run):
         run.evidence[labels.rows],
         labels.sample_weight,
     )
+
+
+def balanced_offsets(weight_net, evidence, labels):
+    """Offsets at which the mean weight of each class of the table is the share believed."""
+    scores = weight_net.score(evidence[labels.rows]).detach()
+    offsets = []
+    for k, believed in enumerate(BELIEVED):
+        mine, weight = scores[labels.targets == k], labels.sample_weight[labels.targets == k]
+
+        def excess(offset, mine=mine, weight=weight, believed=believed):
+            mean = (weight * (mine + offset).sigmoid()).sum() / weight.sum()
+            return (mean - believed).item()
+
+        offsets.append(brentq(excess, -50, 50, xtol=1e-13))
+    return torch.tensor(offsets, dtype=DTYPE)
+
+
+def real_weights(run, rows, noise):
+    """Weights of the real step, from the weighting net as it is after the meta step."""
+    if not run.net.weight_net_.uses_evidence:
+        return run.net.weight_net_(rows, noise).detach()
+    # Balanced once, at the start of the epoch, over all rows of the table.
+    offsets = balanced_offsets(run.batch.initial_weight_net, run.evidence, run.table.labels)
+    score = run.net.weight_net_.score(rows.evidence).detach()
+    return 1 / (1 + (-score - offsets[rows.targets]).exp())
 
 
 def reweighted(weights, logits, rows):
@@ -200,26 +267,51 @@ class Textbook(NamedTuple):
 
 
 def textbook(run, virtual_step, lr=LR):
-    module, weight_net, rows = run.batch.module, run.batch.weight_net, rows_of(run)
-    moving = {
-        name: parameter
-        for name, parameter in module.named_parameters()
-        if virtual_step == "full" or name.startswith("head.")
-    }
-    logits, _ = module(run.batch.X)
-    loss = reweighted(weight_net(rows, run.batch.calls[0][1]), logits, rows)
+    """One meta step on the meta batch that was used.
+
+    A virtual step of the head takes the training batch as the network saw it in training, and
+    as the meta batch too unless one was drawn; all other passes are made in evaluation mode.
+    """
+    weight_net, rows = run.batch.weight_net, rows_of(run)
+    module = deepcopy(run.batch.module).eval()
+    (_, meta_step), *_ = run.net.callbacks_
+    labels, index = run.table.labels, meta_index(run)
+    if meta_step.batch_size is None:
+        assert torch.equal(labels.rows[index], run.batch.labels.rows)
+    if virtual_step == "head":
+        moving = dict(module.head.named_parameters())
+        meta_features = module(run.table.X[index])[1].detach()
+        if meta_step.batch_size is None:
+            meta_features = rows.features
+
+        def logits_of(parameters):
+            return functional_call(module.head, parameters, (rows.features,))
+
+        def meta_outputs(parameters):
+            return functional_call(module.head, parameters, (meta_features,)), meta_features
+
+    else:
+        moving = dict(module.named_parameters())
+
+        def logits_of(parameters):
+            return functional_call(module, parameters, (run.batch.X,))[0]
+
+        def meta_outputs(parameters):
+            return functional_call(module, parameters, (run.table.X[index],))
+
+    weights = weight_net(rows, run.batch.calls.virtual[0][1])
+    loss = reweighted(weights, logits_of(moving), rows)
     gradients = torch.autograd.grad(loss, list(moving.values()), create_graph=True)
     moved = {
         name: parameter - lr * gradient
         for (name, parameter), gradient in zip(moving.items(), gradients, strict=True)
     }
-    labels, index = run.table.labels, meta_index(run)
-    logits, features = functional_call(module, moved, (run.table.X[index],))
-    weight = labels.sample_weight[index]
-    value = clid_loss(features, logits, 0.5, sample_weight=weight)
-    value = value + MARGINAL_WEIGHT * marginal_divergence(logits, labels.targets[index], weight)
+    logits, features = meta_outputs(moved)
+    value = clid_loss(features, logits, 0.5, sample_weight=labels.sample_weight[index])
     slope = flat_gradient(value, list(moved.values()))
-    harm = influences(module, run.batch.X, rows, list(moving.values()), slope)
+    losses = F.cross_entropy(logits_of(moving), rows.targets, reduction="none")
+    harm = [-flat_gradient(loss, list(moving.values())) @ slope for loss in losses]
+    harm = torch.stack(harm)
     mean = (rows.sample_weight * harm).sum() / rows.sample_weight.sum()
     deviation = ((rows.sample_weight * (harm - mean) ** 2).sum() / rows.sample_weight.sum()).sqrt()
     parameters = list(weight_net.parameters())
@@ -227,19 +319,6 @@ def textbook(run, virtual_step, lr=LR):
     return Textbook(
         value.detach(), harm, deviation, hypergradient + penalty_gradient(weight_net, rows)
     )
-
-
-def marginal_divergence(logits, targets, weight):
-    """Divergence from the classes' shares given to their shares predicted."""
-    weight = weight / weight.sum()
-    given = torch.stack([weight[targets == k].sum() for k in range(N_CLASSES)])
-    predicted = weight @ logits.softmax(dim=1)
-    return F.kl_div((predicted + 1e-6).log(), given, reduction="sum")
-
-
-def influences(module, X, rows, moving, slope):
-    losses = F.cross_entropy(module(X)[0], rows.targets, reduction="none")
-    return torch.stack([-flat_gradient(loss, moving) @ slope for loss in losses])
 
 
 def penalty_gradient(weight_net, rows):
@@ -290,16 +369,32 @@ def test_the_weighting_net_takes_one_step_of_adam(weighting, virtual_step):
 def test_the_network_steps_on_the_loss_with_refreshed_weights(weighting, virtual_step, size):
     run = run_one_batch(weighting, virtual_step, **size)
     module, rows = run.batch.module, rows_of(run)
-    (_, _, stale), (_, noise, refreshed) = run.batch.calls
-    close(refreshed, run.net.weight_net_(rows, noise).detach())
-    assert not torch.allclose(refreshed, stale)
-    assert not refreshed.requires_grad
-    loss = reweighted(refreshed, module(run.batch.X)[0], rows)
-    assert run.batch.loss == pytest.approx(loss.item(), rel=1e-10)
-    close(
-        vector(run.net.module_),
-        vector(module) - LR * flat_gradient(loss, list(module.parameters())),
-    )
+    [(_, _, virtual)], [(_, noise, real)] = run.batch.calls
+    expected = real_weights(run, rows, noise)
+    torch.testing.assert_close(real, expected, rtol=1e-7, atol=1e-9)
+    assert not torch.allclose(real, virtual)
+    assert not real.requires_grad
+    with torch.random.fork_rng(devices=[]):
+        torch.set_rng_state(run.batch.random_state)
+        logits, _ = module.train()(run.batch.X)
+    loss = reweighted(expected, logits, rows)
+    assert run.batch.loss == pytest.approx(loss.item(), rel=1e-8)
+    moved = vector(module) - LR * flat_gradient(loss, list(module.parameters()))
+    torch.testing.assert_close(vector(run.net.module_), moved, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_the_virtual_step_takes_weights_of_the_net_before_its_own_step(weighting, size):
+    run = run_one_batch(weighting, "head", **size)
+    [(_, noise, weights)] = run.batch.calls.virtual
+    close(weights, run.batch.weight_net(rows_of(run), noise))
+
+
+def test_rows_compete_by_their_scores_in_the_virtual_step(size):
+    run = run_one_batch("evidence", "head", **size)
+    [(_, _, weights)] = run.batch.calls.virtual
+    score = run.batch.weight_net.score(rows_of(run).evidence)
+    close(weights / weights.sum(), score.softmax(dim=0))
 
 
 @pytest.mark.parametrize("virtual_step", VIRTUAL_STEPS)
@@ -323,11 +418,11 @@ def test_the_ledger_gets_the_rows_influence_in_standard_deviations(weighting, vi
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_the_weighting_net_sees_the_rows_of_the_batch(weighting, size):
     run = run_one_batch(weighting, "head", **size)
-    rows, expected_rows = run.batch.calls[0][0], rows_of(run)
-    assert rows.dissent == expected_rows.dissent
-    for seen, expected in zip(rows[:-1], expected_rows[:-1], strict=True):
-        assert not seen.requires_grad
-        close(seen, expected)
+    [(virtual, _, _)], [(real, _, _)] = run.batch.calls
+    for rows in (virtual, real):
+        for seen, expected in zip(rows, rows_of(run), strict=True):
+            assert not seen.requires_grad
+            close(seen, expected)
 
 
 class SetLearningRate(Callback):
@@ -373,7 +468,7 @@ def test_rows_without_any_influence_leave_everything_finite(virtual_step):
 @pytest.mark.parametrize(("batch_size", "n_draws"), [(14, 1), (7, 7)])
 def test_a_whole_table_shares_one_draw_and_rows_of_a_batch_have_their_own(batch_size, n_draws):
     run = run_one_batch("vri", "head", batch_size=batch_size)
-    (_, first, _), (_, second, _) = run.batch.calls
+    [(_, first, _)], [(_, second, _)] = run.batch.calls
     assert first.shape == second.shape == (n_draws, 3)
     assert not torch.equal(first, second)
 
@@ -427,22 +522,26 @@ class WatchWeights(Callback):
 
     def on_train_begin(self, net, **kwargs):
         self.calls = []
-        net.weight_net_.register_forward_hook(lambda *args: self.calls[-1].append(args[-1]))
+        self.every = watch(net.weight_net_)
 
-    def on_batch_begin(self, net, **kwargs):
-        self.calls.append([])
+    def on_batch_end(self, net, **kwargs):
+        self.calls.append(Calls(self.every.virtual.copy(), self.every.real.copy()))
+        for calls in self.every:
+            calls.clear()
 
 
-def test_batches_without_a_meta_step_are_reweighted_with_the_weights_as_they_are():
+@pytest.mark.parametrize("weighting", ["wnet", "evidence"])
+def test_batches_without_a_meta_step_are_reweighted_with_the_weights_as_they_are(weighting):
     table = make_table(20)
     watched, diary = WatchWeights(), Diary()
-    net = make_net(make_meta_step(table, interval=3), watched, diary, weighting="wnet")
+    net = make_net(make_meta_step(table, interval=3), watched, diary, weighting=weighting)
     net.fit(table)
-    n_calls = [2 if i % 3 == 0 else 1 for i in range(12)]
-    assert [len(calls) for calls in watched.calls] == n_calls
+    n_virtual = [1 if i % 3 == 0 else 0 for i in range(12)]
+    assert [len(calls.virtual) for calls in watched.calls] == n_virtual
     batches = zip(diary.batches, watched.calls, diary.losses, strict=True)
     for (_, labels, logits), calls, loss in batches:
-        weights = (calls[-1] * labels.sample_weight).detach()
+        [(_, _, weights)] = calls.real
+        weights = weights * labels.sample_weight
         losses = F.cross_entropy(logits, labels.targets, reduction="none")
         assert loss == pytest.approx(((weights * losses).sum() / weights.sum()).item())
 
@@ -475,7 +574,7 @@ def test_evidence_is_gathered_in_warm_up():
     meta_step = make_meta_step(table, warmup_epochs=3, interval=2)
     before = meta_step.ledger.influence.clone()
     net, diary = trained("evidence", table, meta_step, network=CountingMLP)
-    assert net.module_.n_forwards[False] == 3 * 6
+    assert net.module_.n_forwards == {True: 3 * 12, False: 0}
     assert meta_step.ledger.influence.ne(before).all()
     assert not any(diary.weight_net_moved())
     assert all(math.isfinite(value) for value in net.history[:, "meta_loss"])
@@ -487,7 +586,7 @@ def test_influence_in_warm_up_is_that_of_the_plain_loss():
     meta_step = make_meta_step(table, ledger, objective, warmup_epochs=1)
     before = ledger.influence.clone()
     make_net(meta_step, batch, weighting="evidence", lr=LR, batch_size=64).fit(table)
-    assert not batch.calls
+    assert batch.calls == ([], [])
     logits, features = (part.detach() for part in batch.module(table.X))
     labels, weight = table.labels, table.labels.sample_weight / table.labels.sample_weight.sum()
     error = logits.softmax(dim=1) - F.one_hot(labels.targets, 3)
@@ -513,6 +612,96 @@ def test_evidence_is_taken_stock_of_at_the_start_of_an_epoch():
     before = written_out_evidence(ledger)
     trained("evidence", table, meta_step, Inspect())
     assert not torch.allclose(written_out_evidence(ledger), before)
+
+
+# The offsets
+
+
+class KeepOffsets(Callback):
+    """Keeps the offsets at the start of every epoch, and those written out."""
+
+    def __init__(self, ledger, table):
+        self.ledger = ledger
+        self.table = table
+        self.offsets, self.expected, self.means = [], [], []
+
+    def on_epoch_begin(self, net, **kwargs):
+        evidence, labels = written_out_evidence(self.ledger), self.table.labels
+        self.offsets.append(net.weight_net_.offset.clone())
+        self.expected.append(balanced_offsets(net.weight_net_, evidence, labels))
+        rows = Rows(*[torch.zeros(0)] * 5)
+        rows = rows._replace(evidence=evidence[labels.rows], targets=labels.targets)
+        weights = net.weight_net_.applied(rows).detach() * labels.sample_weight
+        self.means.append(
+            torch.stack(
+                [
+                    weights[labels.targets == k].sum()
+                    / labels.sample_weight[labels.targets == k].sum()
+                    for k in range(N_CLASSES)
+                ]
+            )
+        )
+
+
+def offsets_of(warmup_epochs):
+    """Four epochs on a table of 30 out of 40 rows, with losses entered as in earnest."""
+    rows = torch.randperm(40)[:30].sort().values
+    weight = torch.zeros(40, dtype=DTYPE)
+    weight[rows] = 0.5 + torch.rand(30, dtype=DTYPE)
+    table, ledger = make_table(30, rows=rows, sample_weight=weight[rows]), make_ledger(40, weight)
+    meta_step = make_meta_step(table, ledger, warmup_epochs=warmup_epochs)
+    kept = KeepOffsets(ledger, table)
+    callbacks = (LossRecord(ledger), meta_step, kept)
+    make_net(*callbacks, weighting="evidence", meta_optimizer__lr=0.05, max_epochs=4).fit(table)
+    return kept
+
+
+def test_offsets_are_balanced_over_the_table_before_each_reweighted_epoch():
+    kept = offsets_of(warmup_epochs=0)
+    for offsets, expected, means in zip(kept.offsets, kept.expected, kept.means, strict=True):
+        torch.testing.assert_close(offsets, expected, rtol=0, atol=1e-6)
+        torch.testing.assert_close(means, BELIEVED, rtol=0, atol=1e-6)
+    assert all(
+        not torch.allclose(first, second, atol=1e-4)
+        for first, second in zip(kept.offsets[:-1], kept.offsets[1:], strict=True)
+    )
+
+
+def test_offsets_rest_in_warm_up():
+    kept = offsets_of(warmup_epochs=2)
+    for offsets in kept.offsets[:2]:
+        close(offsets, BELIEVED.logit())
+    for means in kept.means[2:]:
+        torch.testing.assert_close(means, BELIEVED, rtol=0, atol=1e-6)
+
+
+def test_offsets_rest_within_an_epoch_and_are_no_parameters():
+    class Compare(Callback):
+        def on_epoch_begin(self, net, **kwargs):
+            self.offset = net.weight_net_.offset.clone()
+
+        def on_batch_end(self, net, **kwargs):
+            assert torch.equal(net.weight_net_.offset, self.offset)
+            assert not net.weight_net_.offset.requires_grad
+            assert torch.equal(net.weight_net_.believed, BELIEVED)
+
+    table = make_table(20)
+    trained("evidence", table, make_meta_step(table), Compare())
+
+
+def test_a_collapse_of_the_weighting_leaves_the_offsets_alone():
+    class Disable(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            meta_step.enabled = False
+            self.offset = net.weight_net_.offset.clone()
+
+    table, disable = make_table(20), Disable()
+    meta_step = make_meta_step(table)
+    net, _ = trained("evidence", table, meta_step, disable)
+    assert torch.equal(net.weight_net_.offset, disable.offset)
+
+
+# The history
 
 
 def test_the_history_holds_the_mean_meta_loss_of_an_epoch():
@@ -586,35 +775,65 @@ def test_the_network_can_be_copied_after_a_meta_step(module, virtual_step):
 
 
 def drawn_rows(table, **settings):
-    """The meta batches of one epoch, as positions in the table."""
-    objective = WatchedCLID()
-    net = make_net(make_meta_step(table, objective=objective, **settings), weighting="wnet")
-    net.fit(table)
+    """The meta batches of one epoch, as positions in the table, and the training batches."""
+    objective, diary = WatchedCLID(), Diary()
+    meta_step = make_meta_step(table, objective=objective, **settings)
+    make_net(meta_step, diary, weighting="wnet").fit(table)
     weights = table.labels.sample_weight
+    drawn = []
     for features, logits, targets, sample_weight in objective.calls:
         index = (sample_weight[:, None] == weights).int().argmax(dim=1)
         assert torch.equal(targets, table.labels.targets[index])
         assert torch.equal(sample_weight, weights[index])
         assert len(features) == len(logits) == len(index)
-        yield index.tolist()
+        drawn.append(index.tolist())
+    return drawn, [labels.rows.tolist() for _, labels, _ in diary.batches]
+
+
+@pytest.mark.parametrize("virtual_step", VIRTUAL_STEPS)
+@pytest.mark.parametrize("interval", [1, 3])
+def test_the_meta_batch_is_the_training_batch_itself(virtual_step, interval):
+    drawn, trained_on = drawn_rows(make_table(30), virtual_step=virtual_step, interval=interval)
+    assert drawn == trained_on[::interval]
 
 
 @pytest.mark.parametrize("batch_size", [30, 31, 1000])
-def test_the_meta_batch_is_the_whole_table_where_it_fits(batch_size):
-    drawn = list(drawn_rows(make_table(30), batch_size=batch_size))
+def test_a_drawn_meta_batch_is_the_whole_table_where_it_fits(batch_size):
+    drawn, _ = drawn_rows(make_table(30), batch_size=batch_size)
     assert drawn == [list(range(30))] * 12
 
 
 @pytest.mark.parametrize("virtual_step", VIRTUAL_STEPS)
 def test_a_smaller_meta_batch_is_drawn_anew_at_each_meta_step(virtual_step):
-    drawn = list(drawn_rows(make_table(30), batch_size=29, virtual_step=virtual_step))
+    drawn, _ = drawn_rows(make_table(30), batch_size=29, virtual_step=virtual_step)
     assert [len(index) for index in drawn] == [29] * 12
     assert len({tuple(index) for index in drawn}) == 12
     assert set().union(*drawn) == set(range(30))
 
 
-def test_features_of_the_meta_batch_are_those_of_its_rows_without_dropout():
-    run = run_one_batch("wnet", "head", n=40, meta_batch_size=12, network=make_network(None, 0.5))
+@pytest.mark.parametrize("batch_size", [None, 5, 30])
+def test_drawing_meta_batches_does_not_change_the_training_batches(batch_size):
+    torch.manual_seed(3)
+    _, expected = drawn_rows(make_table(30), interval=100)
+    torch.manual_seed(3)
+    assert drawn_rows(make_table(30), batch_size=batch_size)[1] == expected
+
+
+def test_features_of_the_training_batch_are_those_it_was_trained_with():
+    run = run_one_batch("wnet", "head", **SMALL, **DROPOUT)
+    seen, (_, expected) = run.objective.calls[-1][0], run.batch.forward()
+    close(seen, expected.detach())
+    assert not torch.allclose(seen, run.batch.module.eval()(run.batch.X)[1])
+
+
+def test_features_of_the_training_batch_are_normalised_by_the_batch():
+    run = run_one_batch("wnet", "head", **SMALL, network=make_network(batch_norm))
+    _, expected = deepcopy(run.batch.module).train()(run.batch.X)
+    close(run.objective.calls[-1][0], expected.detach())
+
+
+def test_features_of_a_drawn_meta_batch_are_without_dropout():
+    run = run_one_batch("wnet", "head", n=40, meta_batch_size=12, **DROPOUT)
     _, expected = run.batch.module.eval()(run.table.X[meta_index(run)])
     close(run.objective.calls[-1][0], expected.detach())
 
@@ -623,17 +842,18 @@ CLEAN = torch.tensor([1, 1, 0, 1, 1, 1, 0, 1, 1, 0], dtype=torch.bool)
 BIMODAL = (torch.where(CLEAN, 0.1, 3.0) + 0.02 * torch.arange(10)).tolist()
 
 
-def small_loss_run(losses, marginal_weight=0.0):
-    """Meta loss of one batch, the virtual step being negligible; the batch's logits and labels."""
+def small_loss_run(losses, batch_size=64, meta_batch_size=None):
+    """First meta loss, the virtual step being negligible; logits, labels and rows in it."""
     n = len(losses)
     rows = torch.arange(n) + 3  # the ledger knows of rows that are not trained on
     table, weight = make_table(n, rows=rows), torch.ones(n + 3, dtype=DTYPE)
-    ledger, batch = Ledger(weight, torch.zeros(n + 3, dtype=DTYPE)), OneBatch()
+    ledger, batch = Ledger(weight, N_CLASSES), OneBatch()
     ledger.record_losses(table.labels, torch.tensor(losses, dtype=DTYPE))
     objective = build_objective("small_loss", 0.5)
-    meta_step = make_meta_step(table, ledger, objective, marginal_weight=marginal_weight)
-    make_net(meta_step, batch, weighting="wnet", lr=1e-12, batch_size=64).fit(table)
-    return meta_step.meta_losses[0], batch.module(table.X)[0].detach(), table.labels
+    meta_step = make_meta_step(table, ledger, objective, batch_size=meta_batch_size)
+    make_net(meta_step, batch, weighting="wnet", lr=1e-12, batch_size=batch_size).fit(table)
+    X, labels = (batch.X, batch.labels) if meta_batch_size is None else (table.X, table.labels)
+    return meta_step.meta_losses[0], batch.module(X)[0].detach(), labels
 
 
 def mean_cross_entropy(logits, labels, counted):
@@ -642,21 +862,18 @@ def mean_cross_entropy(logits, labels, counted):
     return (plain * weight).sum() / weight.sum()
 
 
-def test_small_loss_counts_only_rows_of_small_mean_loss():
-    meta_loss, logits, labels = small_loss_run(BIMODAL)
-    torch.testing.assert_close(meta_loss, mean_cross_entropy(logits, labels, CLEAN))
+@pytest.mark.parametrize("meta_batch_size", [None, 10])
+@pytest.mark.parametrize("batch_size", [5, 64])
+def test_small_loss_counts_only_rows_of_small_mean_loss(batch_size, meta_batch_size):
+    # Which rows these are is found among all rows, not within the batch.
+    meta_loss, logits, labels = small_loss_run(BIMODAL, batch_size, meta_batch_size)
+    counted = CLEAN[labels.rows - 3]
+    torch.testing.assert_close(meta_loss, mean_cross_entropy(logits, labels, counted))
 
 
 def test_small_loss_counts_all_rows_before_any_has_been_seen():
     meta_loss, logits, labels = small_loss_run([0.0] * 10)
     torch.testing.assert_close(meta_loss, mean_cross_entropy(logits, labels, torch.ones(10)))
-
-
-def test_the_shares_of_the_classes_are_those_of_all_rows_even_with_small_loss():
-    meta_loss, logits, labels = small_loss_run(BIMODAL, marginal_weight=2.0)
-    term = marginal_divergence(logits, labels.targets, labels.sample_weight)
-    expected = mean_cross_entropy(logits, labels, CLEAN) + 2 * term
-    torch.testing.assert_close(meta_loss, expected)
 
 
 def test_other_objectives_count_all_rows():

@@ -77,6 +77,38 @@ def test_clid_of_a_large_table_is_measured_on_the_same_rows_in_every_epoch():
     assert torch.equal(monitor.labels.sample_weight, table.labels.sample_weight[index])
 
 
+def test_dissent_and_predicted_classes_are_those_of_the_network_after_each_epoch():
+    table, diary = make_table(30), Diary()
+    monitor = Monitor(table, 0.5, make_ledger(30), None)
+    net = make_net(diary, monitor, max_epochs=4).fit(table)
+    _, y, weight = (part.numpy() for part in table.labels)
+    for module, epoch in zip(diary.epochs, net.history, strict=True):
+        predicted = probabilities(module, table.X).argmax(dim=1).numpy()
+        accuracy = accuracy_score(y, predicted, sample_weight=weight)
+        assert epoch["dissent"] == pytest.approx(1 - accuracy)
+        assert epoch["n_predicted"] == len(set(predicted))
+
+
+class Reader(torch.nn.Module):
+    """Reads its logits off the first columns of X."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones((), dtype=DTYPE))
+
+    def forward(self, X):
+        return self.scale * X[:, :N_CLASSES], X
+
+
+@pytest.mark.parametrize("n_predicted", range(1, N_CLASSES + 1))
+def test_classes_are_counted_only_if_they_are_predicted(n_predicted):
+    table = make_table(10)
+    table.X[:] = torch.eye(N_CLASSES, table.X.shape[1])[torch.arange(10) % n_predicted]
+    monitor = Monitor(table, 0.5, make_ledger(10), None)
+    net = make_net(monitor, network=Reader, lr=0.0).fit(table)
+    assert net.history[-1, "n_predicted"] == n_predicted
+
+
 def test_the_hold_out_is_scored_as_scikit_learn_would():
     table, held_out, diary = make_table(30), make_table(17), Diary()
     net = make_net(diary, Monitor(table, 0.5, make_ledger(30), held_out), max_epochs=3)
@@ -91,7 +123,7 @@ def test_the_hold_out_is_scored_as_scikit_learn_would():
 
 
 def test_losses_of_the_hold_out_are_entered_once_an_epoch():
-    ledger = Ledger(torch.cat([ones(30), torch.zeros(17)]), torch.zeros(47))
+    ledger = Ledger(torch.cat([ones(30), torch.zeros(17)]), N_CLASSES)
     table, held_out, diary = make_table(30), make_table(17, rows=torch.arange(30, 47)), Diary()
     make_net(diary, Monitor(table, 0.5, ledger, held_out), max_epochs=3).fit(table)
     given = [
@@ -157,7 +189,7 @@ def poisoned_run(*poisons, weighting="wnet", warmup_epochs=1, optimizer="sgd", b
         *poisons,
         WeightAverage(),
         train_loss(),
-        Script(clid=[-1.0] * 5),
+        Script(clid=[-1.0] * 5, n_predicted=[N_CLASSES] * 5),
         CollapseGuard(meta_step, make_ledger(20)),
         diary,
     )
@@ -219,7 +251,7 @@ def test_nan_after_a_collapse_ends_training():
 def test_nan_leaves_no_trace_in_the_ledger(warmup_epochs):
     rows = torch.arange(20)
     table, held_out = make_table(20, rows=rows), make_table(9, rows=rows[:9] + 20)
-    ledger = Ledger(torch.cat([table.labels.sample_weight, torch.zeros(9)]), ones(29))
+    ledger = Ledger(torch.cat([table.labels.sample_weight, torch.zeros(9)]), N_CLASSES)
     meta_step = make_meta_step(table, ledger, warmup_epochs=warmup_epochs)
     monitor = Monitor(table, 0.5, ledger, held_out)
     callbacks = (LossRecord(ledger), meta_step, Poison(3), train_loss(), monitor)
@@ -242,7 +274,10 @@ def test_a_sound_training_is_left_alone():
 
 
 class Drive:
-    """Runs the guard over scripted epochs, the network of each having parameters of its own."""
+    """Runs the guard over scripted epochs, the network of each having parameters of its own.
+
+    An epoch is its CLID and the number of classes predicted after it.
+    """
 
     def __init__(self, warmup, reweighted):
         self.net = make_net().initialize()
@@ -250,16 +285,17 @@ class Drive:
         self.guard = CollapseGuard(self.meta_step, make_ledger(20))
         self.fill_parameters()
         self.guard.on_train_begin(self.net)
-        for clid in warmup:
-            self.epoch(clid, reweighting=False)
-        for clid in reweighted:
-            self.epoch(clid, reweighting=self.meta_step.enabled)
+        for clid, n_predicted in warmup:
+            self.epoch(clid, n_predicted, reweighting=False)
+        for clid, n_predicted in reweighted:
+            self.epoch(clid, n_predicted, reweighting=self.meta_step.enabled)
 
-    def epoch(self, clid, reweighting):
+    def epoch(self, clid, n_predicted, reweighting):
         self.meta_step.reweighting = reweighting
         self.net.history.new_epoch()
         self.net.history.record("train_loss", 1.0)
         self.net.history.record("clid", clid)
+        self.net.history.record("n_predicted", n_predicted)
         self.fill_parameters()
         self.guard.on_epoch_end(self.net)
 
@@ -274,17 +310,24 @@ class Drive:
         return value
 
 
+def epochs(n_predicted, *clids):
+    """Epochs of the same number of predicted classes."""
+    return [(clid, n_predicted) for clid in clids]
+
+
 @pytest.mark.parametrize(
     ("warmup", "reweighted"),
     [
-        ([], [0.0, 0.0, 0.0]),
-        ([], [0.1, 0.2, 0.3]),
-        ([-0.3], [0.0, 0.1, 0.0]),
-        ([0.2], [0.2, 0.2, 0.2]),
-        ([0.9, 0.2], [0.3, 0.2, 0.3]),
+        (epochs(3, -0.3), epochs(2, 0.0, 0.1, 0.0)),
+        (epochs(3, -0.3), epochs(1, 0.1, 0.2, 0.3)),
+        (epochs(3, -0.3), [(0.1, 2), (0.1, 1), (0.1, 2)]),
+        (epochs(2, 0.2), epochs(1, 0.2, 0.2, 0.2)),
+        (epochs(2, 0.9, 0.2), epochs(1, 0.3, 0.2, 0.3)),
+        # The end of warm-up counts, not its best epoch.
+        ([(-0.3, 1), (-0.3, 2)], epochs(1, 0.0, 0.0, 0.0)),
     ],
 )
-def test_three_reweighted_epochs_of_poor_clid_are_a_collapse(warmup, reweighted):
+def test_three_reweighted_epochs_of_poor_clid_and_fewer_classes_are_a_collapse(warmup, reweighted):
     drive = Drive(warmup, reweighted)
     assert drive.net.collapse_epoch_ == len(warmup) + PATIENCE
     assert drive.meta_step.enabled is False
@@ -295,12 +338,13 @@ def test_three_reweighted_epochs_of_poor_clid_are_a_collapse(warmup, reweighted)
 @pytest.mark.parametrize(
     ("warmup", "reweighted"),
     [
-        ([-0.3], [0.1, 0.1]),
-        ([-0.3], [0.1, 0.1, -0.1, 0.1, 0.1]),
-        ([-0.3], [-0.01] * 6),
-        ([0.2], [0.19] * 6),
-        ([0.1, 0.4], [0.3] * 6),
-        ([0.5] * 6, []),
+        (epochs(3, -0.3), epochs(2, 0.1, 0.1)),
+        (epochs(3, -0.3), epochs(2, 0.1, 0.1, -0.1, 0.1, 0.1)),
+        (epochs(3, -0.3), epochs(2, *[-0.01] * 6)),
+        (epochs(3, 0.2), epochs(2, *[0.19] * 6)),
+        (epochs(3, 0.1, 0.4), epochs(2, *[0.3] * 6)),
+        (epochs(3, *[0.5] * 6), []),
+        (epochs(3, -0.3) + epochs(1, *[0.5] * 6), []),
     ],
 )
 def test_fewer_or_milder_epochs_are_none(warmup, reweighted):
@@ -310,16 +354,68 @@ def test_fewer_or_milder_epochs_are_none(warmup, reweighted):
     assert drive.restored() == len(warmup) + len(reweighted)
 
 
+@pytest.mark.parametrize(
+    ("warmup", "reweighted"),
+    [
+        (epochs(3, -0.3), epochs(3, *[0.5] * 6)),
+        (epochs(2, -0.3), epochs(3, *[0.5] * 6)),
+        (epochs(2, 0.1), epochs(2, *[5.0] * 6)),
+        (epochs(3, -0.3), [*epochs(2, 0.5, 0.5), (0.5, 3), *epochs(2, 0.5, 0.5)]),
+        ([(-0.3, 3), (-0.3, 2)], epochs(2, *[0.5] * 6)),
+        ([], epochs(1, *[0.5] * 6)),  # nothing was learned that could be lost
+    ],
+)
+def test_poor_clid_alone_raises_no_alarm_while_no_class_is_lost(warmup, reweighted):
+    drive = Drive(warmup, reweighted)
+    assert drive.net.collapse_epoch_ is None
+    assert drive.meta_step.enabled is True
+    assert drive.restored() == len(warmup) + len(reweighted)
+
+
+def test_lost_classes_alone_raise_no_alarm_while_clid_is_good():
+    drive = Drive(epochs(3, -0.3), epochs(1, *[-0.3] * 6))
+    assert drive.net.collapse_epoch_ is None
+    assert drive.restored() == 7
+
+
 def test_a_collapse_goes_back_to_the_epoch_before_the_poor_ones():
-    drive = Drive([-0.3, -0.2], [-0.1, 0.1, -0.1, 0.1, 0.2, 0.3])
+    drive = Drive(epochs(3, -0.3, -0.2), epochs(2, -0.1, 0.1, -0.1, 0.1, 0.2, 0.3))
     assert drive.net.collapse_epoch_ == 8
     assert drive.restored() == 5
 
 
 def test_poor_clid_after_a_collapse_is_accepted():
-    drive = Drive([-0.3], [0.1] * 3 + [0.1] * 5)
+    drive = Drive(epochs(3, -0.3), epochs(2, *[0.1] * 8))
     assert drive.net.collapse_epoch_ == 4
     assert drive.restored() == 9
+
+
+class Swallow(Callback):
+    """Makes the network predict its first class alone, from one epoch on, by its head's bias."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_epoch_end(self, net, **kwargs):
+        if len(net.history) >= self.epoch:
+            with torch.no_grad():
+                net.module_.head.weight.zero_()
+                net.module_.head.bias.copy_(torch.tensor([9.0, 0.0, 0.0]))
+
+
+def test_a_class_that_swallows_the_others_is_seen_by_monitor_and_guard_together():
+    table, ledger, diary = make_table(40), make_ledger(40), Diary()
+    table.labels.targets[:] = table.X[:, :N_CLASSES].argmax(dim=1)  # there is something to lose
+    meta_step = make_meta_step(table, ledger, warmup_epochs=4)
+    guard = CollapseGuard(meta_step, ledger)
+    monitor = Monitor(table, 0.5, ledger, None)
+    callbacks = (meta_step, Swallow(6), train_loss(), monitor, guard, diary)
+    settings = {"weighting": "wnet", "meta_optimizer__lr": 1e-9, "lr": 0.1}
+    net = make_net(*callbacks, max_epochs=8, **settings).fit(table)
+    assert net.history[3:5, "n_predicted"] == [N_CLASSES] * 2
+    assert net.history[5:, "n_predicted"] == [1, 1, 1]
+    assert net.collapse_epoch_ == 8
+    assert torch.equal(vector(net.module_), vector(diary.epochs[4]))
 
 
 @pytest.mark.parametrize("figure", ["train_loss", "clid"])
@@ -327,7 +423,7 @@ def test_poor_clid_after_a_collapse_is_accepted():
 def test_a_figure_that_is_not_finite_is_a_collapse_at_once(figure, value):
     table, diary = make_table(20), Diary()
     meta_step = make_meta_step(table)
-    curves = {"train_loss": [1.0] * 4, "clid": [-1.0] * 4}
+    curves = {"train_loss": [1.0] * 4, "clid": [-1.0] * 4, "n_predicted": [N_CLASSES] * 4}
     curves[figure] = [curves[figure][0], value, *curves[figure][2:]]
     callbacks = (meta_step, Script(**curves), CollapseGuard(meta_step, make_ledger(20)), diary)
     net = make_net(*callbacks, weighting="wnet", max_epochs=4).fit(table)
@@ -354,5 +450,6 @@ def test_running_statistics_are_restored_too():
     net.history.new_epoch()
     net.history.record("train_loss", math.nan)
     net.history.record("clid", math.nan)
+    net.history.record("n_predicted", 1)
     guard.on_epoch_end(net)
     assert torch.equal(net.module_.statistic, expected["statistic"])
