@@ -325,6 +325,7 @@ def epochs(n_predicted, *clids):
         (epochs(2, 0.9, 0.2), epochs(1, 0.3, 0.2, 0.3)),
         # The end of warm-up counts, not its best epoch.
         ([(-0.3, 1), (-0.3, 2)], epochs(1, 0.0, 0.0, 0.0)),
+        ([], epochs(1, *[0.5] * PATIENCE)),
     ],
 )
 def test_three_reweighted_epochs_of_poor_clid_and_fewer_classes_are_a_collapse(warmup, reweighted):
@@ -362,7 +363,7 @@ def test_fewer_or_milder_epochs_are_none(warmup, reweighted):
         (epochs(2, 0.1), epochs(2, *[5.0] * 6)),
         (epochs(3, -0.3), [*epochs(2, 0.5, 0.5), (0.5, 3), *epochs(2, 0.5, 0.5)]),
         ([(-0.3, 3), (-0.3, 2)], epochs(2, *[0.5] * 6)),
-        ([], epochs(1, *[0.5] * 6)),  # nothing was learned that could be lost
+        ([], epochs(2, *[0.5] * 6)),  # without warm-up, only a single class is too few
     ],
 )
 def test_poor_clid_alone_raises_no_alarm_while_no_class_is_lost(warmup, reweighted):
