@@ -10,7 +10,6 @@ from sklearn.compose import make_column_selector, make_column_transformer
 from sklearn.datasets import fetch_openml
 from sklearn.impute import SimpleImputer
 from sklearn.model_selection import train_test_split
-from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import LabelEncoder, OneHotEncoder, StandardScaler
 
 from sklearn_clidmu.datasets import make_label_noise
@@ -62,10 +61,9 @@ def load(name: str, folder: Path | None) -> Data:
             keys = ("X", "y", "y_noisy", "X_test", "y_test")
             return Data(*map(arrays.get, keys))
     X, y = fetch_openml(data_id=OPENML[name], return_X_y=True, as_frame=True)
-    numbers = make_pipeline(SimpleImputer(), "passthrough")
     words = OneHotEncoder(sparse_output=False, handle_unknown="ignore")
     encode = make_column_transformer(
-        (numbers, make_column_selector(dtype_include="number")),
+        (SimpleImputer(), make_column_selector(dtype_include="number")),
         (words, make_column_selector(dtype_exclude="number")),
     )
     return Data(encode.fit_transform(X), LabelEncoder().fit_transform(y))

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from sklearn.utils import check_random_state, column_or_1d
+from sklearn.utils import column_or_1d
 from sklearn.utils.extmath import softmax
 from sklearn.utils.validation import check_array, check_consistent_length
+
+from sklearn_clidmu.estimator.preparation import numpy_generator
 
 KINDS = ("symmetric", "pairflip", "asymmetric", "instance")
 
@@ -81,9 +83,7 @@ def make_label_noise(
     y = column_or_1d(y)
     classes, targets = np.unique(y, return_inverse=True)
     _check_arguments(kind, rate, len(classes), X, transition_matrix)
-    if random_state is None:
-        random_state = np.random.RandomState()
-    rng = check_random_state(random_state)
+    rng = numpy_generator(random_state)
     if kind == "instance":
         X = check_array(X, dtype=np.float64, input_name="X")
         check_consistent_length(X, y)

@@ -352,7 +352,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
                 dtype=self.dtype,
                 device=device,
             )
-            nets = self._learn(data, len(classes))
+            nets = self._learn(data)
         self.classes_ = classes
         self.device_ = str(device)
         self._report(nets)
@@ -414,16 +414,16 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         with np.errstate(divide="ignore"):
             return np.log(self.predict_proba(X))
 
-    def _learn(self, data: Prepared, n_classes: int) -> list[ReweightedNet]:
+    def _learn(self, data: Prepared) -> list[ReweightedNet]:
         """Train, refit if that is wanted, and score the rows; the last net predicts."""
-        net = self._train(data, n_classes, reweight=self.weighting is not None)
+        net = self._train(data, reweight=self.weighting is not None)
         trust = torch.ones_like(data.ledger.sample_weight)
         nets = [net]
         if self.weighting is not None and net.collapse_epoch_ is None and not net.diverged_:
             trust = row_trust(net, data)
             if self.refit:
                 data = believe(data, trust)
-                refitted = self._train(data, n_classes, reweight=False)
+                refitted = self._train(data, reweight=False)
                 refitted.weight_net_.load_state_dict(net.weight_net_.state_dict())
                 nets.append(refitted)
         trusted = trust.double().cpu().numpy()
@@ -431,7 +431,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         self.noise_scores_ = row_suspicion(nets[-1], data)
         return nets
 
-    def _train(self, data: Prepared, n_classes: int, reweight: bool) -> ReweightedNet:
+    def _train(self, data: Prepared, reweight: bool) -> ReweightedNet:
         """Train a net on prepared data, with or without meta steps."""
         n_steps = len(ShuffledBatches(data.training, self.batch_size))
         n_epochs = count_epochs(self, n_steps)
@@ -441,7 +441,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         net = build_net(
             self,
             data.training.X.shape[1],
-            n_classes,
+            data.ledger.n_classes,
             n_epochs=n_epochs,
             believed=data.believed,
             one_mask=data.fits_one_batch,

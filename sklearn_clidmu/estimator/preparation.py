@@ -63,15 +63,18 @@ def resolve_device(device: str) -> torch.device:
     return resolved
 
 
+def numpy_generator(random_state: Any) -> np.random.RandomState:
+    """Make a generator; None means fresh entropy, and never NumPy's global generator."""
+    return check_random_state(np.random.RandomState() if random_state is None else random_state)
+
+
 @contextmanager
 def local_generators(random_state: object, device: torch.device) -> Iterator[int]:
     """Seed torch's generators for the time of a fit, and put them back as they were.
 
-    Yields the seed, drawn from ``random_state``; from fresh entropy where that is None, so
-    that NumPy's global generator is left alone too.
+    Yields the seed, drawn from ``random_state``.
     """
-    generator = np.random.RandomState() if random_state is None else random_state
-    seed = int(check_random_state(generator).randint(np.iinfo(np.int32).max))
+    seed = int(numpy_generator(random_state).randint(np.iinfo(np.int32).max))
     devices = []
     if device.type == "cuda":
         devices = [torch.cuda.current_device() if device.index is None else device.index]

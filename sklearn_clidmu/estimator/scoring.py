@@ -27,11 +27,12 @@ def row_trust(net: ReweightedNet, data: Prepared) -> Tensor:
     Tensor of shape (n,)
         In [0, 1], and not zero for all rows.
     """
-    labels, ledger = data.everything.labels, data.ledger
-    logits, features, losses = _judge(net, data)
-    evidence = ledger.evidence()
-    seen = data.training.labels.rows
-    net.weight_net_.balance(evidence[seen], labels.targets[seen], ledger.sample_weight[seen])
+    _enter_unseen(net, data)
+    labels, training = data.everything.labels, data.training.labels
+    evidence = data.ledger.evidence()
+    net.weight_net_.balance(evidence[training.rows], training.targets, training.sample_weight)
+    logits, features = net.evaluate(data.everything.X)
+    losses = F.cross_entropy(logits, labels.targets, reduction="none")
     rows = Rows(losses, labels.targets, features, evidence, labels.sample_weight)
     with torch.no_grad():
         trust = net.weight_net_.trust(net.weight_net_.applied(rows), logits, rows)
@@ -49,15 +50,15 @@ def row_suspicion(net: ReweightedNet, data: Prepared) -> np.ndarray:
     data : Prepared
         What it was trained on. Rows that training never saw are entered in the ledger.
     """
-    _judge(net, data)
+    _enter_unseen(net, data)
     return -np.expm1(-data.ledger.mean_loss().double().cpu().numpy())
 
 
-def _judge(net: ReweightedNet, data: Prepared) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits, features and losses of all rows; the losses of unseen rows enter the ledger."""
-    labels, ledger = data.everything.labels, data.ledger
-    logits, features = net.evaluate(data.everything.X)
-    losses = F.cross_entropy(logits, labels.targets, reduction="none")
-    unseen = (ledger.n_visits == 0).nonzero().squeeze(1)
-    ledger.record_losses(data.everything[unseen][1], losses[unseen])
-    return logits, features, losses
+def _enter_unseen(net: ReweightedNet, data: Prepared) -> None:
+    """Enter the losses of rows that training never saw into the ledger."""
+    unseen = (data.ledger.n_visits == 0).nonzero().squeeze(1)
+    if len(unseen):
+        X, labels = data.everything[unseen]
+        logits, _ = net.evaluate(X)
+        losses = F.cross_entropy(logits, labels.targets, reduction="none")
+        data.ledger.record_losses(labels, losses)

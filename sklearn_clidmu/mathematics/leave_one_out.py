@@ -74,10 +74,9 @@ def leave_one_out_shares(
     X = X / X.abs().amax().clamp_min(torch.finfo(X.dtype).tiny)
     X = X - (weight @ X) / weight.sum()
     variance = (weight @ X.square()).sum() / weight.sum()
+    scale = (2 / variance.clamp_min(torch.finfo(X.dtype).tiny)).sqrt()
     frequencies = torch.randn(X.shape[1], N_FREQUENCIES, dtype=X.dtype, generator=generator)
-    frequencies = (
-        frequencies.to(X.device) * (2 / variance.clamp_min(torch.finfo(X.dtype).tiny)).sqrt()
-    )
+    frequencies = frequencies.to(X.device) * scale
     onehot = F.one_hot(targets, n_classes).double()
     onehot = onehot - (weight @ onehot) / weight.sum()
     if kernel is None:
@@ -107,9 +106,8 @@ class Ridge:
         self.frequencies = frequencies
         size = 2 * frequencies.shape[1] + 1
         gram, cross = X.new_zeros(size, size), X.new_zeros(size, Y.shape[1])
-        for rows, values, w in zip(
-            X.split(CHUNK), Y.split(CHUNK), weight.split(CHUNK), strict=True
-        ):
+        chunks = zip(X.split(CHUNK), Y.split(CHUNK), weight.split(CHUNK), strict=True)
+        for rows, values, w in chunks:
             features = self._features(rows)
             weighted = features * w[:, None]
             gram += weighted.T @ features

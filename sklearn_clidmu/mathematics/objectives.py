@@ -26,8 +26,7 @@ class CLID:
     """Cross-layer information divergence; see :func:`clid_loss`.
 
     The published gradient depends on the number of rows, and so on the scale of the sample
-    weights. Here it does not: they always add up to :data:`N_ROWS`, which leaves unit weights
-    alone in a meta batch of the default size.
+    weights. Here it does not: they always add up to :data:`N_ROWS`, whatever the meta batch.
     """
 
     def __init__(self, temperature: float) -> None:

@@ -43,9 +43,10 @@ class Ledger:
 
     def record_losses(self, labels: Labels, losses: Tensor) -> None:
         """Enter the losses of one batch, in which no row comes twice."""
+        losses = losses.clamp_max(LARGEST_LOSS)
         self.n_visits[labels.rows] += 1
-        self.last_loss[labels.rows] = losses.clamp_max(LARGEST_LOSS)
-        self.loss[labels.rows] += losses.clamp_max(LARGEST_LOSS)
+        self.last_loss[labels.rows] = losses
+        self.loss[labels.rows] += losses
 
     def record_influence(self, labels: Labels, influence: Tensor) -> None:
         """Enter the influences of one batch, in which no row comes twice."""

@@ -91,6 +91,15 @@ def _assert_same(
         )
 
 
+def _assert_same_fits(name: str, estimator: BaseEstimator, message: str, *inputs: Any) -> None:
+    """Compare fits on these inputs with plain ones on the rows of :func:`_noisy_rows`."""
+    X, y = _noisy_rows()
+    for regime, clf in _regimes(estimator):
+        expected = _results(clf.fit(X, y), X)
+        actual = _results(clone(clf).fit(*inputs), X)
+        _assert_same(actual, expected, f"{name} ({regime}): {message}")
+
+
 def _assert_sound(name: str, fitted: Any, X: np.ndarray) -> None:
     """Assert what holds of every fitted estimator, however poor its data were."""
     n_samples = len(X)
@@ -273,20 +282,14 @@ def check_read_only_inputs(name: str, estimator: BaseEstimator) -> None:
 def check_memory_layout_changes_nothing(name: str, estimator: BaseEstimator) -> None:
     """Check that rows stored column by column, as in frames, give the same, bit for bit."""
     X, y = _noisy_rows()
-    for regime, clf in _regimes(estimator):
-        expected = _results(clf.fit(X, y), X)
-        actual = _results(clone(clf).fit(np.asfortranarray(X), y), X)
-        _assert_same(actual, expected, f"{name} ({regime}): the layout of X in memory")
+    _assert_same_fits(name, estimator, "the layout of X in memory", np.asfortranarray(X), y)
 
 
 @_quiet
 def check_unit_sample_weight_is_none(name: str, estimator: BaseEstimator) -> None:
     """Check that unit sample weights are as good as none, bit for bit."""
     X, y = _noisy_rows()
-    for regime, clf in _regimes(estimator):
-        expected = _results(clf.fit(X, y), X)
-        actual = _results(clone(clf).fit(X, y, np.ones(len(X))), X)
-        _assert_same(actual, expected, f"{name} ({regime}): unit sample_weight")
+    _assert_same_fits(name, estimator, "unit sample_weight", X, y, np.ones(len(X)))
 
 
 @_quiet
