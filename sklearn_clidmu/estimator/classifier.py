@@ -12,21 +12,16 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from sklearn_clidmu.estimator.building import build_callbacks, build_net, count_epochs
 from sklearn_clidmu.estimator.constraints import PARAMETER_CONSTRAINTS
+from sklearn_clidmu.estimator.learning import Learned, learn
 from sklearn_clidmu.estimator.preparation import (
-    Prepared,
-    believe,
     hold_out,
     local_generators,
     prepare,
     resolve_device,
     row_weights,
 )
-from sklearn_clidmu.estimator.scoring import row_suspicion, row_trust
 from sklearn_clidmu.mathematics.weighting import WeightingNet
-from sklearn_clidmu.training.batches import ShuffledBatches
-from sklearn_clidmu.training.net import ReweightedNet
 
 CURVES = ("train_loss", "meta_loss", "clid", "dissent", "valid_loss", "valid_score")
 """Entries of the net's history that are passed on."""
@@ -112,9 +107,10 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
     lr : float or "auto", default="auto"
         Learning rate of the network at the start: 0.05 for "sgd", 0.002 for "adamw".
 
-    meta_lr : float, default=0.003
-        Learning rate of the second network's Adam. The published 1e-5 with plain gradient
-        descent barely moves it.
+    meta_lr : float or "auto", default="auto"
+        Learning rate of the second network's Adam: 0.003 for "evidence", 0.001 for "vri", 0.0003
+        for "wnet"; the latter two lose classes when they learn faster. The published 1e-5 with
+        plain gradient descent barely moves them.
 
     optimizer : {"sgd", "adamw"}, default="sgd"
         Optimizer of the network; "sgd" with Nesterov momentum 0.9.
@@ -128,10 +124,12 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         Decay of the moving average of the parameters that is used to predict; None for none.
 
     refit : bool, default=True
-        Train a fresh network on the learned weights, which predicts and gives the noise scores.
-        The first one has seen wrong labels before it was known that they are wrong, and does not
-        forget them all; the second costs about a third as much time again. False keeps the
-        first, as in the paper. Without ``weighting`` there is only one.
+        Train twice, with "evidence" weighting: the first network has seen wrong labels before
+        they were known to be wrong, and does not forget them all, so a fresh one starts from the
+        trust that the first has learned. The first is weighted by "vri" where that sees more:
+        where the wrong labels of a class mostly name one other class, and where more than two
+        classes look nearly clean; of the latter pair, the one whose CLID is lower by far
+        predicts, else that of "evidence". False trains once, as in the paper, in half the time.
 
     n_snapshots : int or None, default=None
         Predict with the mean of the networks of as many epochs, those of lowest CLID. None
@@ -181,9 +179,10 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
 
     noise_scores_ : ndarray of shape (n_samples,)
         In-sample score of each row passed to ``fit``, in [0, 1]; higher means more likely
-        mislabelled. It is one minus the geometric mean, over the epochs of the last training, of
-        the probability of the given label, so ``1 - noise_scores_`` reads as a label quality.
-        Rows of zero weight and held-out rows are scored by networks that did not train on them.
+        mislabelled. It is one minus the geometric mean, over the epochs of the training that made
+        ``net_``, of the probability of the given label, so ``1 - noise_scores_`` reads as a label
+        quality. Rows of zero weight and held-out rows are scored by networks that did not train
+        on them.
 
     net_ : ReweightedNet
         The trained skorch net, ready to predict; ``net_.module_`` is the torch module.
@@ -195,17 +194,18 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         Device that was trained on.
 
     n_iter_ : int
-        Number of epochs after which the network that predicts was ready.
+        Number of epochs of the training that made ``net_``.
 
     history_ : dict of ndarray of shape (n_epochs,)
-        Curves over all epochs, those of the refit after those of the first training:
+        Curves over all epochs, those of the second training after those of the first:
         "train_loss", "meta_loss" (nan where no meta step was taken), "clid" (CLID - log n on up
         to 1000 fixed training rows), "dissent" (share of them whose given label is not the one
         predicted) and, with ``early_stopping``, "valid_loss" and "valid_score".
 
     collapse_epoch_ : int or None
-        Epoch, counted from 1, at which the weighting collapsed: after it, training went on from
-        the epoch before with equal weights. None if it did not.
+        Epoch of the training that made ``net_``, counted from 1, at which the weighting
+        collapsed: after it, training went on from the epoch before with equal weights. None if it
+        did not.
 
     See Also
     --------
@@ -250,7 +250,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         meta_batch_size: int | None = None,
         meta_interval: int = 1,
         lr: Any = "auto",
-        meta_lr: float = 3e-3,
+        meta_lr: Any = "auto",
         optimizer: str = "sgd",
         weight_decay: Any = "auto",
         ema_decay: float | None = 0.99,
@@ -352,10 +352,10 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
                 dtype=self.dtype,
                 device=device,
             )
-            nets = self._learn(data)
+            learned = learn(self, data)
         self.classes_ = classes
         self.device_ = str(device)
-        self._report(nets)
+        self._report(learned)
         return self
 
     def predict(self, X: Any) -> np.ndarray:
@@ -414,66 +414,32 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         with np.errstate(divide="ignore"):
             return np.log(self.predict_proba(X))
 
-    def _learn(self, data: Prepared) -> list[ReweightedNet]:
-        """Train, refit if that is wanted, and score the rows; the last net predicts."""
-        net = self._train(data, reweight=self.weighting is not None)
-        trust = torch.ones_like(data.ledger.sample_weight)
-        nets = [net]
-        if self.weighting is not None and net.collapse_epoch_ is None and not net.diverged_:
-            trust = row_trust(net, data)
-            if self.refit:
-                data = believe(data, trust)
-                refitted = self._train(data, reweight=False)
-                refitted.weight_net_.load_state_dict(net.weight_net_.state_dict())
-                nets.append(refitted)
-        trusted = trust.double().cpu().numpy()
-        self.sample_weights_ = trusted / trusted.mean()
-        self.noise_scores_ = row_suspicion(nets[-1], data)
-        return nets
-
-    def _train(self, data: Prepared, reweight: bool) -> ReweightedNet:
-        """Train a net on prepared data, with or without meta steps."""
-        n_steps = len(ShuffledBatches(data.training, self.batch_size))
-        n_epochs = count_epochs(self, n_steps)
-        callbacks = build_callbacks(
-            self, data.training, data.ledger, data.held_out, n_epochs, n_steps, reweight
-        )
-        net = build_net(
-            self,
-            data.training.X.shape[1],
-            data.ledger.n_classes,
-            n_epochs=n_epochs,
-            believed=data.believed,
-            one_mask=data.fits_one_batch,
-            dtype=data.training.X.dtype,
-            device=data.training.X.device,
-            callbacks=callbacks,
-        )
-        return net.fit(data.training)
-
-    def _report(self, nets: list[ReweightedNet]) -> None:
+    def _report(self, learned: Learned) -> None:
         """Set what the trainings have left behind, and warn of what went wrong."""
-        epochs = [epoch for net in nets for epoch in net.history]
+        net = learned.net
+        self.sample_weights_ = learned.trust / learned.trust.mean()
+        self.noise_scores_ = learned.suspicion
+        epochs = [epoch for net in learned.nets for epoch in net.history]
         self.history_ = {
             name: np.array([epoch.get(name, np.nan) for epoch in epochs], dtype=float)
             for name in CURVES
             if name in epochs[0]
         }
-        self.n_iter_ = len(nets[-1].history)
-        self.collapse_epoch_ = nets[0].collapse_epoch_
-        if self.collapse_epoch_ is not None:
+        self.n_iter_ = len(net.history)
+        self.collapse_epoch_ = net.collapse_epoch_
+        if net.collapse_epoch_ is not None:
             warnings.warn(
-                f"The weighting collapsed in epoch {self.collapse_epoch_}: training went on with "
+                f"The weighting collapsed in epoch {net.collapse_epoch_}: training went on with "
                 "equal weights. Raise warmup_epochs or lower meta_lr.",
                 ConvergenceWarning,
                 stacklevel=3,
             )
-        if any(net.diverged_ for net in nets):
+        if net.diverged_:
             warnings.warn(
                 f"Training diverged in epoch {self.n_iter_} and was ended with the last sound "
                 "network. Lower lr, or scale the features.",
                 ConvergenceWarning,
                 stacklevel=3,
             )
-        self.net_ = nets[-1]
+        self.net_ = net
         self.net_.trim_for_prediction()

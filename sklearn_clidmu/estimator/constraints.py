@@ -21,7 +21,7 @@ PARAMETER_CONSTRAINTS: dict[str, list[Any]] = {
     "meta_batch_size": [Interval(Integral, 2, None, closed="left"), None],
     "meta_interval": [Interval(Integral, 1, None, closed="left")],
     "lr": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
-    "meta_lr": [Interval(Real, 0, None, closed="neither")],
+    "meta_lr": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
     "optimizer": [StrOptions({"sgd", "adamw"})],
     "weight_decay": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
     "ema_decay": [Interval(Real, 0, 1, closed="left"), None],

@@ -14,9 +14,9 @@ from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import _check_sample_weight
 from torch import Tensor
 
-from sklearn_clidmu.mathematics.evidence import rival_margin, weighted_mean
+from sklearn_clidmu.mathematics.evidence import rival_margin
 from sklearn_clidmu.mathematics.leave_one_out import Kernel, leave_one_out_shares
-from sklearn_clidmu.mathematics.noise_matrix import estimate_noise
+from sklearn_clidmu.mathematics.noise_matrix import NoiseEstimate, estimate_noise
 from sklearn_clidmu.training.batches import Labels, Table
 from sklearn_clidmu.training.ledger import Ledger
 
@@ -38,8 +38,8 @@ class Prepared(NamedTuple):
     held_out: Table | None
     """The rows kept for early stopping."""
     ledger: Ledger
-    believed: Tensor | None
-    """Share of right labels among those given to each class, where it was asked for."""
+    noise: NoiseEstimate | None
+    """What is known of the noise before any training, where it was asked for."""
     fits_one_batch: bool
 
 
@@ -187,38 +187,34 @@ def prepare(
             "sklearn.preprocessing.StandardScaler, or set dtype='float64'."
         )
     trained_weight = weight * tensor(trained, kind)
-    rivalry = believed = None
+    rivalry = noise = None
     if evidence:
-        rivalry, believed = judge_labels(everything, trained_weight, n_classes, fits_one_batch)
+        rivalry, noise = judge_labels(everything, trained_weight, n_classes, fits_one_batch)
     ledger = Ledger(trained_weight, n_classes, rivalry)
     training = everything
     if n_trained < len(X):
         training = Table(*everything[tensor(np.flatnonzero(trained), torch.int64)])
     kept = Table(*everything[tensor(held_out, torch.int64)]) if len(held_out) else None
-    return Prepared(everything, training, kept, ledger, believed, fits_one_batch)
+    return Prepared(everything, training, kept, ledger, noise, fits_one_batch)
 
 
-def believe(data: Prepared, trust: Tensor) -> Prepared:
-    """Multiply the weights of all rows by the trust in their labels, and open a new ledger.
+def start_over(data: Prepared, distrust: Tensor | None = None) -> Prepared:
+    """Open a new ledger, in which nothing stands but the distrust that a training has left.
 
     Parameters
     ----------
     data : Prepared
-    trust : Tensor of shape (n,)
-        Not negative.
+    distrust : Tensor of shape (n,), optional
+        By default no training has left any.
     """
-    labels = data.everything.labels
-    trust = trust / weighted_mean(trust, data.ledger.sample_weight)
-    labels = labels._replace(sample_weight=labels.sample_weight * trust)
-    everything = Table(data.everything.X, labels)
-    training = Table(*everything[data.training.labels.rows])
-    ledger = Ledger(data.ledger.sample_weight * trust, data.ledger.n_classes)
-    return data._replace(everything=everything, training=training, ledger=ledger)
+    old = data.ledger
+    ledger = Ledger(old.sample_weight, old.n_classes, old.rivalry, distrust)
+    return data._replace(ledger=ledger)
 
 
 def judge_labels(
     table: Table, sample_weight: Tensor, n_classes: int, fits_one_batch: bool
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, NoiseEstimate]:
     """Hold each row's label against all other rows, before any training.
 
     Parameters
@@ -233,8 +229,7 @@ def judge_labels(
     -------
     rivalry : Tensor of shape (n,)
         Lead of a rival class over the given one.
-    believed : Tensor of shape (n_classes,)
-        Share of right labels among those given to each class.
+    noise : NoiseEstimate
     """
     targets = table.labels.targets
     # Its own generator: with and without reweighting, training draws the same.
@@ -245,4 +240,5 @@ def judge_labels(
         kernel = SMALL_KERNEL._replace(penalty=SMALL_KERNEL.penalty * row)
     shares = leave_one_out_shares(table.X, targets, n_classes, sample_weight, generator, kernel)
     noise = estimate_noise(shares, targets, sample_weight, row)
-    return rival_margin(shares, targets).to(table.X), noise.believed.to(table.X)
+    noise = NoiseEstimate(*(figures.to(table.X) for figures in noise))
+    return rival_margin(shares, targets).to(table.X), noise

@@ -8,9 +8,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-N_EVIDENCE = 4
-"""Columns of evidence: the last loss in units of that of a blind guess, and the standings of the
-mean loss, of the summed influence and of the lead of a rival class among all other rows."""
+N_EVIDENCE = 5
+"""Columns of evidence: the last loss in units of that of a blind guess; the standings of the mean
+loss, of the summed influence and of the lead of a rival class among all other rows; and the
+distrust that an earlier training has left, 0 where there was none."""
+
+DOUBT_BOUNDS = (1e-4, 1 - 1e-4)
+"""No earlier training is believed to be surer than this."""
 
 
 def standing(values: Tensor, sample_weight: Tensor) -> Tensor:
@@ -42,6 +46,49 @@ def _centre(values: Tensor, sample_weight: Tensor) -> tuple[Tensor, Tensor]:
     centred = values - weighted_mean(values, sample_weight)
     variance = weighted_mean(centred.square(), sample_weight)
     return centred, variance.sqrt().clamp_min(torch.finfo(values.dtype).tiny ** 0.5)
+
+
+def distrust(trust: Tensor) -> Tensor:
+    """Logarithm of the odds that a label is wrong, shape (n,).
+
+    Parameters
+    ----------
+    trust : Tensor of shape (n,)
+        In [0, 1].
+    """
+    return -trust.clamp(*DOUBT_BOUNDS).logit()
+
+
+def class_sums(values: Tensor, targets: Tensor, n_classes: int) -> Tensor:
+    """Sum of the values of each class, shape (n_classes,)."""
+    return values.new_zeros(n_classes).index_add_(0, targets, values)
+
+
+def agreement(
+    first: Tensor, second: Tensor, targets: Tensor, n_classes: int, sample_weight: Tensor
+) -> Tensor:
+    """Correlation of two values among the rows of each class, shape (n_classes,).
+
+    0 where a class has no rows, or where its rows are all alike.
+
+    Parameters
+    ----------
+    first, second : Tensor of shape (n,)
+    targets : Tensor of shape (n,), int64
+    n_classes : int
+    sample_weight : Tensor of shape (n,)
+    """
+    figures = torch.finfo(first.dtype)
+    size = first.abs().max() * second.abs().max()
+    negligible = figures.tiny + 100 * figures.eps * size  # what rounding makes of equal values
+    mass = class_sums(sample_weight, targets, n_classes).clamp_min(figures.tiny)
+
+    def mean(values: Tensor) -> Tensor:
+        return class_sums(sample_weight * values, targets, n_classes) / mass
+
+    first, second = (values - mean(values)[targets] for values in (first, second))
+    scale = (mean(first.square()) * mean(second.square())).sqrt()
+    return mean(first * second) / scale.clamp_min(negligible)
 
 
 def rival_margin(shares: Tensor, targets: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sklearn_clidmu.mathematics.evidence import weighted_mean
+
 ANCHORS = 0.2
 """Share of the rows predicted to be of a class, the surest, that show its noise."""
 
@@ -34,8 +36,13 @@ class NoiseEstimate(NamedTuple):
 
     matrix: Tensor
     """Probability of the given label (column) in a true class (row), (n_classes, n_classes)."""
+    rate: Tensor
+    """Share of wrong labels among all, shape ()."""
     believed: Tensor
     """Share of right labels among those given to a class, shape (n_classes,)."""
+    asymmetry: Tensor
+    """How much more often a class is mistaken for its strongest rival than for each other class,
+    in [0, 1], on average over the rows; 0 with two classes. Shape ()."""
 
 
 def estimate_noise(
@@ -72,7 +79,8 @@ def estimate_noise(
     expected = joint.sum(dim=0)
     common = prior_mass + COMMON_SHARE / (1 - COMMON_SHARE) * expected
     believed = (joint.diagonal() + common * (1 - noise_rate)) / (expected + common)
-    return NoiseEstimate(matrix, believed.clamp(*BELIEVED_BOUNDS))
+    believed = believed.clamp(*BELIEVED_BOUNDS)
+    return NoiseEstimate(matrix, noise_rate, believed, _asymmetry(matrix, mass))
 
 
 def _anchor_weight(
@@ -91,6 +99,16 @@ def _anchor_weight(
     anchors = torch.empty_like(weight)
     anchors[order] = torch.minimum(left.clamp_min(0), weight[order])
     return anchors
+
+
+def _asymmetry(matrix: Tensor, mass: Tensor) -> Tensor:
+    n_classes = len(matrix)
+    if n_classes == 2:
+        return matrix.new_zeros(())
+    mistaken = matrix - matrix.diagonal().diag()
+    rival = mistaken.amax(dim=1)
+    others = (mistaken.sum(dim=1) - rival) / (n_classes - 2)
+    return weighted_mean(rival - others, mass)
 
 
 def _uniform_noise(rate: Tensor, n_classes: int) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sklearn_clidmu.mathematics.evidence import N_EVIDENCE, weighted_mean
+from sklearn_clidmu.mathematics.evidence import N_EVIDENCE, class_sums, weighted_mean
 
 N_BISECTIONS = 30
 """Halvings of the range in which the offset of a class is looked for."""
@@ -98,7 +98,8 @@ class EvidenceWeightNet(WeightingNet):
     """A row's weight from all that speaks against its label.
 
     The net gives every row a score that never rises with any evidence; without that bound the
-    meta step, on clean labels, learns to train on the hard rows alone. In the virtual step the
+    meta step, on clean labels, learns to train on the hard rows alone. The distrust that an
+    earlier training has left is taken off the score as it is. In the virtual step the
     rows of a batch compete by their scores (softmax), so that the net learns the order of the
     rows and nothing else. In the real step a weight is the sigmoid of the score plus an offset
     of the given class, so that the mean weight of a class is the share of its labels that is
@@ -118,7 +119,7 @@ class EvidenceWeightNet(WeightingNet):
 
     def __init__(self, believed: Tensor, n_hidden: int = 64) -> None:
         super().__init__()
-        self.hidden = nn.Linear(N_EVIDENCE, n_hidden)
+        self.hidden = nn.Linear(N_EVIDENCE - 1, n_hidden)
         self.output = nn.Linear(n_hidden, 1, bias=False)  # rows compete: a level has no effect
         nn.init.uniform_(self.hidden.weight, 0, 1)
         nn.init.uniform_(self.hidden.bias, -1, 1)
@@ -127,10 +128,11 @@ class EvidenceWeightNet(WeightingNet):
         self.register_buffer("offset", believed.logit())
 
     def score(self, evidence: Tensor) -> Tensor:
-        """Score of each row, shape (n,); nearly equal for all to start with."""
+        """Score of each row, shape (n,); to start with, little more than minus the distrust."""
+        seen, distrust = evidence[:, :-1], evidence[:, -1]
         # Absolute values keep every path from an input to the score falling.
-        hidden = F.linear(-evidence, self.hidden.weight.abs(), self.hidden.bias).tanh()
-        return F.linear(hidden, self.output.weight.abs()).squeeze(1)
+        hidden = F.linear(-seen, self.hidden.weight.abs(), self.hidden.bias).tanh()
+        return F.linear(hidden, self.output.weight.abs()).squeeze(1) - distrust
 
     def forward(self, rows: Rows, noise: Tensor | None = None) -> Tensor:
         """Weights in (0, 1] in proportion to the exponential of the score, shape (n,)."""
@@ -144,14 +146,14 @@ class EvidenceWeightNet(WeightingNet):
     @torch.no_grad()
     def balance(self, evidence: Tensor, targets: Tensor, sample_weight: Tensor) -> None:
         """Set the offsets so that the mean weight of each class is its believed share."""
-        score = self.score(evidence)
-        members = F.one_hot(targets, len(self.believed)).to(score) * sample_weight[:, None]
-        wanted = self.believed * members.sum(dim=0)
+        score, n_classes = self.score(evidence), len(self.believed)
+        wanted = self.believed * class_sums(sample_weight, targets, n_classes)
         middle = self.believed.logit()
         low, high = middle - score.max(), middle - score.min()
         for _ in range(N_BISECTIONS):
             self.offset = (low + high) / 2
-            short = (score + self.offset[targets]).sigmoid() @ members < wanted
+            weights = (score + self.offset[targets]).sigmoid() * sample_weight
+            short = class_sums(weights, targets, n_classes) < wanted
             low, high = torch.where(short, self.offset, low), torch.where(short, high, self.offset)
 
 

@@ -27,15 +27,21 @@ class Ledger:
         Losses are read in units of log(n_classes), the loss of a blind guess.
     rivalry : Tensor of shape (n,), optional
         Lead of a rival class among all other rows; by default not known, and equal.
+    distrust : Tensor of shape (n,), optional
+        What an earlier training has left (:func:`sklearn_clidmu.mathematics.evidence.distrust`).
     """
 
     def __init__(
-        self, sample_weight: Tensor, n_classes: int, rivalry: Tensor | None = None
+        self,
+        sample_weight: Tensor,
+        n_classes: int,
+        rivalry: Tensor | None = None,
+        distrust: Tensor | None = None,
     ) -> None:
         self.sample_weight = sample_weight
         self.n_classes = n_classes
-        rivalry = torch.zeros_like(sample_weight) if rivalry is None else rivalry
-        self.rivalry = standing(rivalry, sample_weight)
+        self.rivalry = torch.zeros_like(sample_weight) if rivalry is None else rivalry
+        self.distrust = torch.zeros_like(sample_weight) if distrust is None else distrust
         self.last_loss = torch.zeros_like(sample_weight)
         self.loss = torch.zeros_like(sample_weight)
         self.influence = torch.zeros_like(sample_weight)
@@ -71,7 +77,8 @@ class Ledger:
             self.last_loss / math.log(self.n_classes),
             standing(self.mean_loss(), self.sample_weight),
             standing(self.influence, self.sample_weight),
-            self.rivalry,
+            standing(self.rivalry, self.sample_weight),
+            self.distrust,
         )
         return torch.stack(columns, dim=1)
 

@@ -98,17 +98,20 @@ class CollapseGuard(Callback):
     meta_step : MetaStep or None
     ledger : Ledger
         Goes back too: an epoch that is not sound leaves no trace.
+    n_predicted : int
+        Classes that must be predicted where there is no warm-up to tell.
     """
 
-    def __init__(self, meta_step: MetaStep | None, ledger: Ledger) -> None:
+    def __init__(self, meta_step: MetaStep | None, ledger: Ledger, n_predicted: int) -> None:
         self.meta_step = meta_step
         self.ledger = ledger
+        self.level = n_predicted
 
     def on_train_begin(self, net: ReweightedNet, **kwargs: Any) -> None:
         """Keep the initial parameters; nothing has collapsed yet."""
         net.collapse_epoch_ = None
         net.diverged_ = False
-        self.clid, self.n_predicted = 0.0, 2  # without warm-up, a single class is a collapse
+        self.clid, self.n_predicted = 0.0, self.level
         self.n_poor = 0
         self._keep(net)
 

@@ -120,7 +120,7 @@ UNFIT = {
     "meta_batch_size": [0, 1, 64.0, "auto"],
     "meta_interval": [0, -1, 1.5, None],
     "lr": [0, -1.0, None, "high"],
-    "meta_lr": [0, -1.0, None, "auto"],
+    "meta_lr": [0, -1.0, None, "high"],
     "optimizer": ["adam", "SGD", None],
     "weight_decay": [-1e-3, None, "strong"],
     "ema_decay": [-0.1, 1, 1.0, "auto"],

@@ -57,7 +57,7 @@ def test_rows_are_judged_by_all_others_only_for_the_net_that_asks(
 
 def test_without_evidence_nothing_is_known_of_rivals():
     data = prepared(evidence=False)
-    assert data.believed is None
+    assert data.noise is None
     assert data.ledger.evidence()[:, 3].eq(0.5).all()
 
 
@@ -72,7 +72,8 @@ def test_rivals_and_belief_see_wrong_labels_before_any_training(batch_size):
     order = rivalry.argsort()[::-1]
     assert flipped[order[: flipped.sum()]].mean() > 0.8
     right = [(~flipped)[labels == k].mean() for k in range(3)]
-    np.testing.assert_allclose(data.believed, right, atol=0.15)
+    np.testing.assert_allclose(data.noise.believed, right, atol=0.15)
+    assert data.noise.rate.item() == pytest.approx(flipped.mean(), abs=0.1)
 
 
 def test_belief_tells_a_noisy_class_from_a_clean_one(batch_size):
@@ -80,7 +81,7 @@ def test_belief_tells_a_noisy_class_from_a_clean_one(batch_size):
     truth = np.arange(240) % 3
     rows = rng.normal(size=(240, 4)) + 5 * np.eye(3, 4)[truth]
     labels = np.where((truth == 0) & (rng.uniform(size=240) < 0.4), 1, truth)
-    believed = prepared(rows, labels, batch_size=batch_size).believed
+    believed = prepared(rows, labels, batch_size=batch_size).noise.believed
     assert believed.argmin() == 1
     # In one batch, where rows may be repeated, few of them count as seen: less is dared.
     assert believed[1] < believed[[0, 2]].min() - (0.01 if batch_size > 240 else 0.05)
@@ -98,20 +99,22 @@ def test_rows_that_are_not_trained_on_are_judged_but_judge_nobody(batch_size):
         for labels in (y, other)
     )
     trained = np.setdiff1d(np.arange(len(X)), outside)
-    torch.testing.assert_close(before.believed, after.believed, rtol=0, atol=0)
+    for first, second in zip(before.noise, after.noise, strict=True):
+        assert torch.equal(first, second)
     first, second = before.ledger.evidence()[:, 3], after.ledger.evidence()[:, 3]
     assert torch.equal(first[trained], second[trained])
     assert first[outside].ne(second[outside]).all()
 
 
 @pytest.mark.parametrize("fits_one_batch", [True, False])
-def test_rivalry_and_belief_are_of_the_dtype_of_the_rows(fits_one_batch):
+def test_rivalry_and_the_estimate_of_noise_are_of_the_dtype_of_the_rows(fits_one_batch):
     rows, number = torch.tensor(X, dtype=torch.float32), torch.arange(len(X))
     table = Table(rows, Labels(number, torch.tensor(y), torch.ones(len(X))))
-    rivalry, believed = judge_labels(table, torch.ones(len(X)), 3, fits_one_batch)
-    assert rivalry.dtype == believed.dtype == torch.float32
-    assert (rivalry.shape, believed.shape) == ((len(X),), (3,))
-    assert ((believed > 0) & (believed < 1)).all()
+    rivalry, noise = judge_labels(table, torch.ones(len(X)), 3, fits_one_batch)
+    assert {figures.dtype for figures in (rivalry, *noise)} == {torch.float32}
+    assert rivalry.shape == (len(X),)
+    assert [tuple(figures.shape) for figures in noise] == [(3, 3), (), (3,), ()]
+    assert ((noise.believed > 0) & (noise.believed < 1)).all()
 
 
 def test_judging_labels_draws_nothing_from_the_global_generator(batch_size):
@@ -125,7 +128,7 @@ def test_equal_rows_tell_nothing_apart(batch_size):
     data = prepared(np.ones_like(X), y, batch_size=batch_size)
     evidence = data.ledger.evidence()[:, 3]
     assert evidence.isfinite().all()
-    assert data.believed.isfinite().all()
+    assert all(figures.isfinite().all() for figures in data.noise)
     for k in range(3):
         torch.testing.assert_close(evidence[y == k], evidence[y == k][:1].expand(sum(y == k)))
 
@@ -150,7 +153,7 @@ def test_the_mean_trust_in_a_class_is_the_share_of_its_labels_that_is_believed(
     assert (trained > 0).sum() == len(data.training)
     means = [np.average(clf.sample_weights_[y == k], weights=trained[y == k]) for k in range(3)]
     believed = clf.weight_net_.believed.numpy()
-    np.testing.assert_allclose(believed, data.believed)
+    np.testing.assert_allclose(believed, data.noise.believed)
     # sample_weights_ have mean one, so that a factor is left.
     np.testing.assert_allclose(means / believed, np.mean(means / believed), rtol=1e-6)
     assert clf.sample_weights_[y == 0].std() > 1e-3

@@ -58,7 +58,7 @@ def make_rows(n, n_features=WIDTH, n_classes=N_CLASSES, sample_weight=None):
         losses=3 * torch.rand(n),
         targets=torch.randint(n_classes, (n,)),
         features=torch.randn(n, n_features),
-        evidence=torch.rand(n, N_EVIDENCE),
+        evidence=torch.cat([torch.rand(n, N_EVIDENCE - 1), torch.randn(n, 1)], dim=1),
         sample_weight=torch.ones(n) if sample_weight is None else sample_weight,
     )
 

@@ -43,6 +43,12 @@ class Known:
         right = self.given == self.true
         return torch.stack([right[self.given == c].double().mean() for c in range(3)])
 
+    def asymmetry(self):
+        """Lead of each row's likelier wrong label over the other one, on average."""
+        mistaken = [[self.matrix[c, (c + k) % 3] for k in (1, 2)] for c in range(3)]
+        leads = torch.tensor([abs(first - second) for first, second in mistaken])
+        return leads[self.true].mean()
+
 
 def random_rows(n_rows=300, n_classes=4):
     return torch.randn(n_rows, n_classes), torch.randint(n_classes, (n_rows,))
@@ -58,10 +64,32 @@ def random_rows(n_rows=300, n_classes=4):
 def test_known_noise_is_recovered(name, class_logits, dtype):
     known = Known(NOISE[name], class_logits=class_logits)
     found = estimate_noise(known.shares.to(dtype), known.given, torch.ones(len(known.given)))
-    assert found.matrix.dtype == found.believed.dtype == dtype
+    assert {figures.dtype for figures in found} == {dtype}
     torch.testing.assert_close(found.matrix.double(), known.matrix, rtol=0, atol=0.04)
     expected = known.right_share().clamp(LOWEST, HIGHEST)
     torch.testing.assert_close(found.believed.double(), expected, rtol=0, atol=0.04)
+    wrong = (known.given != known.true).double().mean().item()
+    assert found.rate.item() == pytest.approx(wrong, abs=0.03)
+    assert found.asymmetry.item() == pytest.approx(known.asymmetry().item(), abs=0.03)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.2, 0.45])
+def test_asymmetry_is_the_rate_of_pair_flips_and_nothing_of_symmetric_noise(rate):
+    true = torch.arange(40_000) % 10
+    flipped = torch.rand(40_000) < rate
+    for step, expected in ((1, rate), (torch.randint(1, 10, (40_000,)), 0)):
+        given = torch.where(flipped, (true + step) % 10, true)
+        found = estimate_noise(torch.eye(10)[true], given, torch.ones(40_000))
+        assert found.rate.item() == pytest.approx(rate, abs=0.02)
+        assert found.asymmetry.item() == pytest.approx(expected, abs=0.02)
+
+
+def test_noise_of_two_classes_is_never_asymmetric():
+    true = torch.arange(600) % 2
+    given = torch.where(torch.rand(600) < 0.4, 1, true)
+    found = estimate_noise(torch.eye(2)[true], given, torch.ones(600))
+    assert found.matrix[0, 1] > found.matrix[1, 0] + 0.2
+    assert found.asymmetry == 0
 
 
 def test_clean_labels_are_believed():
@@ -124,6 +152,21 @@ def test_noise_of_six_rows_is_that_worked_out_by_hand():
     floats = [[float(entry) for entry in row] for row in matrix]
     torch.testing.assert_close(found.matrix, torch.tensor(floats))
     torch.testing.assert_close(found.believed, torch.tensor([float(b) for b in believed]))
+    assert found.rate.item() == pytest.approx(float(wrong))
+    assert found.asymmetry == 0
+
+
+@pytest.mark.usefixtures("round_numbers")
+def test_asymmetry_of_ten_rows_is_that_worked_out_by_hand():
+    # Four classes, the last of them never predicted; so few rows that all are anchors.
+    predicted = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 2, 2])
+    given = torch.tensor([0, 0, 1, 1, 0, 1, 2, 2, 2, 2])
+    found = estimate_noise(torch.eye(4)[predicted], given, torch.ones(10))
+    # The prior rows give every wrong label of a class as much: only counted ones tell.
+    leads = [Fraction(2 - 0, 4 + 10), (2 - Fraction(1 + 0, 2)) / (4 + 10), 0]
+    assert (4 * leads[0] + 4 * leads[1] + 2 * leads[2]) / 10 == Fraction(1, 10)
+    assert found.asymmetry.item() == pytest.approx(1 / 10)
+    assert found.rate.item() == pytest.approx(5 / 10)
 
 
 @pytest.mark.usefixtures("round_numbers")
@@ -200,6 +243,8 @@ def test_rows_of_weight_zero_count_for_nothing():
 def check_bounds(found):
     assert found.matrix.isfinite().all()
     assert ((found.believed >= LOWEST) & (found.believed <= HIGHEST)).all()
+    assert 0 <= found.rate <= 1
+    assert 0 <= found.asymmetry <= 1
 
 
 @pytest.mark.parametrize("noisy", [False, True])

@@ -128,14 +128,53 @@ def test_score_never_rises_with_any_evidence(seed):
         assert (net.score(more) < score).any()
 
 
+def with_distrust(rows, values):
+    """The rows, left with this distrust by an earlier training."""
+    evidence = rows.evidence.clone()
+    evidence[:, -1] = values
+    return rows._replace(evidence=evidence)
+
+
+def test_score_falls_by_exactly_the_distrust():
+    net, rows = perturb(evidence_net()), make_rows(N_ROWS)
+    distrust = 10 * torch.randn(N_ROWS)
+    score, without = (net.score(with_distrust(rows, values).evidence) for values in (distrust, 0))
+    torch.testing.assert_close(score, without - distrust)
+
+
+@pytest.mark.parametrize("common", [-5.0, 0.5, 20.0])
+def test_distrust_common_to_all_rows_changes_no_weight(common):
+    net, rows = perturb(evidence_net()), make_rows(N_ROWS)
+    doubted = with_distrust(rows, rows.evidence[:, -1] + common)
+    torch.testing.assert_close(net(doubted), net(rows))
+    applied = []
+    for each in (rows, doubted):
+        net.balance(each.evidence, each.targets, each.sample_weight)
+        applied.append(net.applied(each))
+    torch.testing.assert_close(*applied, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("seed", range(5))
-def test_evidence_weight_net_starts_with_nearly_equal_weights(seed):
+def test_evidence_weight_net_starts_with_nearly_equal_weights_where_no_distrust_is_left(seed):
     torch.manual_seed(seed)
-    net, rows = evidence_net(), make_rows(500)
+    net, rows = evidence_net(), with_distrust(make_rows(500), 0)
     weights = net(rows)
     assert weights.max() - weights.min() < 0.2
     applied = net.applied(rows)
     assert (applied - net.believed[rows.targets]).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_evidence_weight_net_starts_with_weights_close_to_the_trust_that_is_left(seed):
+    torch.manual_seed(seed)
+    trust, targets = torch.linspace(0.02, 0.98, 25).repeat(N_CLASSES), torch.arange(75) // 25
+    net = evidence_net(believed=[trust.mean()] * N_CLASSES)
+    rows = with_distrust(make_rows(75)._replace(targets=targets), -trust.logit())
+    net.balance(rows.evidence, rows.targets, rows.sample_weight)
+    applied = net.applied(rows)
+    torch.testing.assert_close(applied, trust, rtol=0, atol=0.03)
+    for mine in applied.split(25):
+        assert (mine.diff() > 0).all()
 
 
 @pytest.mark.parametrize("scale", [1.0, 30.0])
@@ -170,14 +209,15 @@ def test_weight_of_the_real_step_is_the_squashed_score_of_the_row_in_its_class()
 # Balance
 
 
-def spread_net(spread, rows, **settings):
-    """An evidence net whose scores on the rows lie ``spread`` apart."""
-    net = perturb(evidence_net(**settings))
+def spread_out(spread, rows, **settings):
+    """An evidence net, and the rows with their distrust scaled: scores lie ``spread`` apart."""
+    net, evidence = perturb(evidence_net(**settings)), rows.evidence.clone()
     with torch.no_grad():
-        score = net.score(rows.evidence)
+        score = net.score(evidence)
         factor = spread / (score.max() - score.min())
         net.output.weight *= factor
-    return net
+        evidence[:, -1] *= factor
+    return net, rows._replace(evidence=evidence)
 
 
 def mean_applied(net, rows):
@@ -194,7 +234,7 @@ def mean_applied(net, rows):
 @pytest.mark.parametrize("weighted", [False, True])
 def test_balance_gives_every_class_the_mean_weight_that_is_believed(believed, spread, weighted):
     rows = make_rows(N_ROWS, sample_weight=10 * torch.rand(N_ROWS) if weighted else None)
-    net = spread_net(spread, rows, believed=believed)
+    net, rows = spread_out(spread, rows, believed=believed)
     net.balance(rows.evidence, rows.targets, rows.sample_weight)
     np.testing.assert_allclose(mean_applied(net, rows), believed, rtol=0, atol=1e-5)
 
@@ -202,7 +242,8 @@ def test_balance_gives_every_class_the_mean_weight_that_is_believed(believed, sp
 @pytest.mark.parametrize("spread", [1.0, 30.0])
 def test_balance_is_met_in_single_precision(spread):
     rows = make_rows(2000, sample_weight=torch.rand(2000))
-    net = spread_net(spread, rows).float()
+    net, rows = spread_out(spread, rows)
+    net.float()
     single = rows._replace(evidence=rows.evidence.float(), sample_weight=rows.sample_weight.float())
     net.balance(single.evidence, single.targets, single.sample_weight)
     assert net.offset.dtype == torch.float32
@@ -211,7 +252,7 @@ def test_balance_is_met_in_single_precision(spread):
 
 def test_offsets_are_the_roots_that_scipy_finds():
     rows = make_rows(N_ROWS, sample_weight=torch.rand(N_ROWS) + 0.5)
-    net = spread_net(5.0, rows)
+    net, rows = spread_out(5.0, rows)
     net.balance(rows.evidence, rows.targets, rows.sample_weight)
     score = net.score(rows.evidence).detach().numpy()
     for c, believed in enumerate(net.believed.tolist()):
@@ -226,7 +267,7 @@ def test_offsets_are_the_roots_that_scipy_finds():
 
 def test_balance_forgets_the_one_before():
     rows, others = make_rows(N_ROWS), make_rows(N_ROWS)
-    net = spread_net(5.0, rows)
+    net, rows = spread_out(5.0, rows)
     net.balance(rows.evidence, rows.targets, rows.sample_weight)
     expected = net.offset.clone()
     net.balance(others.evidence, others.targets, others.sample_weight)
@@ -236,8 +277,7 @@ def test_balance_forgets_the_one_before():
 
 
 def test_balance_moves_nothing_but_the_offsets():
-    rows = make_rows(N_ROWS)
-    net = spread_net(5.0, rows)
+    net, rows = spread_out(5.0, make_rows(N_ROWS))
     before = copy.deepcopy(net.state_dict())
     net.balance(rows.evidence, rows.targets, rows.sample_weight)
     changed = [
@@ -251,7 +291,7 @@ def test_balance_moves_nothing_but_the_offsets():
 @pytest.mark.parametrize("empty", ["no rows", "weight zero"])
 def test_class_without_rows_has_a_finite_offset_and_leaves_the_others_alone(spread, empty):
     rows = make_rows(N_ROWS)
-    net = spread_net(spread, rows)
+    net, rows = spread_out(spread, rows)
     if empty == "no rows":
         rows = rows._replace(targets=rows.targets % 2)
     else:
@@ -267,7 +307,7 @@ def test_class_without_rows_has_a_finite_offset_and_leaves_the_others_alone(spre
 def test_balance_of_integer_sample_weights_equals_that_of_repeated_rows():
     times = torch.randint(1, 4, (N_ROWS,))
     rows = make_rows(N_ROWS, sample_weight=times.double())
-    net = spread_net(5.0, rows)
+    net, rows = spread_out(5.0, rows)
     net.balance(rows.evidence, rows.targets, rows.sample_weight)
     weighted = net.offset.clone()
     repeated = repeat_rows(rows)
@@ -276,8 +316,8 @@ def test_balance_of_integer_sample_weights_equals_that_of_repeated_rows():
 
 
 def test_state_carries_believed_shares_and_offsets_to_another_net():
-    rows = make_rows(N_ROWS)
-    net, twin = spread_net(5.0, rows), evidence_net(believed=(0.5, 0.5, 0.5))
+    net, rows = spread_out(5.0, make_rows(N_ROWS))
+    twin = evidence_net(believed=(0.5, 0.5, 0.5))
     net.balance(rows.evidence, rows.targets, rows.sample_weight)
     assert {"offset", "believed"} <= set(net.state_dict())
     twin.load_state_dict(net.state_dict())

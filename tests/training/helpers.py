@@ -61,9 +61,10 @@ def make_table(n, rows=None, sample_weight=None):
 
 
 def make_ledger(n, sample_weight=None):
-    """Ledger in which every row has been visited twice."""
+    """Ledger of a second training, in which every row has been visited twice."""
     weight = 0.5 + torch.rand(n, dtype=DTYPE) if sample_weight is None else sample_weight
-    ledger = Ledger(weight, N_CLASSES, torch.randn(n, dtype=DTYPE))
+    rivalry, distrust = torch.randn(2, n, dtype=DTYPE)
+    ledger = Ledger(weight, N_CLASSES, rivalry, distrust)
     everyone = Labels(torch.arange(n), torch.zeros(n, dtype=torch.int64), weight)
     for _ in range(2):
         ledger.record_losses(everyone, 3 * torch.rand(n, dtype=DTYPE))

@@ -48,10 +48,10 @@ def normal_standing(values, weight):
     return norm.cdf((values - mean) / deviation)
 
 
-def test_evidence_is_the_last_loss_and_the_standings_of_loss_influence_and_rivalry():
+def test_evidence_is_the_last_loss_the_standings_of_loss_influence_and_rivalry_and_the_distrust():
     weight = tensor(1.0, 2.0, 0.0, 0.5)  # the third row is not trained on
-    rivalry = tensor(-0.4, 0.9, 0.4, 0.0)
-    ledger = Ledger(weight, 5, rivalry)
+    rivalry, distrust = tensor(-0.4, 0.9, 0.4, 0.0), tensor(2.0, -7.0, 0.0, 9.0)
+    ledger = Ledger(weight, 5, rivalry, distrust)
     first, last = tensor(0.2, 1.0, 9.0, 0.4), tensor(0.7, 0.1, 3.0, 2.0)
     influence = tensor(-3.0, 1.0, 50.0, 2.0)
     everyone = labels_of(0, 1, 2, 3)
@@ -63,6 +63,7 @@ def test_evidence_is_the_last_loss_and_the_standings_of_loss_influence_and_rival
         normal_standing((first + last).numpy() / 2, weight.numpy()),
         normal_standing(influence.numpy(), weight.numpy()),
         normal_standing(rivalry.numpy(), weight.numpy()),
+        distrust.numpy(),
     ]
     assert ledger.evidence().shape == (4, N_EVIDENCE)
     np.testing.assert_allclose(ledger.evidence().numpy(), np.stack(expected, axis=1), rtol=1e-12)
@@ -90,17 +91,18 @@ def test_a_loss_without_bound_is_entered_as_the_largest():
     assert ledger.mean_loss().tolist() == ledger.last_loss.tolist() == [LARGEST_LOSS] * 2
 
 
-def test_evidence_is_neutral_before_the_first_batch_and_where_rivals_are_not_known():
+def test_evidence_is_neutral_before_the_first_batch_and_where_neither_rivals_nor_trust_are_known():
     evidence = empty_ledger(5).evidence()
-    assert evidence[:, 0].eq(0).all()
-    assert evidence[:, 1:].eq(0.5).all()
+    assert torch.equal(evidence, tensor(0.0, 0.5, 0.5, 0.5, 0.0).expand(5, N_EVIDENCE))
 
 
-def test_rivalry_is_known_before_the_first_batch():
+def test_rivalry_and_distrust_are_known_before_the_first_batch():
     rivalry, weight = tensor(0.5, -1.0, 0.0), tensor(1.0, 2.0, 3.0)
-    evidence = Ledger(weight, 2, rivalry).evidence()
+    distrust = tensor(-1.5, 0.0, 4.0)
+    evidence = Ledger(weight, 2, rivalry, distrust).evidence()
     expected = normal_standing(rivalry.numpy(), weight.numpy())
     np.testing.assert_allclose(evidence[:, 3].numpy(), expected, rtol=1e-12)
+    assert torch.equal(evidence[:, 4], distrust)
 
 
 def test_put_back_forgets_what_was_entered_since_the_copy_as_often_as_asked():

@@ -190,8 +190,9 @@ def written_out_evidence(ledger):
         return torch.special.erfc((mean - values) / deviation / 2**0.5) / 2
 
     weight = ledger.sample_weight
-    standings = [standing(ledger.loss / ledger.n_visits), standing(ledger.influence)]
-    return torch.stack([ledger.last_loss / math.log(N_CLASSES), *standings, ledger.rivalry], 1)
+    last_loss = ledger.last_loss / math.log(N_CLASSES)
+    seen = (ledger.loss / ledger.n_visits, ledger.influence, ledger.rivalry)
+    return torch.stack([last_loss, *(standing(values) for values in seen), ledger.distrust], 1)
 
 
 def rows_of(run):

@@ -190,7 +190,7 @@ def poisoned_run(*poisons, weighting="wnet", warmup_epochs=1, optimizer="sgd", b
         WeightAverage(),
         train_loss(),
         Script(clid=[-1.0] * 5, n_predicted=[N_CLASSES] * 5),
-        CollapseGuard(meta_step, make_ledger(20)),
+        CollapseGuard(meta_step, make_ledger(20), 2),
         diary,
     )
     settings = {"ema_decay": 0.9, "max_epochs": 5, "batch_size": batch_size}
@@ -255,8 +255,8 @@ def test_nan_leaves_no_trace_in_the_ledger(warmup_epochs):
     meta_step = make_meta_step(table, ledger, warmup_epochs=warmup_epochs)
     monitor = Monitor(table, 0.5, ledger, held_out)
     callbacks = (LossRecord(ledger), meta_step, Poison(3), train_loss(), monitor)
-    net = make_net(*callbacks, CollapseGuard(meta_step, ledger), weighting="evidence", max_epochs=5)
-    net.fit(table)
+    guard = CollapseGuard(meta_step, ledger, 2)
+    net = make_net(*callbacks, guard, weighting="evidence", max_epochs=5).fit(table)
     assert net.diverged_ is (warmup_epochs == 4)
     assert ledger.mean_loss().isfinite().all()
     assert ledger.evidence().isfinite().all()
@@ -279,10 +279,10 @@ class Drive:
     An epoch is its CLID and the number of classes predicted after it.
     """
 
-    def __init__(self, warmup, reweighted):
+    def __init__(self, warmup, reweighted, n_predicted=2):
         self.net = make_net().initialize()
         self.meta_step = SimpleNamespace(enabled=True, reweighting=False)
-        self.guard = CollapseGuard(self.meta_step, make_ledger(20))
+        self.guard = CollapseGuard(self.meta_step, make_ledger(20), n_predicted)
         self.fill_parameters()
         self.guard.on_train_begin(self.net)
         for clid, n_predicted in warmup:
@@ -363,7 +363,7 @@ def test_fewer_or_milder_epochs_are_none(warmup, reweighted):
         (epochs(2, 0.1), epochs(2, *[5.0] * 6)),
         (epochs(3, -0.3), [*epochs(2, 0.5, 0.5), (0.5, 3), *epochs(2, 0.5, 0.5)]),
         ([(-0.3, 3), (-0.3, 2)], epochs(2, *[0.5] * 6)),
-        ([], epochs(2, *[0.5] * 6)),  # without warm-up, only a single class is too few
+        ([], epochs(2, *[0.5] * 6)),
     ],
 )
 def test_poor_clid_alone_raises_no_alarm_while_no_class_is_lost(warmup, reweighted):
@@ -371,6 +371,30 @@ def test_poor_clid_alone_raises_no_alarm_while_no_class_is_lost(warmup, reweight
     assert drive.net.collapse_epoch_ is None
     assert drive.meta_step.enabled is True
     assert drive.restored() == len(warmup) + len(reweighted)
+
+
+@pytest.mark.parametrize(
+    ("asked_for", "n_predicted", "collapse_epoch"),
+    [(1, 1, None), (2, 1, PATIENCE), (2, 2, None), (3, 2, PATIENCE)],
+)
+def test_without_warm_up_as_many_classes_must_be_predicted_as_are_asked_for(
+    asked_for, n_predicted, collapse_epoch
+):
+    drive = Drive([], epochs(n_predicted, *[0.5] * 6), asked_for)
+    assert drive.net.collapse_epoch_ == collapse_epoch
+    assert drive.meta_step.enabled is (collapse_epoch is None)
+
+
+@pytest.mark.parametrize("asked_for", [1, 2, 3])
+def test_after_warm_up_its_end_alone_tells_how_many_classes_must_be_predicted(asked_for):
+    assert Drive(epochs(2, -0.3), epochs(1, *[0.5] * 6), asked_for).net.collapse_epoch_ == 4
+    assert Drive(epochs(1, -0.3), epochs(1, *[0.5] * 6), asked_for).net.collapse_epoch_ is None
+
+
+def test_clid_that_is_not_finite_is_a_collapse_however_few_classes_are_asked_for():
+    drive = Drive([], epochs(1, 0.5, math.nan), n_predicted=1)
+    assert drive.net.collapse_epoch_ == 2
+    assert drive.restored() == 1
 
 
 def test_lost_classes_alone_raise_no_alarm_while_clid_is_good():
@@ -408,7 +432,7 @@ def test_a_class_that_swallows_the_others_is_seen_by_monitor_and_guard_together(
     table, ledger, diary = make_table(40), make_ledger(40), Diary()
     table.labels.targets[:] = table.X[:, :N_CLASSES].argmax(dim=1)  # there is something to lose
     meta_step = make_meta_step(table, ledger, warmup_epochs=4)
-    guard = CollapseGuard(meta_step, ledger)
+    guard = CollapseGuard(meta_step, ledger, 2)
     monitor = Monitor(table, 0.5, ledger, None)
     callbacks = (meta_step, Swallow(6), train_loss(), monitor, guard, diary)
     settings = {"weighting": "wnet", "meta_optimizer__lr": 1e-9, "lr": 0.1}
@@ -426,7 +450,8 @@ def test_a_figure_that_is_not_finite_is_a_collapse_at_once(figure, value):
     meta_step = make_meta_step(table)
     curves = {"train_loss": [1.0] * 4, "clid": [-1.0] * 4, "n_predicted": [N_CLASSES] * 4}
     curves[figure] = [curves[figure][0], value, *curves[figure][2:]]
-    callbacks = (meta_step, Script(**curves), CollapseGuard(meta_step, make_ledger(20)), diary)
+    guard = CollapseGuard(meta_step, make_ledger(20), 2)
+    callbacks = (meta_step, Script(**curves), guard, diary)
     net = make_net(*callbacks, weighting="wnet", max_epochs=4).fit(table)
     assert net.collapse_epoch_ == 2
     assert torch.equal(vector(diary.epochs[1]), vector(diary.epochs[0]))
@@ -444,7 +469,7 @@ def test_the_guard_starts_anew_with_every_training():
 def test_running_statistics_are_restored_too():
     net = make_net().initialize()
     net.module_.register_buffer("statistic", torch.zeros(2))
-    guard = CollapseGuard(SimpleNamespace(reweighting=True), make_ledger(20))
+    guard = CollapseGuard(SimpleNamespace(reweighting=True), make_ledger(20), 2)
     guard.on_train_begin(net)
     expected = deepcopy(net.module_.state_dict())
     net.module_.statistic.fill_(math.nan)
