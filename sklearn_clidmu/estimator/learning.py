@@ -36,7 +36,7 @@ a class is passed on in full. VRI can lose a class, and then takes its right lab
 
 CONTRADICTION = 0.25
 """How much lower VRI's CLID must be, in nats, for its opinion to be taken: on clean labels it is
-lower by at most 0.18, on regions of wrong labels by up to 0.46."""
+lower by at most 0.20, on regions of wrong labels by up to 0.38."""
 
 
 class Learned(NamedTuple):
