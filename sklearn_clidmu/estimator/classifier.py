@@ -20,6 +20,7 @@ from sklearn_clidmu.estimator.preparation import (
     prepare,
     resolve_device,
     row_weights,
+    share_memory,
 )
 from sklearn_clidmu.mathematics.weighting import WeightingNet
 
@@ -390,9 +391,9 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         """
         check_is_fitted(self, "net_")
         X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
-        dtype = next(self.net_.module_.parameters()).dtype
-        logits, _ = self.net_.evaluate(torch.tensor(X, dtype=dtype))
-        probabilities = logits.double().softmax(dim=1).cpu().numpy()
+        outputs = self.net_.outputs(share_memory(X))
+        parts = [logits.double().softmax(dim=1).cpu() for logits, _ in outputs]
+        probabilities = torch.cat(parts).numpy()
         if not np.isfinite(probabilities).all():
             raise ValueError(
                 "X has rows too large for the network, whose output overflows: scale the "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -133,6 +134,16 @@ def hold_out(y: np.ndarray, candidates: np.ndarray, fraction: float, seed: int) 
     return np.sort(candidates[held_out])
 
 
+def share_memory(values: np.ndarray) -> Tensor:
+    """Tensor on the memory of an array, which may be read-only and on disk: do not write to it.
+
+    Copied only if its rows are not in C order, so that sums over them round alike.
+    """
+    with warnings.catch_warnings():  # of a tensor on read-only memory
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.from_numpy(np.ascontiguousarray(values))
+
+
 def prepare(
     X: np.ndarray,
     y: np.ndarray,
@@ -175,13 +186,12 @@ def prepare(
     kind = getattr(torch, dtype)
 
     def tensor(values: np.ndarray, kind: torch.dtype) -> Tensor:
-        return torch.tensor(values, dtype=kind, device=device)
+        return share_memory(values).to(device, kind)
 
     weight = tensor(sample_weight, kind)
     labels = Labels(torch.arange(len(X), device=device), tensor(y, torch.int64), weight)
-    # Rows in one order of memory, so that sums over them round alike.
-    everything = Table(tensor(X, kind).contiguous(), labels)
-    if not everything.X.isfinite().all():
+    everything = Table(tensor(X, kind), labels)
+    if not torch.stack(everything.X.aminmax()).isfinite().all():
         raise ValueError(
             f"X has values too large for {dtype}: scale the features, for example with "
             "sklearn.preprocessing.StandardScaler, or set dtype='float64'."

@@ -11,6 +11,9 @@ from sklearn_clidmu.estimator.preparation import Prepared
 from sklearn_clidmu.mathematics.weighting import Rows
 from sklearn_clidmu.training.net import ReweightedNet
 
+CHUNK = 8192
+"""Rows whose features are in memory at a time."""
+
 
 def row_trust(net: ReweightedNet, data: Prepared) -> Tensor:
     """Trust of the weighting net in the label of every row passed to fit.
@@ -31,11 +34,15 @@ def row_trust(net: ReweightedNet, data: Prepared) -> Tensor:
     labels, training = data.everything.labels, data.training.labels
     evidence = data.ledger.evidence()
     net.weight_net_.balance(evidence[training.rows], training.targets, training.sample_weight)
-    logits, features = net.evaluate(data.everything.X)
-    losses = F.cross_entropy(logits, labels.targets, reduction="none")
-    rows = Rows(losses, labels.targets, features, evidence, labels.sample_weight)
-    with torch.no_grad():
-        trust = net.weight_net_.trust(net.weight_net_.applied(rows), logits, rows)
+    parts = []
+    for chunk in torch.arange(len(labels.rows), device=evidence.device).split(CHUNK):
+        X, part = data.everything[chunk]
+        logits, features = net.evaluate(X)
+        losses = F.cross_entropy(logits, part.targets, reduction="none")
+        rows = Rows(losses, part.targets, features, evidence[chunk], part.sample_weight)
+        with torch.no_grad():
+            parts.append(net.weight_net_.trust(net.weight_net_.applied(rows), logits, rows))
+    trust = torch.cat(parts)
     # Weights that have all died out say nothing about one row against another.
     return trust if trust.any() else torch.ones_like(trust)
 

@@ -8,11 +8,14 @@ row out has a closed form.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from sklearn_clidmu.mathematics.evidence import class_sums
 
 N_FREQUENCIES = 256
 """Random frequencies, each of which gives a cosine and a sine. Four times as many find wrong
@@ -24,7 +27,7 @@ INVERSE_WIDTHS = (0.1, 0.3, 1.0, 3.0)
 PENALTIES = tuple(10 ** (exponent / 2) for exponent in range(-4, 5))
 """Candidates of the ridge penalty, in rows."""
 
-N_SELECTION = 10_000
+N_SELECTION = 4_000
 """The kernel is chosen on at most as many rows, drawn at random."""
 
 CHUNK = 8192
@@ -67,28 +70,61 @@ def leave_one_out_shares(
         leaves out its whole weight. A kernel that is given takes no row out: then a row of
         weight s counts exactly as s identical rows.
     """
-    leave_out = kernel is None
     weight = sample_weight.double()
-    X = X.flatten(start_dim=1).double()
-    # The unit cancels; squares and sums of the largest numbers must not overflow.
-    X = X / X.abs().amax().clamp_min(torch.finfo(X.dtype).tiny)
-    X = X - (weight @ X) / weight.sum()
-    variance = (weight @ X.square()).sum() / weight.sum()
-    scale = (2 / variance.clamp_min(torch.finfo(X.dtype).tiny)).sqrt()
-    frequencies = torch.randn(X.shape[1], N_FREQUENCIES, dtype=X.dtype, generator=generator)
-    frequencies = frequencies.to(X.device) * scale
-    onehot = F.one_hot(targets, n_classes).double()
-    onehot = onehot - (weight @ onehot) / weight.sum()
+    table = Standardised(X.flatten(start_dim=1), targets, weight, n_classes)
+    frequencies = torch.randn(table.width, N_FREQUENCIES, dtype=torch.float64, generator=generator)
+    frequencies = frequencies.to(X.device)
     if kernel is None:
-        rows = weight.nonzero().squeeze(1)
-        if len(rows) > N_SELECTION:
-            draw = torch.randperm(len(rows), generator=generator)[:N_SELECTION]
-            rows = rows[draw.to(X.device)]
-        kernel = _choose_kernel(X[rows], onehot[rows], weight[rows], frequencies)
-    frequencies = frequencies * kernel.inverse_width**0.5
-    ridge = Ridge(X, onehot, weight, frequencies)
-    residuals = ridge.residuals(X, onehot, weight * leave_out, kernel.penalty)
-    return F.one_hot(targets, n_classes) - residuals
+        left_out = weight
+        ridge, penalty = _choose_ridge(table, weight, frequencies, generator)
+    else:
+        left_out, penalty = torch.zeros_like(weight), kernel.penalty
+        ridge = Ridge(table.chunks(weight), frequencies * kernel.inverse_width**0.5)
+    shares = [
+        F.one_hot(labels, n_classes) - ridge.residuals(ridge.project(X), Y, part, penalty)
+        for labels, (X, Y, part) in zip(targets.split(CHUNK), table.chunks(left_out), strict=True)
+    ]
+    return torch.cat(shares)
+
+
+class Standardised:
+    """A table in the units that the judge works in, made chunk by chunk and never as a whole.
+
+    Rows are centred and have a mean square of 2; labels are one-hot and centred; all float64.
+
+    Parameters
+    ----------
+    X : Tensor of shape (n, d)
+    targets : Tensor of shape (n,), int64
+    weight : Tensor of shape (n,), float64
+    n_classes : int
+    """
+
+    def __init__(self, X: Tensor, targets: Tensor, weight: Tensor, n_classes: int) -> None:
+        self.X, self.targets, self.n_classes, self.width = X, targets, n_classes, X.shape[1]
+        tiny = torch.finfo(torch.float64).tiny
+        # The unit cancels; squares and sums of the largest numbers must not overflow.
+        low, high = X.aminmax()
+        self.unit = torch.maximum(-low, high).double().clamp_min(tiny)
+        total = weight.sum()
+        pairs = list(zip(X.split(CHUNK), weight.split(CHUNK), strict=True))
+        self.mean = sum(w @ (rows.double() / self.unit) for rows, w in pairs) / total
+        squares = sum(
+            (w @ (rows.double() / self.unit - self.mean).square()).sum() for rows, w in pairs
+        )
+        self.scale = (2 / (squares / total).clamp_min(tiny)).sqrt()
+        self.shares = class_sums(weight, targets, n_classes) / total
+
+    def rows(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """Rows and labels of some of the table."""
+        X = (self.X[index].double() / self.unit - self.mean) * self.scale
+        return X, F.one_hot(self.targets[index], self.n_classes) - self.shares
+
+    def chunks(self, weight: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Rows, labels and weights, as many at a time as fit in memory."""
+        for start in range(0, len(self.X), CHUNK):
+            part = slice(start, start + CHUNK)
+            yield *self.rows(part), weight[part]
 
 
 class Ridge:
@@ -96,41 +132,43 @@ class Ridge:
 
     Parameters
     ----------
-    X : Tensor of shape (n, d)
-    Y : Tensor of shape (n, n_classes)
-    weight : Tensor of shape (n,)
+    chunks : iterable of (X, Y, weight)
+        Parts of the table: of shape (m, d), (m, n_classes) and (m,).
     frequencies : Tensor of shape (d, n_frequencies)
     """
 
-    def __init__(self, X: Tensor, Y: Tensor, weight: Tensor, frequencies: Tensor) -> None:
+    def __init__(
+        self, chunks: Iterable[tuple[Tensor, Tensor, Tensor]], frequencies: Tensor
+    ) -> None:
         self.frequencies = frequencies
-        size = 2 * frequencies.shape[1] + 1
-        gram, cross = X.new_zeros(size, size), X.new_zeros(size, Y.shape[1])
-        chunks = zip(X.split(CHUNK), Y.split(CHUNK), weight.split(CHUNK), strict=True)
-        for rows, values, w in chunks:
-            features = self._features(rows)
-            weighted = features * w[:, None]
-            gram += weighted.T @ features
-            cross += weighted.T @ values
+        gram = cross = frequencies.new_zeros(())
+        for X, Y, weight in chunks:
+            features = self._features(X)
+            weighted = features * weight[:, None]
+            gram = gram + weighted.T @ features
+            cross = cross + weighted.T @ Y
         self.eigenvalues, self.basis = torch.linalg.eigh(gram)
         self.eigenvalues = self.eigenvalues.clamp_min(0)
         self.cross = self.basis.T @ cross
 
-    def residuals(self, X: Tensor, Y: Tensor, left_out: Tensor, *penalties: float) -> Tensor:
-        """Errors at rows of which the weight ``left_out`` is not used, shape (n, n_classes).
+    def project(self, X: Tensor) -> Tensor:
+        """Fourier features of rows, in the basis in which the Gram matrix is diagonal."""
+        return self._features(X) @ self.basis
 
-        With several penalties, shape (n_penalties, n, n_classes).
+    def residuals(self, features: Tensor, Y: Tensor, left_out: Tensor, penalty: float) -> Tensor:
+        """Errors at rows of which the weight ``left_out`` is not used, shape (m, n_classes).
+
+        Parameters
+        ----------
+        features : Tensor of shape (m, 2 * n_frequencies + 1)
+            From :meth:`project`.
+        Y : Tensor of shape (m, n_classes)
+        left_out : Tensor of shape (m,)
+        penalty : float
         """
-        errors = []
-        chunks = zip(X.split(CHUNK), Y.split(CHUNK), left_out.split(CHUNK), strict=True)
-        for rows, values, w in chunks:
-            features = self._features(rows) @ self.basis
-            squares = features.square()
-            shrinkage = [1 / (self.eigenvalues + penalty) for penalty in penalties]
-            fitted = torch.stack([features @ (s[:, None] * self.cross) for s in shrinkage])
-            leverage = w * torch.stack([squares @ s for s in shrinkage])
-            errors.append((values - fitted) / (1 - leverage)[..., None])
-        return torch.cat(errors, dim=1).squeeze(0)
+        shrinkage = 1 / (self.eigenvalues + penalty)
+        leverage = left_out * (features.square() @ shrinkage)
+        return (Y - features @ (shrinkage[:, None] * self.cross)) / (1 - leverage)[:, None]
 
     def _features(self, X: Tensor) -> Tensor:
         angles = X @ self.frequencies
@@ -138,12 +176,27 @@ class Ridge:
         return torch.cat(features, dim=1) / self.frequencies.shape[1] ** 0.5
 
 
-def _choose_kernel(X: Tensor, Y: Tensor, weight: Tensor, frequencies: Tensor) -> Kernel:
-    """Pick the candidate of least leave-one-out squared error."""
-    found = []
+def _choose_ridge(
+    table: Standardised, weight: Tensor, frequencies: Tensor, generator: torch.Generator
+) -> tuple[Ridge, float]:
+    """Ridge and penalty of least leave-one-out squared error among the candidates."""
+    trained = weight.nonzero().squeeze(1)
+    drawn = trained
+    if len(trained) > N_SELECTION:
+        draw = torch.randperm(len(trained), generator=generator)[:N_SELECTION]
+        drawn = trained[draw.to(trained.device)]
+    parts = [(*table.rows(rows), weight[rows]) for rows in drawn.split(CHUNK)]
+    candidates = []
     for inverse_width in INVERSE_WIDTHS:
-        ridge = Ridge(X, Y, weight, frequencies * inverse_width**0.5)
-        errors = ridge.residuals(X, Y, weight, *PENALTIES).square().sum(dim=2) @ weight
-        found.append(errors)
-    best = int(torch.stack(found).argmin())
-    return Kernel(INVERSE_WIDTHS[best // len(PENALTIES)], PENALTIES[best % len(PENALTIES)])
+        ridge = Ridge(parts, frequencies * inverse_width**0.5)
+        errors = torch.zeros(len(PENALTIES), dtype=weight.dtype, device=weight.device)
+        for X, Y, w in parts:
+            features = ridge.project(X)
+            residuals = [ridge.residuals(features, Y, w, penalty) for penalty in PENALTIES]
+            errors += torch.stack([w @ r.square().sum(dim=1) for r in residuals])
+        least = int(errors.argmin())
+        candidates.append((float(errors[least]), ridge, PENALTIES[least]))
+    _, ridge, penalty = min(candidates, key=lambda candidate: candidate[0])
+    if len(drawn) < len(trained):
+        ridge = Ridge(table.chunks(weight), ridge.frequencies)
+    return ridge, penalty

@@ -10,9 +10,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from sklearn_clidmu.mathematics.evidence import weighted_mean
+from sklearn_clidmu.mathematics.evidence import class_sums, weighted_mean
 
 ANCHORS = 0.2
 """Share of the rows predicted to be of a class, the surest, that show its noise."""
@@ -64,8 +63,7 @@ def estimate_noise(
     n_classes = shares.shape[1]
     surest, predicted = shares.max(dim=1)
     weight = sample_weight.to(shares)
-    members = F.one_hot(predicted, n_classes).to(shares) * weight[:, None]
-    mass = members.sum(dim=0)
+    mass = class_sums(weight, predicted, n_classes)
     anchors = _anchor_weight(surest, predicted, weight, mass, row)
     counts = shares.new_zeros(n_classes, n_classes)
     counts.index_put_((predicted, targets), anchors, accumulate=True)

@@ -11,6 +11,7 @@ network, ``trust`` reads one number per row out of them.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -18,9 +19,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sklearn_clidmu.mathematics.evidence import N_EVIDENCE, class_sums, weighted_mean
+from sklearn_clidmu.mathematics.hypergradient import MetaTangent, influence, surrogate
 
 N_BISECTIONS = 30
 """Halvings of the range in which the offset of a class is looked for."""
+
+CHUNK = 65536
+"""Rows whose hidden units are in memory at a time, where all rows are scored."""
 
 
 class Rows(NamedTuple):
@@ -62,6 +67,14 @@ class WeightingNet(nn.Module):
         weights = weights * rows.sample_weight
         losses = F.cross_entropy(logits, rows.targets, reduction="none")
         return weighted_mean(losses, weights)
+
+    def surrogate(self, weights: Tensor, meta: MetaTangent, rows: Rows) -> Tensor:
+        """Scalar whose gradient is the hypergradient of a virtual step of size 1, shape ().
+
+        A loss that is linear in the weights needs no more than each row's influence.
+        """
+        harm = influence(meta.logits, meta.tangent, rows.targets, lr=1.0)
+        return weighted_mean(harm, weights * rows.sample_weight)
 
     def trust(self, weights: Tensor, logits: Tensor, rows: Rows) -> Tensor:
         """How much each row's given label is trusted, in [0, 1], shape (n,)."""
@@ -146,7 +159,8 @@ class EvidenceWeightNet(WeightingNet):
     @torch.no_grad()
     def balance(self, evidence: Tensor, targets: Tensor, sample_weight: Tensor) -> None:
         """Set the offsets so that the mean weight of each class is its believed share."""
-        score, n_classes = self.score(evidence), len(self.believed)
+        score = torch.cat([self.score(rows) for rows in evidence.split(CHUNK)])
+        n_classes = len(self.believed)
         wanted = self.believed * class_sums(sample_weight, targets, n_classes)
         middle = self.believed.logit()
         low, high = middle - score.max(), middle - score.min()
@@ -220,6 +234,11 @@ class LogitRectifier(WeightingNet):
         """Mean cross entropy of the rectified logits."""
         losses = F.cross_entropy(weights * logits, rows.targets, reduction="none")
         return weighted_mean(losses, rows.sample_weight)
+
+    def surrogate(self, weights: Tensor, meta: MetaTangent, rows: Rows) -> Tensor:
+        """Scalar whose gradient is the hypergradient of a virtual step of size 1, shape ()."""
+        loss = partial(self.training_loss, weights, rows=rows)
+        return surrogate(loss, meta.logits, meta.tangent, lr=1.0)
 
     def trust(self, weights: Tensor, logits: Tensor, rows: Rows) -> Tensor:
         """Share of a row's plain gradient that the rectified loss lets through, at most 1.

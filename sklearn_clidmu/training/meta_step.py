@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -17,7 +16,6 @@ from sklearn_clidmu.mathematics.hypergradient import (
     full_tangent,
     head_tangent,
     influence,
-    surrogate,
 )
 from sklearn_clidmu.mathematics.objectives import (
     MetaObjective,
@@ -117,31 +115,25 @@ class MetaStep(Callback):
         due = self.enabled and self.n_batches % self.interval == 0
         self.n_batches += 1
         if due and (self.reweighting or net.weight_net_.uses_evidence):
-            loss: TrainingLoss = partial(weighted_cross_entropy, labels)
-            if self.reweighting:
-                loss = self._reweighted_loss(net.weight_net_, net.weight_net_, rows)
-            harm = self._meta_step(net, X, labels, rows, logits, features, loss)
+            harm = self._meta_step(net, X, labels, rows, logits, features)
             self.ledger.record_influence(labels, harm)
         if not self.reweighting:
             return None
         with torch.no_grad():
-            return self._reweighted_loss(net.weight_net_, net.weight_net_.applied, rows)
+            weights = net.weight_net_.applied(rows, self._noise(net.weight_net_, rows))
+        return partial(net.weight_net_.training_loss, weights, rows=rows)
 
     def on_epoch_end(self, net: ReweightedNet, **kwargs: Any) -> None:
         """Record the mean meta loss of the epoch."""
         mean = torch.stack(self.meta_losses).mean().item() if self.meta_losses else float("nan")
         net.history.record("meta_loss", mean)
 
-    def _reweighted_loss(
-        self, weight_net: WeightingNet, weigh: Callable[..., Tensor], rows: Rows
-    ) -> TrainingLoss:
-        """Loss of the batch under the weights of one step, as a function of its logits."""
+    def _noise(self, weight_net: WeightingNet, rows: Rows) -> Tensor:
+        """Draw standard normal numbers for the weights of one step."""
         # One draw for all rows where the batch is the whole table: repeated rows, one fate.
         n_draws = 1 if len(rows.losses) == len(self.table) else len(rows.losses)
         noise = rows.losses.new_empty(n_draws, weight_net.noise_width)
-        noise.normal_(generator=self.generator)
-        weights = weigh(rows, noise)
-        return lambda logits: weight_net.training_loss(weights, logits, rows)
+        return noise.normal_(generator=self.generator)
 
     def _meta_step(
         self,
@@ -151,9 +143,12 @@ class MetaStep(Callback):
         rows: Rows,
         logits: Tensor,
         features: Tensor,
-        loss: TrainingLoss,
     ) -> Tensor:
         """Step the weighting net, after warm-up; return the rows' influence in any case."""
+        loss: TrainingLoss = partial(weighted_cross_entropy, labels)
+        if self.reweighting:
+            weights = net.weight_net_(rows, self._noise(net.weight_net_, rows))
+            loss = partial(net.weight_net_.training_loss, weights, rows=rows)
         meta = self._tangent(net, X, labels, loss, logits, features)
         self.meta_losses.append(meta.meta_loss)
         # Adam does not see the scale of a gradient, so the influences set their own; where they
@@ -164,7 +159,8 @@ class MetaStep(Callback):
         deviation = torch.maximum(deviation, 0.01 * self.largest_deviation)
         if self.reweighting:
             net.meta_optimizer_.zero_grad()
-            objective = surrogate(loss, meta.logits, meta.tangent / deviation, lr=1.0)
+            meta = meta._replace(tangent=meta.tangent / deviation)
+            objective = net.weight_net_.surrogate(weights, meta, rows)
             (objective + net.weight_net_.penalty(rows)).backward()
             net.meta_optimizer_.step()
         return harm / deviation

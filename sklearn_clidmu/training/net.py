@@ -137,24 +137,30 @@ class ReweightedNet(NeuralNet):
         averaged = getattr(self, "averaged_module_", None)
         return self.module_ if averaged is None else averaged.module
 
-    def evaluate(self, X: Tensor, batch_size: int = 4096) -> tuple[Tensor, Tensor]:
-        """Logits and features in evaluation mode, without a gradient, on the net's device.
+    def outputs(self, X: Tensor, batch_size: int = 4096) -> Iterator[tuple[Tensor, Tensor]]:
+        """Logits and features in evaluation mode, without a gradient, batch by batch.
 
         Parameters
         ----------
         X : Tensor of shape (n, ...)
-            On any device; moved to the net's batch by batch.
+            On any device and of any floating-point type; moved to the net's batch by batch.
         batch_size : int, default=4096
             Bounds the memory of one forward pass.
 
-        Returns
-        -------
-        tuple of Tensor of shape (n, n_classes) and (n, d)
+        Yields
+        ------
+        tuple of Tensor of shape (m, n_classes) and (m, d)
+            On the net's device.
         """
         module = self.evaluated_module.eval()
-        with torch.no_grad():
-            outputs = [module(rows.to(self.device)) for rows in X.split(batch_size)]
-        logits, features = zip(*outputs, strict=True)
+        dtype = next(module.parameters()).dtype
+        for rows in X.split(batch_size):
+            with torch.no_grad():
+                yield module(rows.to(self.device, dtype))
+
+    def evaluate(self, X: Tensor) -> tuple[Tensor, Tensor]:
+        """All of :meth:`outputs` at once: Tensor of shape (n, n_classes) and (n, d)."""
+        logits, features = zip(*self.outputs(X), strict=True)
         return torch.cat(logits), torch.cat(features)
 
 

@@ -15,6 +15,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sklearn_clidmu import CLIDMUClassifier
+from sklearn_clidmu.estimator import classifier
+from sklearn_clidmu.estimator.preparation import prepare
 
 from .data import SMALL, make_rows
 
@@ -168,6 +170,43 @@ def test_a_polars_frame_gives_its_names_and_nothing_else():
 def test_lists_are_rows_too():
     clf = small().fit(X.tolist(), NAMES[y].tolist(), [1.0] * len(X))
     np.testing.assert_array_equal(clf.noise_scores_, small().fit(X, y).noise_scores_)
+
+
+# Tables on disk
+
+
+def mapped(path, dtype):
+    """A table that lies on disk, open for reading only; its labels; and its bytes."""
+    rows, labels, _ = make_rows(200, n_classes=3)
+    np.save(path, rows.astype(dtype))
+    return np.load(path, mmap_mode="r"), labels, path.read_bytes()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_a_table_on_disk_is_learned_as_one_in_memory_and_not_written_to(tmp_path, dtype, n_classes):
+    rows, labels, before = mapped(tmp_path / "X.npy", dtype)
+    labels = labels % n_classes
+    clf = small(batch_size=32).fit(rows, labels)
+    expected = small(batch_size=32).fit(np.array(rows), labels)
+    np.testing.assert_array_equal(clf.predict_proba(rows), expected.predict_proba(np.array(rows)))
+    np.testing.assert_array_equal(clf.noise_scores_, expected.noise_scores_)
+    assert (tmp_path / "X.npy").read_bytes() == before
+
+
+def test_a_float32_table_is_trained_on_where_it_lies(tmp_path, monkeypatch):
+    rows, labels, _ = mapped(tmp_path / "X.npy", np.float32)
+    tables = []
+
+    def prepared(X, *args, **settings):
+        data = prepare(X, *args, **settings)
+        tables.append(data.training.X)
+        return data
+
+    monkeypatch.setattr(classifier, "prepare", prepared)
+    small(batch_size=32).fit(rows, labels)
+    (table,) = tables
+    assert np.shares_memory(table.numpy(), rows)
 
 
 # scikit-learn's view of it

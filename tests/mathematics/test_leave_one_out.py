@@ -51,9 +51,10 @@ def ridges(monkeypatch):
     made = []
 
     class Remembered(Ridge):
-        def __init__(self, X, *arguments):
-            super().__init__(X, *arguments)
-            self.X = X
+        def __init__(self, chunks, frequencies):
+            chunks = list(chunks)
+            super().__init__(chunks, frequencies)
+            self.X = torch.cat([X for X, _, _ in chunks])
             made.append(self)
 
     monkeypatch.setattr(leave_one_out, "Ridge", Remembered)
@@ -107,10 +108,11 @@ class Centred:
 def test_residuals_are_those_of_a_fit_without_the_row(weighted):
     X, Y, frequencies = torch.randn(30, 3), torch.randn(30, 2), torch.randn(3, 20)
     weight = 3 * torch.rand(30) + 0.1 if weighted else torch.ones(30)
-    found = Ridge(X, Y, weight, frequencies).residuals(X, Y, weight, *PENALTIES)
+    ridge = Ridge([(X, Y, weight)], frequencies)
     features = fourier_features(X.numpy(), frequencies.numpy())
-    assert found.shape == (len(PENALTIES), 30, 2)
-    for residuals, penalty in zip(found, PENALTIES, strict=True):
+    for penalty in PENALTIES:
+        residuals = ridge.residuals(ridge.project(X), Y, weight, penalty)
+        assert residuals.shape == (30, 2)
         expected = Y.numpy() - refitted(features, Y.numpy(), weight.numpy(), penalty, True)
         np.testing.assert_allclose(residuals.numpy(), expected, rtol=1e-7, atol=1e-9)
 
@@ -118,7 +120,8 @@ def test_residuals_are_those_of_a_fit_without_the_row(weighted):
 def test_residuals_of_a_row_of_which_nothing_is_left_out_are_those_of_the_fit():
     X, Y, frequencies = torch.randn(30, 3), torch.randn(30, 2), torch.randn(3, 20)
     weight = 3 * torch.rand(30) + 0.1
-    found = Ridge(X, Y, weight, frequencies).residuals(X, Y, torch.zeros(30), 0.5)
+    ridge = Ridge([(X, Y, weight)], frequencies)
+    found = ridge.residuals(ridge.project(X), Y, torch.zeros(30), 0.5)
     features = fourier_features(X.numpy(), frequencies.numpy())
     expected = Y.numpy() - refitted(features, Y.numpy(), weight.numpy(), 0.5, False)
     assert found.shape == (30, 2)
@@ -127,7 +130,7 @@ def test_residuals_of_a_row_of_which_nothing_is_left_out_are_those_of_the_fit():
 
 @pytest.mark.parametrize(("distance", "seed"), [(2.0, 0), (0.7, 1), (8.0, 2)])
 @pytest.mark.usefixtures("few_frequencies")
-def test_shares_are_those_of_the_best_candidate_found_by_refitting(ridges, distance, seed):
+def test_shares_are_those_of_the_best_candidate_found_by_refitting(distance, seed):
     (X, targets), weight = blobs(24, distance), 2 * torch.rand(24) + 0.2
     centred = Centred(X, targets, weight, seed, 12)
     candidates = [Kernel(width, penalty) for width in INVERSE_WIDTHS for penalty in PENALTIES]
@@ -136,11 +139,6 @@ def test_shares_are_those_of_the_best_candidate_found_by_refitting(ridges, dista
     best = int(np.argmin(squares))
     found = shares_of(X, targets, weight, seed=seed)
     np.testing.assert_allclose(found.numpy(), predictions[best] + centred.shares, atol=1e-8)
-    in_use = ridges[-1].frequencies.square().sum() / np.square(centred.normal).sum()
-    # Up to the unit of X, which cancels.
-    unit = np.square(centred.X).sum() / float(ridges[-1].X.square().sum())
-    width = float(in_use) / unit * centred.variance / 2
-    assert width == pytest.approx(candidates[best].inverse_width, rel=1e-9)
 
 
 @pytest.mark.parametrize("penalty", [0.01, 1.0, 50.0])
@@ -165,6 +163,14 @@ def test_features_multiply_to_a_gaussian_kernel_in_units_of_the_variance(ridges,
     expected = rbf_kernel(X.numpy(), gamma=inverse_width / variance)
     # A mean of 20 x 256 cosines, each of variance at most 1/2.
     np.testing.assert_allclose(products, expected, atol=5 * np.sqrt(0.5 / (20 * N_FREQUENCIES)))
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 59])
+def test_shares_do_not_depend_on_how_many_rows_are_in_memory_at_a_time(monkeypatch, chunk):
+    (X, targets), weight = blobs(60), torch.rand(60) + 0.5
+    expected = shares_of(X, targets, weight)
+    monkeypatch.setattr(leave_one_out, "CHUNK", chunk)
+    torch.testing.assert_close(shares_of(X, targets, weight), expected, rtol=1e-9, atol=1e-9)
 
 
 # What counts, and how much
