@@ -1,0 +1,274 @@
+"""What a meta step costs: fitting times side by side, against plain training of the same network.
+
+    python benchmarks/speed.py [--shapes small,...] [--methods a,b] [--repeats 7] [--epochs 3]
+        [--device cpu] [--threads 1]
+
+All methods train the same multi-layer perceptron, with the same batches, optimizer and number of
+epochs in total, on the same random table, in turns. The table has the median seconds of a fit and
+the median of its ratios to the plain loop in the same turn: CPU time on the CPU, time by device
+events on a GPU. The default and "no refit" estimate the noise beforehand, which is in their time.
+Needs ``pip install cleanlab pandas`` for cleanlab.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from collections.abc import Callable
+from statistics import median
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from sklearn.datasets import make_classification
+from skorch import NeuralNetClassifier
+from threadpoolctl import threadpool_limits
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from sklearn_clidmu import CLIDMUClassifier, LossWeightNet, clid_loss
+from sklearn_clidmu.mathematics.backbone import MLP
+from sklearn_clidmu.mathematics.weighting import Rows
+
+DROPOUT, LR, WEIGHT_DECAY = 0.3, 0.05, 0.02
+META_LR, TEMPERATURE = 3e-3, 0.5
+
+
+class Shape(NamedTuple):
+    """Size of a table and of the network trained on it."""
+
+    n: int
+    d: int
+    n_classes: int
+    hidden: tuple[int, ...]
+    batch_size: int
+
+
+SHAPES = {
+    "small": Shape(20_000, 64, 10, (256, 128), 128),
+    "small, large batch": Shape(20_000, 64, 10, (256, 128), 512),
+    "medium": Shape(20_000, 384, 20, (512, 256), 256),
+    "large": Shape(50_000, 768, 100, (1024, 512), 512),
+}
+
+
+class Job(NamedTuple):
+    """One fit: what every method is given."""
+
+    X: np.ndarray
+    y: np.ndarray
+    shape: Shape
+    epochs: int
+    device: torch.device
+
+
+def make_job(shape: Shape, epochs: int, device: str) -> Job:
+    """Draw a table of overlapping classes; what is in it does not matter to the time."""
+    X, y = make_classification(
+        shape.n, shape.d, n_informative=20, n_classes=shape.n_classes, random_state=0
+    )
+    return Job(X.astype(np.float32), y, shape, epochs, torch.device(device))
+
+
+class Logits(nn.Module):
+    """The network without its features, as a plain training loop wants it."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.network = MLP(shape.d, shape.n_classes, shape.hidden, DROPOUT)
+
+    def forward(self, X: Tensor) -> Tensor:
+        return self.network(X)[0]
+
+
+def batches(job: Job) -> Callable:
+    """Slices of a shuffled table that lies on the device; the loops below share it."""
+    X = torch.tensor(job.X, device=job.device)
+    y = torch.tensor(job.y, device=job.device)
+
+    def epoch():
+        for index in torch.randperm(len(X), device=job.device).split(job.shape.batch_size):
+            yield X[index], y[index]
+
+    return epoch
+
+
+def make_sgd(module: nn.Module) -> torch.optim.SGD:
+    return torch.optim.SGD(
+        module.parameters(), lr=LR, momentum=0.9, nesterov=True, weight_decay=WEIGHT_DECAY
+    )
+
+
+def plain_loop(job: Job) -> None:
+    """Train with a loop written by hand."""
+    epoch, module = batches(job), Logits(job.shape).to(job.device)
+    optimizer = make_sgd(module)
+    for _ in range(job.epochs):
+        for X, y in epoch():
+            optimizer.zero_grad()
+            F.cross_entropy(module(X), y).backward()
+            optimizer.step()
+
+
+def textbook(job: Job) -> None:
+    """Train as the paper's pseudocode reads: second-order graph, forward pass repeated."""
+    epoch = batches(job)
+    module = MLP(job.shape.d, job.shape.n_classes, job.shape.hidden, DROPOUT).to(job.device)
+    weight_net = LossWeightNet().to(job.device)
+    optimizer = make_sgd(module)
+    meta_optimizer = torch.optim.Adam(weight_net.parameters(), lr=META_LR)
+
+    def reweighted(params: dict[str, Tensor], X: Tensor, y: Tensor) -> Tensor:
+        logits, features = functional_call(module, params, (X,))
+        losses = F.cross_entropy(logits, y, reduction="none")
+        rows = Rows(losses.detach(), y, features, features, torch.ones_like(losses))
+        weights = weight_net(rows)
+        return (weights * losses).sum() / weights.sum()
+
+    for _ in range(job.epochs):
+        for X, y in epoch():
+            params = dict(module.named_parameters())
+            loss = reweighted(params, X, y)
+            gradients = torch.autograd.grad(loss, list(params.values()), create_graph=True)
+            moved = {k: p - LR * g for (k, p), g in zip(params.items(), gradients, strict=True)}
+            logits, features = functional_call(module, moved, (X,))
+            meta_optimizer.zero_grad()
+            clid_loss(features, logits, TEMPERATURE).backward()
+            meta_optimizer.step()
+            optimizer.zero_grad()
+            reweighted(params, X, y).backward()
+            optimizer.step()
+
+
+def make_skorch(job: Job) -> NeuralNetClassifier:
+    return NeuralNetClassifier(
+        Logits,
+        module__shape=job.shape,
+        criterion=nn.CrossEntropyLoss,
+        optimizer__momentum=0.9,
+        max_epochs=job.epochs,
+        batch_size=job.shape.batch_size,
+        device=job.device,
+        verbose=0,
+    )
+
+
+def plain_skorch(job: Job) -> None:
+    """Train with skorch as it comes: its loader, its hold-out, its callbacks."""
+    make_skorch(job).fit(job.X, job.y.astype(np.int64))
+
+
+def cleanlab(job: Job) -> None:
+    """Train with cleanlab around that skorch net."""
+    from cleanlab.classification import CleanLearning
+
+    CleanLearning(make_skorch(job), find_label_issues_kwargs={"n_jobs": 1}).fit(job.X, job.y)
+
+
+def ours(trainings: int = 1, **parameters) -> Callable[[Job], None]:
+    """Train with this package, so many epochs in all trainings together."""
+
+    def run(job: Job) -> None:
+        if job.epochs % trainings:
+            raise ValueError(f"--epochs must be a multiple of {trainings}, got {job.epochs}.")
+        settings = {"warmup_epochs": 0, "refit": trainings > 1, **parameters}
+        if settings["weighting"] is None:
+            del settings["warmup_epochs"]
+        CLIDMUClassifier(
+            hidden_layer_sizes=job.shape.hidden,
+            dropout=DROPOUT,
+            weight_decay=WEIGHT_DECAY,
+            lr=LR,
+            max_epochs=job.epochs // trainings,
+            batch_size=job.shape.batch_size,
+            device=str(job.device),
+            random_state=0,
+            **settings,
+        ).fit(job.X, job.y)
+
+    return run
+
+
+METHODS: dict[str, Callable[[Job], None]] = {
+    "plain loop": plain_loop,
+    "plain skorch": plain_skorch,
+    "textbook": textbook,
+    "weighting none": ours(weighting=None),
+    "default": ours(2, weighting="evidence"),
+    "no refit": ours(weighting="evidence"),
+    "every 2nd batch": ours(2, weighting="evidence", meta_interval=2),
+    "every 4th batch": ours(2, weighting="evidence", meta_interval=4),
+    "wnet": ours(weighting="wnet"),
+    "vri": ours(weighting="vri"),
+    "full step, wnet": ours(weighting="wnet", virtual_step="full"),
+    "full step, vri": ours(weighting="vri", virtual_step="full"),
+    "cleanlab": cleanlab,
+}
+
+
+def clock(method: Callable[[Job], None], job: Job) -> float:
+    """Seconds of one fit: of the CPU or, on a GPU, between two of its events."""
+    torch.manual_seed(0)
+    if job.device.type == "cpu":
+        start = time.process_time()
+        method(job)
+        return time.process_time() - start
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    method(job)
+    end.record()
+    torch.cuda.synchronize()
+    return begin.elapsed_time(end) / 1000
+
+
+def measure(job: Job, names: list[str], repeats: int) -> dict[str, list[float]]:
+    """Time the methods in turns, after one turn that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    warm = job._replace(X=job.X[:2000], y=job.y[:2000])
+    for name in names:
+        METHODS[name](warm)
+    for _ in range(repeats):
+        for name in names:
+            seconds[name].append(clock(METHODS[name], job))
+    return seconds
+
+
+def print_table(name: str, job: Job, seconds: dict[str, list[float]]) -> None:
+    plain = seconds["plain loop"]
+    print(f"\n{name}: {job.shape}, {job.epochs} epochs, {len(plain)} repeats\n")
+    print(
+        "| method | seconds | ratio to the plain loop | least | most |\n|---|---:|---:|---:|---:|"
+    )
+    for method, times in seconds.items():
+        ratios = [t / p for t, p in zip(times, plain, strict=True)]
+        figures = (median(times), median(ratios), min(ratios), max(ratios))
+        print(f"| {method} |", " | ".join(f"{figure:.2f}" for figure in figures), "|", flush=True)
+    if job.device.type == "cuda":
+        print(f"\nPeak memory on the device: {torch.cuda.max_memory_allocated() / 2**20:.0f} MiB")
+
+
+def main() -> None:
+    def names(text: str) -> list[str]:
+        return [name.strip() for name in text.split(";")]
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shapes", type=names, default=list(SHAPES), help="separated by ;")
+    parser.add_argument("--methods", type=names, default=list(METHODS), help="separated by ;")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--epochs", type=int, default=4, help="in all trainings together; even")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(args.threads)
+    methods = ["plain loop", *(name for name in args.methods if name != "plain loop")]
+    with threadpool_limits(args.threads):
+        for name in args.shapes:
+            job = make_job(SHAPES[name], args.epochs, args.device)
+            print_table(name, job, measure(job, methods, args.repeats))
+
+
+if __name__ == "__main__":
+    main()
