@@ -80,11 +80,12 @@ def leave_one_out_shares(
     else:
         left_out, penalty = torch.zeros_like(weight), kernel.penalty
         ridge = Ridge(table.chunks(weight), frequencies * kernel.inverse_width**0.5)
-    shares = [
-        F.one_hot(labels, n_classes) - ridge.residuals(ridge.project(X), Y, part, penalty)
-        for labels, (X, Y, part) in zip(targets.split(CHUNK), table.chunks(left_out), strict=True)
-    ]
-    return torch.cat(shares)
+    shares = weight.new_empty(len(weight), n_classes)
+    parts = zip(shares.split(CHUNK), targets.split(CHUNK), table.chunks(left_out), strict=True)
+    for part, labels, (rows, Y, left) in parts:
+        residuals = ridge.residuals(ridge.project(rows), Y, left, penalty)
+        part.copy_(F.one_hot(labels, n_classes) - residuals)
+    return shares
 
 
 class Standardised:

@@ -93,7 +93,8 @@ class MetaStep(Callback):
             losses = self.ledger.mean_loss()[labels.rows]
             self.meta_weight[labels.rows] *= small_loss(losses, labels.sample_weight)
         self.n_batches = 0
-        self.meta_losses: list[Tensor] = []
+        self.n_meta_steps = 0
+        self.meta_loss = self.table.X.new_zeros(())  # a sum: a list would pin freed memory
 
     def on_logits(
         self,
@@ -125,8 +126,8 @@ class MetaStep(Callback):
 
     def on_epoch_end(self, net: ReweightedNet, **kwargs: Any) -> None:
         """Record the mean meta loss of the epoch."""
-        mean = torch.stack(self.meta_losses).mean().item() if self.meta_losses else float("nan")
-        net.history.record("meta_loss", mean)
+        mean = self.meta_loss / self.n_meta_steps  # nan without a meta step
+        net.history.record("meta_loss", mean.item())
 
     def _noise(self, weight_net: WeightingNet, rows: Rows) -> Tensor:
         """Draw standard normal numbers for the weights of one step."""
@@ -150,7 +151,8 @@ class MetaStep(Callback):
             weights = net.weight_net_(rows, self._noise(net.weight_net_, rows))
             loss = partial(net.weight_net_.training_loss, weights, rows=rows)
         meta = self._tangent(net, X, labels, loss, logits, features)
-        self.meta_losses.append(meta.meta_loss)
+        self.meta_loss += meta.meta_loss
+        self.n_meta_steps += 1
         # Adam does not see the scale of a gradient, so the influences set their own; where they
         # have all but vanished, what is left is rounding and is not blown up.
         harm = influence(meta.logits, meta.tangent, rows.targets, lr=1.0)

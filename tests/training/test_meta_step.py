@@ -104,14 +104,16 @@ class OneBatch(Callback):
 
 
 class WatchedCLID:
-    """CLID that keeps what it is called with."""
+    """CLID that keeps what it is called with, and what it returns."""
 
     def __init__(self):
-        self.calls = []
+        self.calls, self.values = [], []
 
     def __call__(self, features, logits, targets, sample_weight):
         self.calls.append((features, logits, targets, sample_weight))
-        return clid_loss(features, logits, 0.5, sample_weight=sample_weight)
+        value = clid_loss(features, logits, 0.5, sample_weight=sample_weight)
+        self.values.append(value.detach())
+        return value
 
 
 class Run(NamedTuple):
@@ -403,7 +405,9 @@ def test_rows_compete_by_their_scores_in_the_virtual_step(size):
 def test_the_meta_loss_is_that_after_the_virtual_step(weighting, virtual_step, size):
     run = run_one_batch(weighting, virtual_step, **size)
     (_, meta_step), *_ = run.net.callbacks_
-    close(meta_step.meta_losses[-1], textbook(run, virtual_step).meta_loss)
+    close(run.objective.values[-1], textbook(run, virtual_step).meta_loss)
+    close(meta_step.meta_loss, torch.stack(run.objective.values).sum())
+    assert meta_step.n_meta_steps == len(run.objective.values)
 
 
 @pytest.mark.parametrize("virtual_step", VIRTUAL_STEPS)
@@ -441,7 +445,7 @@ class SetLargestDeviation(Callback):
 def test_the_virtual_step_is_of_the_size_that_the_schedule_has_come_to(virtual_step):
     run = run_one_batch("wnet", virtual_step, SetLearningRate())
     (_, meta_step), *_ = run.net.callbacks_
-    close(meta_step.meta_losses[-1], textbook(run, virtual_step, lr=5 * LR).meta_loss)
+    close(meta_step.meta_loss, textbook(run, virtual_step, lr=5 * LR).meta_loss)
 
 
 def test_vanished_influences_are_not_blown_up():
@@ -851,10 +855,11 @@ def small_loss_run(losses, batch_size=64, meta_batch_size=None):
     ledger, batch = Ledger(weight, N_CLASSES), OneBatch()
     ledger.record_losses(table.labels, torch.tensor(losses, dtype=DTYPE))
     objective = build_objective("small_loss", 0.5)
-    meta_step = make_meta_step(table, ledger, objective, batch_size=meta_batch_size)
+    only_first = {"batch_size": meta_batch_size, "interval": 1000}
+    meta_step = make_meta_step(table, ledger, objective, **only_first)
     make_net(meta_step, batch, weighting="wnet", lr=1e-12, batch_size=batch_size).fit(table)
     X, labels = (batch.X, batch.labels) if meta_batch_size is None else (table.X, table.labels)
-    return meta_step.meta_losses[0], batch.module(X)[0].detach(), labels
+    return meta_step.meta_loss, batch.module(X)[0].detach(), labels
 
 
 def mean_cross_entropy(logits, labels, counted):
