@@ -171,7 +171,8 @@ def test_predict_and_predict_proba_are_softmax_probabilities():
 def test_evaluate_gives_logits_and_features_of_all_rows_whatever_the_batches(batch_size):
     net = make_net(network=make_network(batch_norm)).fit(make_table(30))
     X = make_table(30).X
-    logits, features = net.evaluate(X, batch_size)
+    logits, features = map(torch.cat, zip(*net.outputs(X, batch_size), strict=True))
+    torch.testing.assert_close(net.evaluate(X), (logits, features))
     expected_logits, expected_features = net.module_.eval()(X)
     torch.testing.assert_close(logits, expected_logits.detach())
     torch.testing.assert_close(features, expected_features.detach())
