@@ -336,6 +336,14 @@ def test_three_reweighted_epochs_of_poor_clid_and_fewer_classes_are_a_collapse(w
     assert drive.net.diverged_ is False
 
 
+def check_no_alarm(warmup, reweighted):
+    """Reweighting went on to the end, and the last epoch is the sound one."""
+    drive = Drive(warmup, reweighted)
+    assert drive.net.collapse_epoch_ is None
+    assert drive.meta_step.enabled is True
+    assert drive.restored() == len(warmup) + len(reweighted)
+
+
 @pytest.mark.parametrize(
     ("warmup", "reweighted"),
     [
@@ -349,10 +357,7 @@ def test_three_reweighted_epochs_of_poor_clid_and_fewer_classes_are_a_collapse(w
     ],
 )
 def test_fewer_or_milder_epochs_are_none(warmup, reweighted):
-    drive = Drive(warmup, reweighted)
-    assert drive.net.collapse_epoch_ is None
-    assert drive.meta_step.enabled is True
-    assert drive.restored() == len(warmup) + len(reweighted)
+    check_no_alarm(warmup, reweighted)
 
 
 @pytest.mark.parametrize(
@@ -367,10 +372,7 @@ def test_fewer_or_milder_epochs_are_none(warmup, reweighted):
     ],
 )
 def test_poor_clid_alone_raises_no_alarm_while_no_class_is_lost(warmup, reweighted):
-    drive = Drive(warmup, reweighted)
-    assert drive.net.collapse_epoch_ is None
-    assert drive.meta_step.enabled is True
-    assert drive.restored() == len(warmup) + len(reweighted)
+    check_no_alarm(warmup, reweighted)
 
 
 @pytest.mark.parametrize(
