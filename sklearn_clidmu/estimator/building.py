@@ -253,11 +253,12 @@ def build_net(
         n_classes,
         dtype,
     )
+    fused = device.type in ("cpu", "cuda")  # one call for all parameters
     meta: dict[str, Any] = {}
     if weighting is not None:
         build = partial(build_weight_net, weighting, n_features, n_classes, believed, dtype)
         lr = META_LEARNING_RATES[weighting] if params.meta_lr == "auto" else params.meta_lr
-        meta = {"weight_net": build, "meta_optimizer__lr": lr}
+        meta = {"weight_net": build, "meta_optimizer__lr": lr, "meta_optimizer__fused": fused}
     optimizer: dict[str, Any] = {"optimizer": torch.optim.AdamW}
     if params.optimizer == "sgd":
         optimizer = {
@@ -268,8 +269,9 @@ def build_net(
     return ReweightedNet(
         network,
         **meta,
-        ema_decay=params.ema_decay,
         lr=LEARNING_RATES[params.optimizer] if params.lr == "auto" else params.lr,
+        ema_decay=params.ema_decay,
+        optimizer__fused=fused,
         optimizer__weight_decay=weight_decay(params, n_features),
         **optimizer,
         max_epochs=n_epochs,

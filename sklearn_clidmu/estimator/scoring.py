@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sklearn_clidmu.estimator.preparation import Prepared
-from sklearn_clidmu.mathematics.weighting import Rows
+from sklearn_clidmu.mathematics.weighting import Rows, cross_entropy_errors
 from sklearn_clidmu.training.net import ReweightedNet
 
 CHUNK = 8192
@@ -38,10 +38,11 @@ def row_trust(net: ReweightedNet, data: Prepared) -> Tensor:
     for chunk in torch.arange(len(labels.rows), device=evidence.device).split(CHUNK):
         X, part = data.everything[chunk]
         logits, features = net.evaluate(X)
-        losses = F.cross_entropy(logits, part.targets, reduction="none")
-        rows = Rows(losses, part.targets, features, evidence[chunk], part.sample_weight)
+        losses, errors = cross_entropy_errors(logits, part.targets)
+        seen = evidence[chunk]
+        rows = Rows(logits, losses, errors, part.targets, features, seen, part.sample_weight)
         with torch.no_grad():
-            parts.append(net.weight_net_.trust(net.weight_net_.applied(rows), logits, rows))
+            parts.append(net.weight_net_.trust(net.weight_net_.applied(rows), rows))
     trust = torch.cat(parts)
     # Weights that have all died out say nothing about one row against another.
     return trust if trust.any() else torch.ones_like(trust)

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+Trace = list[tuple[nn.Linear, Tensor, Tensor]]
+"""The linear layers of one pass, first to last, each with its input and its output."""
+
 
 class MLP(nn.Module):
     """Multi-layer perceptron with layer normalisation, ReLU and dropout after every layer.
@@ -38,21 +41,45 @@ class MLP(nn.Module):
         layers: list[nn.Module] = []
         width = n_features
         for size in hidden_layer_sizes:
-            drop = OneMaskDropout(dropout) if one_mask else nn.Dropout(dropout)
             layers += [
                 nn.Linear(width, size),
                 nn.LayerNorm(size, elementwise_affine=False),
                 nn.ReLU(),
-                drop,
+                OneMaskDropout(dropout) if one_mask else Dropout(dropout),
             ]
             width = size
         self.body = nn.Sequential(*layers)
         self.head = nn.Linear(width, n_classes)
 
-    def forward(self, X: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of shape (n, n_classes) and features of shape (n, hidden_layer_sizes[-1])."""
-        features = self.body(X)
-        return self.head(features), features
+    def forward(self, X: Tensor, trace: Trace | None = None) -> tuple[Tensor, Tensor]:
+        """Logits of shape (n, n_classes) and features of shape (n, hidden_layer_sizes[-1]).
+
+        The linear layers, which have all the parameters there are, are appended to ``trace``.
+        """
+        features = X
+        for layer in self.body:
+            output = layer(features)
+            if trace is not None and isinstance(layer, nn.Linear):
+                trace.append((layer, features, output))
+            features = output
+        logits = self.head(features)
+        if trace is not None:
+            trace.append((self.head, features, logits))
+        return logits, features
+
+
+class Dropout(nn.Dropout):
+    """Dropout that on the CPU takes 16 random bits a unit: four times as fast as torch's own."""
+
+    def forward(self, X: Tensor) -> Tensor:
+        """Drop entries of X, with probability p to the nearest 1 / 65536."""
+        if not self.training or self.p == 0 or X.device.type != "cpu":
+            return super().forward(X)
+        n_dropped = min(round(self.p * 65536), 65535)
+        words = torch.empty((X.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+        bits = words.view(torch.int16)[: X.numel()].view(X.shape)
+        keep = bits.ge_(n_dropped - 32768).to(X.dtype)
+        return X * keep.mul_(65536 / (65536 - n_dropped))
 
 
 class OneMaskDropout(nn.Module):

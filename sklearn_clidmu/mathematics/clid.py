@@ -157,6 +157,46 @@ def clid_loss(
     return weighted_mean(rows, sample_weight)
 
 
+def clid_gradient(
+    features: Tensor, logits: Tensor, temperature: float, sample_weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    """CLID and its published gradient in closed form, several times as fast as by autograd.
+
+    With q the unit predictions, L = log(S + epsilon), s the sample weights, r = Q s the constant
+    row sums and w = s / (r sum(s)), CLID is -sum_ij w_i s_j L_ij <q_i, q_j>. So its gradient by q
+    needs the products of L with s q and of its transpose with w q, and no other graph.
+
+    Parameters
+    ----------
+    features, logits, temperature, sample_weight
+        As in :func:`clid_loss`.
+
+    Returns
+    -------
+    value : Tensor of shape ()
+    gradient : Tensor of shape (n, n_classes)
+        By the logits.
+    """
+    with torch.no_grad():
+        unit = F.normalize(features, dim=1) / temperature**0.5
+        # Affinities less each row's largest, which cancels in the softmax.
+        least = -unit.square().sum(dim=1, keepdim=True)
+        affinity = torch.addmm(least, unit, unit.T).clamp_min_(least).exp_()
+        log_reference = affinity.div_((affinity @ sample_weight)[:, None]).add_(EPSILON).log_()
+        p = logits.softmax(dim=1)
+        norm = p.norm(dim=1, keepdim=True)
+        q = p / norm
+        weighted = sample_weight[:, None] * q
+        row_sum = q @ weighted.sum(dim=0)
+        scale = (sample_weight / (row_sum * sample_weight.sum()))[:, None]
+        # Few classes are faster as rows than as columns, here and in the last layer's closed form.
+        ahead = scale * (weighted.T @ log_reference.T).T
+        value = -(q * ahead).sum()
+        by_q = -ahead - sample_weight[:, None] * ((scale * q).T @ log_reference).T
+        by_p = (by_q - q * (q * by_q).sum(dim=1, keepdim=True)) / norm
+        return value, p * (by_p - (p * by_p).sum(dim=1, keepdim=True))
+
+
 def uniform_clid(n_rows: int, sample_weight: Tensor | None = None) -> Tensor:
     """CLID of two graphs that know nothing: log n, or the log of the total weight.
 

@@ -8,25 +8,31 @@ and the meta step wants the gradient of CLID(theta'(phi)) with respect to phi, t
 the weighting net. Since phi enters through theta' alone, the chain rule gives
 
     d CLID / d phi = -lr * d/d phi <grad_theta L(theta, phi), g>,     g = grad CLID at theta',
-                   = -lr * d/d phi (d/de L at the logits z + e * tangent),
+                   = -lr * d/d phi <errors(phi), tangent>,
 
-where ``tangent`` is the directional derivative of the batch's logits along g. So all that is
-needed of the network is that one tangent, and what depends on phi is a small graph over
-constants (:func:`surrogate`). The functions here differ in the layers that the virtual step
-moves and in how the tangent is computed:
+where ``errors`` is the gradient of L by the batch's logits, which every weighting net knows in
+closed form, and ``tangent`` the directional derivative of the logits along g. So all that is
+needed of the network is that one tangent. Where a weight multiplies its row's loss, it enters
+through one number a row alone, the row's influence -<errors of its loss, tangent>. The
+functions here differ in the layers that the virtual step moves and in what they ask of a network:
 
-* :func:`full_tangent` moves every parameter (the paper's virtual step); the tangent comes from
-  :func:`forward_mode` or, for operators that lack it, from :func:`double_backward`.
 * :func:`head_tangent` moves the last linear layer alone, where everything has a closed form.
+* :func:`traced_influence` moves every parameter (the paper's virtual step) of a network that has
+  them all in linear layers, and shares the pass that trains it.
+* :func:`full_tangent` moves every parameter of any network; the tangent comes from
+  :func:`forward_mode` or, for operators that lack it, from :func:`double_backward`.
+
+All are given per unit of the virtual step's size: multiplied by lr they are the derivatives.
 
 Source: the virtual step and the meta step are those of Hu et al., arXiv 2507.11807; the
-forward-mode form and the closed form of the last layer are this package's own.
+forward-mode form and the closed forms are this package's own. Gradients of single rows as products
+of a layer's input and its output's error are those of Goodfellow, arXiv 1510.01799.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -34,13 +40,12 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.func import functional_call
-from torch.nn import functional as F
 
-TrainingLoss = Callable[[Tensor], Tensor]
-"""Maps the batch's logits to the reweighted loss; differentiable in them and in phi."""
+from sklearn_clidmu.mathematics.backbone import Trace
 
-MetaLoss = Callable[[Tensor, Tensor], Tensor]
-"""Maps the meta batch's (features, logits) to the meta objective."""
+MetaGradient = Callable[[Tensor, Tensor, Sequence[Tensor]], tuple[Tensor, tuple[Tensor, ...]]]
+"""Maps the meta batch's (features, logits) and tensors that they depend on to the meta objective
+and to its gradients by those tensors."""
 
 
 class MetaTangent(NamedTuple):
@@ -54,28 +59,19 @@ class MetaTangent(NamedTuple):
     """The meta objective after the virtual step, shape ()."""
 
 
-def surrogate(training_loss: TrainingLoss, logits: Tensor, tangent: Tensor, lr: float) -> Tensor:
-    """Scalar whose gradient with respect to phi is the hypergradient.
+def surrogate(errors: Tensor, tangent: Tensor) -> Tensor:
+    """Scalar whose gradient with respect to phi is the hypergradient, shape ().
 
     Parameters
     ----------
-    training_loss : callable
-        Logits of shape (n, n_classes) to the reweighted loss, with its graph into phi.
-    logits, tangent : Tensor of shape (n, n_classes)
-        From :class:`MetaTangent`.
-    lr : float
-        Size of the virtual step.
-
-    Returns
-    -------
-    Tensor of shape ()
+    errors : Tensor of shape (n, n_classes)
+        Gradient of the reweighted loss by the logits, with its graph into phi.
+    tangent : Tensor of shape (n, n_classes)
     """
-    logits = logits.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(training_loss(logits), logits, create_graph=True)
-    return -lr * (gradient * tangent).sum()
+    return -(errors * tangent).sum()
 
 
-def influence(logits: Tensor, tangent: Tensor, targets: Tensor, lr: float) -> Tensor:
+def influence(errors: Tensor, tangent: Tensor) -> Tensor:
     """Change of the meta objective per unit of each row's weight, shape (n,).
 
     Positive means that training on the row with its given label raises the meta objective: a
@@ -83,25 +79,22 @@ def influence(logits: Tensor, tangent: Tensor, targets: Tensor, lr: float) -> Te
 
     Parameters
     ----------
-    logits, tangent : Tensor of shape (n, n_classes)
-        From :class:`MetaTangent`.
-    targets : Tensor of shape (n,), int64
-        Given labels.
-    lr : float
-        Size of the virtual step.
+    errors : Tensor of shape (n, n_classes)
+        Gradient of each row's own loss by its logits.
+    tangent : Tensor of shape (n, n_classes)
     """
-    given = tangent.gather(1, targets[:, None]).squeeze(1)
-    return -lr * ((logits.softmax(dim=1) * tangent).sum(dim=1) - given)
+    return -(errors * tangent).sum(dim=1)
 
 
 def head_tangent(
-    head: nn.Linear,
     logits: Tensor,
     features: Tensor,
-    training_loss: TrainingLoss,
+    errors: Tensor,
+    meta_logits: Tensor,
     meta_features: Tensor,
-    meta_loss: MetaLoss,
+    meta_gradient: MetaGradient,
     lr: float,
+    bias: bool = True,
 ) -> MetaTangent:
     """Tangent of a virtual step that moves the last linear layer alone: a closed form.
 
@@ -110,43 +103,137 @@ def head_tangent(
 
     Parameters
     ----------
-    head : nn.Linear
-        The last layer, with ``logits = head(features)``.
     logits, features : Tensor of shape (n, n_classes) and (n, d)
         Training batch.
-    training_loss : callable
-        Logits to the reweighted loss.
-    meta_features : Tensor of shape (m, d)
-        Features of the meta batch.
-    meta_loss : callable
-        (features, logits) of the meta batch to the meta objective.
+    errors : Tensor of shape (n, n_classes)
+        Gradient of the reweighted loss by the logits.
+    meta_logits, meta_features : Tensor of shape (m, n_classes) and (m, d)
+        Meta batch, before the virtual step.
+    meta_gradient : callable
+        Of the meta objective.
     lr : float
         Size of the virtual step.
+    bias : bool, default=True
+        Whether the layer has one.
     """
-    leaf = logits.detach().requires_grad_()
+    with torch.no_grad():
+        step = ((errors.T @ features) @ meta_features.T).T
+        if bias:
+            step += errors.sum(dim=0)
+        moved = meta_logits - lr * step
     with torch.enable_grad():
-        (error,) = torch.autograd.grad(training_loss(leaf), leaf)
-    features, meta_features = features.detach(), meta_features.detach()
-    step = meta_features @ (features.T @ error)
-    if head.bias is not None:
-        step = step + error.sum(dim=0)
-    before = F.linear(meta_features, head.weight, head.bias)  # past any hook of the layer
-    meta_logits = (before - lr * step).detach().requires_grad_()
+        value, (meta_errors,) = meta_gradient(meta_features, moved.requires_grad_(), [moved])
+    with torch.no_grad():
+        tangent = ((meta_errors.T @ meta_features) @ features.T).T
+        if bias:
+            tangent += meta_errors.sum(dim=0)
+    return MetaTangent(logits.detach(), tangent, value)
+
+
+class TracedRows:
+    """Gradients of single rows in a network that has all its parameters in linear layers.
+
+    The gradient of a row's loss by a layer's weight is the outer product of the error at the
+    layer's output and of its input; so sums of them over rows, however weighted, are matrix
+    products, and so are their scalar products with anything.
+
+    Parameters
+    ----------
+    trace : Trace
+        Of a pass in which no row depends on another.
+    errors : Tensor of shape (n, n_classes)
+        Gradient of each row's own loss by its logits.
+    """
+
+    def __init__(self, trace: Trace, errors: Tensor) -> None:
+        self.layers = [layer for layer, _, _ in trace]
+        self.inputs = [X.detach() for _, X, _ in trace]
+        outputs = [output for _, _, output in trace]
+        logits = outputs.pop()
+        with torch.enable_grad():
+            self.errors = [*gradients(logits, outputs, errors), errors]
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """Parameters of all layers, in the order of their gradients."""
+        return [parameter for layer in self.layers for parameter in layer.parameters()]
+
+    def gradient(self, weights: Tensor) -> list[Tensor]:
+        """Gradients of the sum of the rows' losses times ``weights``, of shape (n,)."""
+        found = []
+        for layer, X, errors in zip(self.layers, self.inputs, self.errors, strict=True):
+            weighted = weights[:, None] * errors
+            found.append(weighted.T @ X)
+            if layer.bias is not None:
+                found.append(weighted.sum(dim=0))
+        return found
+
+    def backward(self, weights: Tensor) -> None:
+        """Set the parameters' ``grad`` to :meth:`gradient`."""
+        with torch.no_grad():
+            for parameter, found in zip(self.parameters, self.gradient(weights), strict=True):
+                parameter.grad = found
+
+    def products(self, directions: Sequence[Tensor]) -> Tensor:
+        """Scalar product of each row's gradient with ``directions``, shape (n,)."""
+        left = iter(directions)
+        total = self.errors[0].new_zeros(len(self.errors[0]))
+        for layer, X, errors in zip(self.layers, self.inputs, self.errors, strict=True):
+            tangent = X @ next(left).T
+            if layer.bias is not None:
+                tangent += next(left)
+            total += (tangent * errors).sum(dim=1)
+        return total
+
+
+def traced_influence(
+    network: nn.Module,
+    rows: TracedRows,
+    weights: Tensor,
+    X_meta: Tensor,
+    meta_gradient: MetaGradient,
+    lr: float,
+) -> tuple[Tensor, Tensor]:
+    """Influence of the rows in the paper's virtual step, which moves every parameter.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Returns (logits, features) of the meta batch in a pass that is repeatable.
+    rows : TracedRows
+        Training batch.
+    weights : Tensor of shape (n,)
+        Of the rows in the virtual step, as they multiply the losses.
+    X_meta : Tensor of shape (m, ...)
+    meta_gradient : callable
+        Of the meta objective.
+    lr : float
+        Size of the virtual step.
+
+    Returns
+    -------
+    influence : Tensor of shape (n,)
+    meta_loss : Tensor of shape ()
+    """
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    with torch.no_grad():
+        moved = [p - lr * g for p, g in zip(rows.parameters, rows.gradient(weights), strict=True)]
     with torch.enable_grad():
-        value = meta_loss(meta_features, meta_logits)
-        (meta_error,) = torch.autograd.grad(value, meta_logits)
-    tangent = features @ (meta_features.T @ meta_error)
-    if head.bias is not None:
-        tangent = tangent + meta_error.sum(dim=0)
-    return MetaTangent(leaf.detach(), tangent, value.detach())
+        params = {
+            names[id(p)]: m.requires_grad_() for p, m in zip(rows.parameters, moved, strict=True)
+        }
+        meta_logits, meta_features = functional_call(network, params, (X_meta,))
+        value, directions = meta_gradient(meta_features, meta_logits, moved)
+    with torch.no_grad():
+        return -rows.products(directions), value
 
 
 def full_tangent(
     network: nn.Module,
     X: Tensor,
-    training_loss: TrainingLoss,
+    errors: Callable[[Tensor], Tensor],
     X_meta: Tensor,
-    meta_loss: MetaLoss,
+    meta_gradient: MetaGradient,
     lr: float,
     directional_derivative: Callable[..., tuple[Tensor, Tensor]] | None = None,
 ) -> MetaTangent:
@@ -159,10 +246,10 @@ def full_tangent(
         Passes must be repeatable: put dropout into evaluation mode first.
     X, X_meta : Tensor of shape (n, ...) and (m, ...)
         Training batch and meta batch.
-    training_loss : callable
-        Logits to the reweighted loss.
-    meta_loss : callable
-        (features, logits) of the meta batch to the meta objective.
+    errors : callable
+        Logits to the gradient of the reweighted training loss by them.
+    meta_gradient : callable
+        Of the meta objective.
     lr : float
         Size of the virtual step.
     directional_derivative : callable, optional
@@ -172,15 +259,14 @@ def full_tangent(
     params = {k: p for k, p in network.named_parameters() if p.requires_grad}
     with torch.enable_grad():
         logits, _ = _call(network, params, X)
-        gradients = _gradients(training_loss(logits), params)
+        steps = gradients(logits, list(params.values()), errors(logits.detach()))
         moved = {
             k: (p - lr * g).detach().requires_grad_()
-            for (k, p), g in zip(params.items(), gradients, strict=True)
+            for (k, p), g in zip(params.items(), steps, strict=True)
         }
         meta_logits, meta_features = _call(network, moved, X_meta)
-        value = meta_loss(meta_features, meta_logits)
-        meta_gradients = _gradients(value, moved)
-    direction = dict(zip(params, meta_gradients, strict=True))
+        value, found = meta_gradient(meta_features, meta_logits, list(moved.values()))
+    direction = dict(zip(params, found, strict=True))
     logits, tangent = (directional_derivative or _any_mode)(network, params, X, direction)
     return MetaTangent(logits.detach(), tangent.detach(), value.detach())
 
@@ -214,7 +300,7 @@ def double_backward(
     with torch.enable_grad():
         logits, _ = _call(network, params, X)
         u = torch.zeros_like(logits, requires_grad=True)
-        pulled_back = _gradients((logits * u).sum(), params, create_graph=True)
+        pulled_back = gradients(logits, list(params.values()), u, create_graph=True)
         products = [(g * direction[k]).sum() for k, g in zip(params, pulled_back, strict=True)]
         (tangent,) = torch.autograd.grad(torch.stack(products).sum(), u)
     return logits.detach(), tangent
@@ -237,13 +323,17 @@ def _call(network: nn.Module, params: Mapping[str, Tensor], X: Tensor) -> tuple[
     return functional_call(network, {**params, **buffers}, (X,))
 
 
-def _gradients(
-    value: Tensor, params: Mapping[str, Tensor], create_graph: bool = False
+def gradients(
+    value: Tensor,
+    inputs: Sequence[Tensor],
+    error: Tensor | None = None,
+    create_graph: bool = False,
 ) -> tuple[Tensor, ...]:
-    """Gradients of a scalar; zero for parameters that it does not depend on."""
+    """Gradients of a scalar, or of <value, error>; zero for inputs that it does not depend on."""
     return torch.autograd.grad(
         value,
-        list(params.values()),
+        list(inputs),
+        error,
         create_graph=create_graph,
         allow_unused=True,
         materialize_grads=True,

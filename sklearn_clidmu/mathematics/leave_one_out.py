@@ -30,6 +30,10 @@ PENALTIES = tuple(10 ** (exponent / 2) for exponent in range(-4, 5))
 N_SELECTION = 4_000
 """The kernel is chosen on at most as many rows, drawn at random."""
 
+FAR = 1e6
+"""Rows farther from the mean, in units of about the kernel's width, are moved there: they are near
+nobody, and must not overflow."""
+
 CHUNK = 8192
 """Rows whose Fourier features are in memory at a time."""
 
@@ -70,10 +74,10 @@ def leave_one_out_shares(
         leaves out its whole weight. A kernel that is given takes no row out: then a row of
         weight s counts exactly as s identical rows.
     """
-    weight = sample_weight.double()
+    weight = sample_weight.to(X.dtype)
     table = Standardised(X.flatten(start_dim=1), targets, weight, n_classes)
     frequencies = torch.randn(table.width, N_FREQUENCIES, dtype=torch.float64, generator=generator)
-    frequencies = frequencies.to(X.device)
+    frequencies = frequencies.to(X)
     if kernel is None:
         left_out = weight
         ridge, penalty = _choose_ridge(table, weight, frequencies, generator)
@@ -83,7 +87,7 @@ def leave_one_out_shares(
     shares = weight.new_empty(len(weight), n_classes)
     parts = zip(shares.split(CHUNK), targets.split(CHUNK), table.chunks(left_out), strict=True)
     for part, labels, (rows, Y, left) in parts:
-        residuals = ridge.residuals(ridge.project(rows), Y, left, penalty)
+        residuals = ridge.residuals(*ridge.project(rows), Y, left, penalty)
         part.copy_(F.one_hot(labels, n_classes) - residuals)
     return shares
 
@@ -91,13 +95,14 @@ def leave_one_out_shares(
 class Standardised:
     """A table in the units that the judge works in, made chunk by chunk and never as a whole.
 
-    Rows are centred and have a mean square of 2; labels are one-hot and centred; all float64.
+    Rows are centred and have a mean square of 2; labels are one-hot and centred. What is summed
+    over rows is float64, and all else of the type of X.
 
     Parameters
     ----------
     X : Tensor of shape (n, d)
     targets : Tensor of shape (n,), int64
-    weight : Tensor of shape (n,), float64
+    weight : Tensor of shape (n,)
     n_classes : int
     """
 
@@ -108,6 +113,7 @@ class Standardised:
         low, high = X.aminmax()
         self.unit = torch.maximum(-low, high).double().clamp_min(tiny)
         total = weight.sum()
+        weight = weight.double()
         pairs = list(zip(X.split(CHUNK), weight.split(CHUNK), strict=True))
         self.mean = sum(w @ (rows.double() / self.unit) for rows, w in pairs) / total
         squares = sum(
@@ -118,8 +124,9 @@ class Standardised:
 
     def rows(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
         """Rows and labels of some of the table."""
-        X = (self.X[index].double() / self.unit - self.mean) * self.scale
-        return X, F.one_hot(self.targets[index], self.n_classes) - self.shares
+        X = ((self.X[index].double() / self.unit - self.mean) * self.scale).clamp(-FAR, FAR)
+        Y = F.one_hot(self.targets[index], self.n_classes) - self.shares
+        return X.to(self.X.dtype), Y.to(self.X.dtype)
 
     def chunks(self, weight: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Rows, labels and weights, as many at a time as fit in memory."""
@@ -142,34 +149,40 @@ class Ridge:
         self, chunks: Iterable[tuple[Tensor, Tensor, Tensor]], frequencies: Tensor
     ) -> None:
         self.frequencies = frequencies
-        gram = cross = frequencies.new_zeros(())
+        gram = cross = frequencies.new_zeros((), dtype=torch.float64)
         for X, Y, weight in chunks:
             features = self._features(X)
             weighted = features * weight[:, None]
-            gram = gram + weighted.T @ features
-            cross = cross + weighted.T @ Y
-        self.eigenvalues, self.basis = torch.linalg.eigh(gram)
+            gram = gram + (weighted.T @ features).double()
+            cross = cross + (weighted.T @ Y).double()
+        self.eigenvalues, basis = torch.linalg.eigh(gram)
         self.eigenvalues = self.eigenvalues.clamp_min(0)
-        self.cross = self.basis.T @ cross
+        self.cross = basis.T @ cross
+        self.basis = basis.to(frequencies)
 
-    def project(self, X: Tensor) -> Tensor:
-        """Fourier features of rows, in the basis in which the Gram matrix is diagonal."""
-        return self._features(X) @ self.basis
+    def project(self, X: Tensor) -> tuple[Tensor, Tensor]:
+        """Fourier features in the basis in which the Gram matrix is diagonal, and their squares."""
+        features = self._features(X) @ self.basis
+        return features, features.square()
 
-    def residuals(self, features: Tensor, Y: Tensor, left_out: Tensor, penalty: float) -> Tensor:
+    def residuals(
+        self, features: Tensor, squares: Tensor, Y: Tensor, left_out: Tensor, penalty: float
+    ) -> Tensor:
         """Errors at rows of which the weight ``left_out`` is not used, shape (m, n_classes).
 
         Parameters
         ----------
-        features : Tensor of shape (m, 2 * n_frequencies + 1)
+        features, squares : Tensor of shape (m, 2 * n_frequencies + 1)
             From :meth:`project`.
         Y : Tensor of shape (m, n_classes)
         left_out : Tensor of shape (m,)
         penalty : float
         """
         shrinkage = 1 / (self.eigenvalues + penalty)
-        leverage = left_out * (features.square() @ shrinkage)
-        return (Y - features @ (shrinkage[:, None] * self.cross)) / (1 - leverage)[:, None]
+        coefficients = (shrinkage[:, None] * self.cross).to(features)
+        leverage = left_out * (squares @ shrinkage.to(features))
+        kept = (1 - leverage).clamp_min(torch.finfo(leverage.dtype).eps)
+        return (Y - features @ coefficients) / kept[:, None]
 
     def _features(self, X: Tensor) -> Tensor:
         angles = X @ self.frequencies
@@ -190,10 +203,10 @@ def _choose_ridge(
     candidates = []
     for inverse_width in INVERSE_WIDTHS:
         ridge = Ridge(parts, frequencies * inverse_width**0.5)
-        errors = torch.zeros(len(PENALTIES), dtype=weight.dtype, device=weight.device)
+        errors = torch.zeros(len(PENALTIES), dtype=torch.float64, device=weight.device)
         for X, Y, w in parts:
-            features = ridge.project(X)
-            residuals = [ridge.residuals(features, Y, w, penalty) for penalty in PENALTIES]
+            rows = ridge.project(X)
+            residuals = [ridge.residuals(*rows, Y, w, penalty) for penalty in PENALTIES]
             errors += torch.stack([w @ r.square().sum(dim=1) for r in residuals])
         least = int(errors.argmin())
         candidates.append((float(errors[least]), ridge, PENALTIES[least]))

@@ -7,13 +7,14 @@ CLID is compared with.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 from torch.nn import functional as F
 
-from sklearn_clidmu.mathematics.clid import clid_loss
+from sklearn_clidmu.mathematics.clid import clid_gradient, clid_loss
 from sklearn_clidmu.mathematics.evidence import weighted_mean
+from sklearn_clidmu.mathematics.hypergradient import gradients
 
 MetaObjective = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -38,6 +39,34 @@ class CLID:
         """Divergence of the meta batch, shape ()."""
         sample_weight = sample_weight * (N_ROWS / sample_weight.sum())
         return clid_loss(features, logits, self.temperature, sample_weight=sample_weight)
+
+    def gradient(
+        self, features: Tensor, logits: Tensor, targets: Tensor, sample_weight: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Divergence and its gradient by the logits, shape () and (n, n_classes)."""
+        sample_weight = sample_weight * (N_ROWS / sample_weight.sum())
+        return clid_gradient(features, logits, self.temperature, sample_weight)
+
+
+def meta_gradient(
+    objective: MetaObjective,
+    targets: Tensor,
+    sample_weight: Tensor,
+    features: Tensor,
+    logits: Tensor,
+    inputs: Sequence[Tensor],
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Value of a meta objective, and its gradients by tensors that its arguments come from.
+
+    The last step is CLID's own closed form where the objective is CLID, and else autograd.
+    """
+    if isinstance(objective, CLID):
+        value, error = objective.gradient(features, logits, targets, sample_weight)
+        if len(inputs) == 1 and inputs[0] is logits:
+            return value, (error,)
+        return value, gradients(logits, inputs, error)
+    value = objective(features, logits, targets, sample_weight)
+    return value.detach(), gradients(value, inputs)
 
 
 def mean_absolute_error(

@@ -2,8 +2,8 @@
 
 All of them answer to one interface (:class:`WeightingNet`), so that the meta step need not know
 which one it trains: ``forward`` maps a batch of :class:`Rows` to the weights of the virtual step,
-``applied`` to those of the real step, ``training_loss`` says how weights enter the loss of the
-network, ``trust`` reads one number per row out of them.
+``applied`` to those of the real step, ``loss`` and its gradient ``errors`` say how weights enter
+the loss of the network, ``trust`` reads one number per row out of them.
 
 :class:`LossWeightNet` and :class:`LogitRectifier` are the paper's WNet and VRI (Hu et al., arXiv
 2507.11807); :class:`EvidenceWeightNet` is this package's own.
@@ -11,7 +11,6 @@ network, ``trust`` reads one number per row out of them.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sklearn_clidmu.mathematics.evidence import N_EVIDENCE, class_sums, weighted_mean
-from sklearn_clidmu.mathematics.hypergradient import MetaTangent, influence, surrogate
+from sklearn_clidmu.mathematics.hypergradient import surrogate
 
 N_BISECTIONS = 30
 """Halvings of the range in which the offset of a class is looked for."""
@@ -29,10 +28,14 @@ CHUNK = 65536
 
 
 class Rows(NamedTuple):
-    """What a weighting net may see of a batch; all of it detached from the network."""
+    """What is known of a batch; all of it detached from the network."""
 
+    logits: Tensor
+    """Shape (n, n_classes)."""
     losses: Tensor
     """Cross entropy with the given label, in nats, shape (n,)."""
+    errors: Tensor
+    """Gradient of each row's loss by its logits, shape (n, n_classes)."""
     targets: Tensor
     """Given labels, int64, shape (n,)."""
     features: Tensor
@@ -43,9 +46,20 @@ class Rows(NamedTuple):
     """The caller's weights: a row of weight s counts as s identical rows, shape (n,)."""
 
 
+def cross_entropy_errors(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross entropy of each row, shape (n,), and its gradient by the logits, (n, n_classes)."""
+    given = targets[:, None]
+    log_probabilities = logits.log_softmax(dim=1)
+    losses = -log_probabilities.gather(1, given).squeeze(1)
+    minus_one = log_probabilities.new_full((1, 1), -1).expand_as(given)
+    return losses, log_probabilities.exp_().scatter_add_(1, given, minus_one)
+
+
 class WeightingNet(nn.Module):
     """Interface of the weighting nets; by default one weight per row scales the row's loss."""
 
+    scales_losses = True
+    """Whether weights are one number a row that multiplies its loss."""
     uses_evidence = False
     """Whether ``forward`` looks at ``Rows.evidence``."""
     noise_width = 0
@@ -55,6 +69,10 @@ class WeightingNet(nn.Module):
         """Weights of a batch in the virtual step, shape (n,) or (n, n_classes)."""
         raise NotImplementedError
 
+    def drawn(self, rows: Rows, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Weights of the virtual step, and the term that they add to the meta objective."""
+        return self(rows, noise), rows.losses.new_zeros(())
+
     def applied(self, rows: Rows, noise: Tensor | None = None) -> Tensor:
         """Weights of a batch in the real step; by default those of the virtual one."""
         return self(rows, noise)
@@ -62,27 +80,31 @@ class WeightingNet(nn.Module):
     def balance(self, evidence: Tensor, targets: Tensor, sample_weight: Tensor) -> None:
         """Take stock of all training rows, before an epoch; by default nothing."""
 
-    def training_loss(self, weights: Tensor, logits: Tensor, rows: Rows) -> Tensor:
-        """Reweighted loss of the batch: sum of v_i l_i over the sum of v_i."""
-        weights = weights * rows.sample_weight
-        losses = F.cross_entropy(logits, rows.targets, reduction="none")
-        return weighted_mean(losses, weights)
+    def loss(self, weights: Tensor, rows: Rows) -> Tensor:
+        """Reweighted loss of the batch: sum of v_i l_i over the sum of v_i, shape ()."""
+        return weighted_mean(rows.losses, weights * rows.sample_weight)
 
-    def surrogate(self, weights: Tensor, meta: MetaTangent, rows: Rows) -> Tensor:
+    def shares(self, weights: Tensor, rows: Rows) -> Tensor:
+        """Factors of the rows' losses in the loss of the batch, which add up to one, shape (n,)."""
+        weights = weights * rows.sample_weight
+        return weights / weights.sum()
+
+    def errors(self, weights: Tensor, rows: Rows) -> Tensor:
+        """Gradient of the reweighted loss by the logits, shape (n, n_classes)."""
+        return self.shares(weights, rows)[:, None] * rows.errors
+
+    def surrogate(
+        self, weights: Tensor, influence: Tensor, tangent: Tensor | None, rows: Rows
+    ) -> Tensor:
         """Scalar whose gradient is the hypergradient of a virtual step of size 1, shape ().
 
         A loss that is linear in the weights needs no more than each row's influence.
         """
-        harm = influence(meta.logits, meta.tangent, rows.targets, lr=1.0)
-        return weighted_mean(harm, weights * rows.sample_weight)
+        return weighted_mean(influence, weights * rows.sample_weight)
 
-    def trust(self, weights: Tensor, logits: Tensor, rows: Rows) -> Tensor:
+    def trust(self, weights: Tensor, rows: Rows) -> Tensor:
         """How much each row's given label is trusted, in [0, 1], shape (n,)."""
         return weights
-
-    def penalty(self, rows: Rows) -> Tensor:
-        """Term added to the meta objective, shape ()."""
-        return rows.losses.new_zeros(())
 
 
 class LossWeightNet(WeightingNet):
@@ -194,6 +216,8 @@ class LogitRectifier(WeightingNet):
         has to keep the posterior from running away.
     """
 
+    scales_losses = False
+
     def __init__(
         self,
         n_features: int,
@@ -225,34 +249,43 @@ class LogitRectifier(WeightingNet):
 
     def forward(self, rows: Rows, noise: Tensor | None = None) -> Tensor:
         """Rectifying vectors, shape (n, n_classes); the posterior's mean without ``noise``."""
+        return self.drawn(rows, noise)[0]
+
+    def drawn(self, rows: Rows, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Those vectors, and the Kullback-Leibler divergence to the prior times its weight."""
         mean, log_variance = self.posterior(rows)
+        divergence = (log_variance.exp() + mean.square() - 1 - log_variance).sum(dim=1) / 2
         if noise is not None:
             mean = mean + (log_variance / 2).exp() * noise
-        return mean.sigmoid()
+        return mean.sigmoid(), self.kl_weight * weighted_mean(divergence, rows.sample_weight)
 
-    def training_loss(self, weights: Tensor, logits: Tensor, rows: Rows) -> Tensor:
-        """Mean cross entropy of the rectified logits."""
-        losses = F.cross_entropy(weights * logits, rows.targets, reduction="none")
+    def loss(self, weights: Tensor, rows: Rows) -> Tensor:
+        """Mean cross entropy of the rectified logits, shape ()."""
+        losses = F.cross_entropy(weights * rows.logits, rows.targets, reduction="none")
         return weighted_mean(losses, rows.sample_weight)
 
-    def surrogate(self, weights: Tensor, meta: MetaTangent, rows: Rows) -> Tensor:
-        """Scalar whose gradient is the hypergradient of a virtual step of size 1, shape ()."""
-        loss = partial(self.training_loss, weights, rows=rows)
-        return surrogate(loss, meta.logits, meta.tangent, lr=1.0)
+    def errors(self, weights: Tensor, rows: Rows) -> Tensor:
+        """Gradient of the mean cross entropy by the logits, shape (n, n_classes)."""
+        share = rows.sample_weight / rows.sample_weight.sum()
+        return share[:, None] * self._row_errors(weights, rows)
 
-    def trust(self, weights: Tensor, logits: Tensor, rows: Rows) -> Tensor:
+    def surrogate(
+        self, weights: Tensor, influence: Tensor, tangent: Tensor | None, rows: Rows
+    ) -> Tensor:
+        """Scalar whose gradient is the hypergradient of a virtual step of size 1, shape ()."""
+        assert tangent is not None
+        return surrogate(self.errors(weights, rows), tangent)
+
+    def trust(self, weights: Tensor, rows: Rows) -> Tensor:
         """Share of a row's plain gradient that the rectified loss lets through, at most 1.
 
         1 for a row so well fitted that no gradient is left to compare.
         """
-        given = F.one_hot(rows.targets, logits.shape[1])
-        plain = (logits.softmax(dim=1) - given).norm(dim=1)
-        rectified = (weights * ((weights * logits).softmax(dim=1) - given)).norm(dim=1)
+        plain = rows.errors.norm(dim=1)
+        rectified = self._row_errors(weights, rows).norm(dim=1)
         fitted = plain < torch.finfo(plain.dtype).eps
         return torch.where(fitted, 1.0, rectified / plain).clamp_max(1)
 
-    def penalty(self, rows: Rows) -> Tensor:
-        """Kullback-Leibler divergence to the standard Gaussian, times its weight."""
-        mean, log_variance = self.posterior(rows)
-        divergence = (log_variance.exp() + mean.square() - 1 - log_variance).sum(dim=1) / 2
-        return self.kl_weight * weighted_mean(divergence, rows.sample_weight)
+    def _row_errors(self, weights: Tensor, rows: Rows) -> Tensor:
+        given = F.one_hot(rows.targets, weights.shape[1])
+        return weights * ((weights * rows.logits).softmax(dim=1) - given)

@@ -14,16 +14,39 @@ from sklearn_clidmu.training.net import ReweightedNet, StopTraining
 
 
 class WeightAverage(Callback):
-    """Moves the net's averaged network along, and predicts with it in the end."""
+    """Keeps a moving average of the parameters, and predicts with it in the end.
+
+    It forgets its start: the decay is that of the net only once about 10 / (1 - decay) steps have
+    been taken.
+    """
+
+    def on_train_begin(self, net: ReweightedNet, **kwargs: Any) -> None:
+        """Start from the network as it is."""
+        average = net.averaged_module_
+        self.n_steps = 0
+        # Looked up once: a walk over the modules costs more than the average itself.
+        pairs = zip(average.parameters(), net.module_.parameters(), strict=True)
+        self.parameters = [(mean.detach(), value.detach()) for mean, value in pairs]
+        self.has_buffers = any(True for _ in average.buffers())
 
     def on_batch_end(self, net: ReweightedNet, training: bool = False, **kwargs: Any) -> None:
-        """Move the average by one step."""
-        net.averaged_module_.update_parameters(net.module_)
+        """Move the average by one step; running statistics are taken as they are."""
+        assert net.ema_decay is not None
+        decay = min(net.ema_decay, self.n_steps / (9 + self.n_steps))
+        self.n_steps += 1
+        for mean, value in self.parameters:
+            mean.lerp_(value, 1 - decay)
+        if (
+            self.has_buffers
+        ):  # looked up at every step, since a module may put others in their place
+            pairs = zip(net.averaged_module_.buffers(), net.module_.buffers(), strict=True)
+            for mean, value in pairs:
+                mean.copy_(value)
 
     def on_train_end(self, net: ReweightedNet, **kwargs: Any) -> None:
         """Put the average in the network's place."""
-        net.module_.load_state_dict(net.averaged_module_.module.state_dict())
-        del net.averaged_module_
+        net.module_.load_state_dict(net.averaged_module_.state_dict())
+        del net.averaged_module_, self.parameters
 
 
 class Snapshots(Callback):

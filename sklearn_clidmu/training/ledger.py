@@ -50,13 +50,13 @@ class Ledger:
     def record_losses(self, labels: Labels, losses: Tensor) -> None:
         """Enter the losses of one batch, in which no row comes twice."""
         losses = losses.clamp_max(LARGEST_LOSS)
-        self.n_visits[labels.rows] += 1
-        self.last_loss[labels.rows] = losses
-        self.loss[labels.rows] += losses
+        self.n_visits.index_add_(0, labels.rows, torch.ones_like(losses))
+        self.last_loss.index_copy_(0, labels.rows, losses)
+        self.loss.index_add_(0, labels.rows, losses)
 
     def record_influence(self, labels: Labels, influence: Tensor) -> None:
         """Enter the influences of one batch, in which no row comes twice."""
-        self.influence[labels.rows] += influence
+        self.influence.index_add_(0, labels.rows, influence)
 
     def copy_entries(self) -> list[Tensor]:
         """Everything entered so far, for :meth:`put_back`."""

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from skorch.callbacks import Callback
-from torch import Tensor
+from torch import Tensor, nn
 
+from sklearn_clidmu.mathematics.backbone import Trace
 from sklearn_clidmu.mathematics.evidence import standard_deviation
 from sklearn_clidmu.mathematics.hypergradient import (
-    MetaTangent,
-    TrainingLoss,
+    TracedRows,
     full_tangent,
     head_tangent,
     influence,
+    traced_influence,
 )
 from sklearn_clidmu.mathematics.objectives import (
     MetaObjective,
     cross_entropy,
+    meta_gradient,
     small_loss,
 )
-from sklearn_clidmu.mathematics.weighting import Rows, WeightingNet
+from sklearn_clidmu.mathematics.weighting import Rows, WeightingNet, cross_entropy_errors
 from sklearn_clidmu.training.batches import Labels, Table
 from sklearn_clidmu.training.ledger import Ledger
-from sklearn_clidmu.training.net import ReweightedNet, weighted_cross_entropy
+from sklearn_clidmu.training.net import BatchLoss, ReweightedNet
 
 
 class MetaStep(Callback):
@@ -104,33 +108,48 @@ class MetaStep(Callback):
         logits: Tensor,
         features: Tensor,
         losses: Tensor,
-    ) -> TrainingLoss | None:
+        errors: Tensor,
+        trace: Trace | None,
+    ) -> BatchLoss | None:
         """Take a meta step, if one is due, and return the loss with refreshed weights."""
+        weight_net = net.weight_net_
         rows = Rows(
+            logits.detach(),
             losses,
+            errors,
             labels.targets,
             features.detach(),
             self.evidence[labels.rows],
             labels.sample_weight,
         )
+        traced = None
         due = self.enabled and self.n_batches % self.interval == 0
         self.n_batches += 1
-        if due and (self.reweighting or net.weight_net_.uses_evidence):
-            harm = self._meta_step(net, X, labels, rows, logits, features)
+        if due and (self.reweighting or weight_net.uses_evidence):
+            if self.virtual_step == "full" and trace is not None and weight_net.scales_losses:
+                traced = TracedRows(trace, errors)
+            harm = self._meta_step(net, X, labels, rows, traced)
             self.ledger.record_influence(labels, harm)
-        if not self.reweighting:
+        weights = torch.ones_like(losses)
+        if self.reweighting:
+            with torch.no_grad():
+                weights = weight_net.applied(rows, self._noise(weight_net, rows))
+        elif traced is None:
             return None
-        with torch.no_grad():
-            weights = net.weight_net_.applied(rows, self._noise(net.weight_net_, rows))
-        return partial(net.weight_net_.training_loss, weights, rows=rows)
+        loss = weight_net.loss(weights, rows)
+        if traced is None:
+            return BatchLoss(loss, partial(logits.backward, weight_net.errors(weights, rows)))
+        return BatchLoss(loss, partial(traced.backward, weight_net.shares(weights, rows)))
 
     def on_epoch_end(self, net: ReweightedNet, **kwargs: Any) -> None:
         """Record the mean meta loss of the epoch."""
         mean = self.meta_loss / self.n_meta_steps  # nan without a meta step
         net.history.record("meta_loss", mean.item())
 
-    def _noise(self, weight_net: WeightingNet, rows: Rows) -> Tensor:
-        """Draw standard normal numbers for the weights of one step."""
+    def _noise(self, weight_net: WeightingNet, rows: Rows) -> Tensor | None:
+        """Draw standard normal numbers for the weights of one step, where they are asked for."""
+        if not weight_net.noise_width:
+            return None
         # One draw for all rows where the batch is the whole table: repeated rows, one fate.
         n_draws = 1 if len(rows.losses) == len(self.table) else len(rows.losses)
         noise = rows.losses.new_empty(n_draws, weight_net.noise_width)
@@ -142,40 +161,39 @@ class MetaStep(Callback):
         X: Tensor,
         labels: Labels,
         rows: Rows,
-        logits: Tensor,
-        features: Tensor,
+        traced: TracedRows | None,
     ) -> Tensor:
         """Step the weighting net, after warm-up; return the rows' influence in any case."""
-        loss: TrainingLoss = partial(weighted_cross_entropy, labels)
+        weight_net = net.weight_net_
+        weights = torch.ones_like(rows.losses)
         if self.reweighting:
-            weights = net.weight_net_(rows, self._noise(net.weight_net_, rows))
-            loss = partial(net.weight_net_.training_loss, weights, rows=rows)
-        meta = self._tangent(net, X, labels, loss, logits, features)
-        self.meta_loss += meta.meta_loss
+            weights, penalty = weight_net.drawn(rows, self._noise(weight_net, rows))
+        ahead = self._look_ahead(net, X, labels, rows, weights.detach(), traced)
+        self.meta_loss += ahead.meta_loss
         self.n_meta_steps += 1
         # Adam does not see the scale of a gradient, so the influences set their own; where they
         # have all but vanished, what is left is rounding and is not blown up.
-        harm = influence(meta.logits, meta.tangent, rows.targets, lr=1.0)
-        deviation = standard_deviation(harm, rows.sample_weight)
+        deviation = standard_deviation(ahead.influence, rows.sample_weight)
         self.largest_deviation = torch.maximum(self.largest_deviation, deviation)
         deviation = torch.maximum(deviation, 0.01 * self.largest_deviation)
+        harm = ahead.influence / deviation
         if self.reweighting:
             net.meta_optimizer_.zero_grad()
-            meta = meta._replace(tangent=meta.tangent / deviation)
-            objective = net.weight_net_.surrogate(weights, meta, rows)
-            (objective + net.weight_net_.penalty(rows)).backward()
+            tangent = None if ahead.tangent is None else ahead.tangent / deviation
+            objective = weight_net.surrogate(weights, harm, tangent, ahead.rows)
+            (objective + penalty).backward()
             net.meta_optimizer_.step()
-        return harm / deviation
+        return harm
 
-    def _tangent(
+    def _look_ahead(
         self,
         net: ReweightedNet,
         X: Tensor,
         labels: Labels,
-        loss: TrainingLoss,
-        logits: Tensor,
-        features: Tensor,
-    ) -> MetaTangent:
+        rows: Rows,
+        weights: Tensor,
+        traced: TracedRows | None,
+    ) -> LookAhead:
         """Virtual step and meta objective.
 
         Passes made for the meta step alone are without dropout and with fixed running statistics.
@@ -183,24 +201,33 @@ class MetaStep(Callback):
         X_meta, meta_labels = X, labels
         if self.batch_size is not None:
             X_meta, meta_labels = self._draw_meta_batch(self.batch_size)
-        targets, weight = meta_labels.targets, self.meta_weight[meta_labels.rows]
-
-        def meta_loss(meta_features: Tensor, meta_logits: Tensor) -> Tensor:
-            return self.objective(meta_features, meta_logits, targets, weight)
-
+        meta_weight = self.meta_weight[meta_labels.rows]
+        slope = partial(meta_gradient, self.objective, meta_labels.targets, meta_weight)
         lr = net.optimizer_.param_groups[0]["lr"]
-        module = net.module_.eval()
+        module, weight_net = net.module_, net.weight_net_
         head = getattr(module, "head", None)
         if self.virtual_step == "head" and head is not None:
-            meta_features = features
+            outputs = rows.logits, rows.features
             if self.batch_size is not None:
-                with torch.no_grad():
-                    _, meta_features = module(X_meta)
-            meta = head_tangent(head, logits, features, loss, meta_features, meta_loss, lr)
+                with torch.no_grad(), evaluation(module):
+                    outputs = module(X_meta)
+            batch = rows.logits, rows.features, weight_net.errors(weights, rows)
+            found = head_tangent(*batch, *outputs, slope, lr, bias=head.bias is not None)
+        elif traced is not None:
+            share = weight_net.shares(weights, rows)
+            with evaluation(module):
+                harm, meta_loss = traced_influence(module, traced, share, X_meta, slope, lr)
+            return LookAhead(harm, None, rows, meta_loss)
         else:
-            meta = full_tangent(module, X, loss, X_meta, meta_loss, lr)
-        module.train()
-        return meta
+
+            def errors(logits: Tensor) -> Tensor:
+                return weight_net.errors(weights, rows_at(logits, rows))
+
+            with evaluation(module):
+                found = full_tangent(module, X, errors, X_meta, slope, lr)
+            rows = rows_at(found.logits, rows)
+        harm = influence(rows.errors, found.tangent)
+        return LookAhead(harm, found.tangent, rows, found.meta_loss)
 
     def _draw_meta_batch(self, batch_size: int) -> tuple[Tensor, Labels]:
         """Draw rows of the table, with replacement; all of them where it has no more."""
@@ -208,3 +235,32 @@ class MetaStep(Callback):
         if batch_size >= n:
             return self.table[torch.arange(n, device=device)]
         return self.table[torch.randint(n, (batch_size,), device=device, generator=self.generator)]
+
+
+class LookAhead(NamedTuple):
+    """What a virtual step of size one shows; all of it detached."""
+
+    influence: Tensor
+    """Of each row, shape (n,)."""
+    tangent: Tensor | None
+    """Of the logits, shape (n, n_classes), where it was computed."""
+    rows: Rows
+    """The training batch, as it was when the virtual step was taken."""
+    meta_loss: Tensor
+    """Shape ()."""
+
+
+def rows_at(logits: Tensor, rows: Rows) -> Rows:
+    """Rows with other logits, and the losses that follow; all else as it was."""
+    losses, errors = cross_entropy_errors(logits, rows.targets)
+    return rows._replace(logits=logits, losses=losses, errors=errors)
+
+
+@contextmanager
+def evaluation(module: nn.Module) -> Iterator[None]:
+    """Put a module into evaluation mode for the time of a pass."""
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train()

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from copy import deepcopy
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from skorch import NeuralNet
 from skorch.dataset import unpack_data
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel
 
-from sklearn_clidmu.mathematics.evidence import weighted_mean
-from sklearn_clidmu.mathematics.hypergradient import TrainingLoss
-from sklearn_clidmu.mathematics.weighting import WeightingNet
-from sklearn_clidmu.training.batches import Labels
+from sklearn_clidmu.mathematics.backbone import MLP, Trace
+from sklearn_clidmu.mathematics.weighting import WeightingNet, cross_entropy_errors
+
+
+class BatchLoss(NamedTuple):
+    """The loss of one batch, and how to differentiate it."""
+
+    value: Tensor
+    """Shape ()."""
+    backward: Callable[[], None]
+    """Sets the gradients of the network's parameters."""
 
 
 class StopTraining(Exception):  # noqa: N818, an order and not an error
@@ -30,10 +36,10 @@ class StopTraining(Exception):  # noqa: N818, an order and not an error
 class ReweightedNet(NeuralNet):
     """A skorch net with a second network that reweights its training loss.
 
-    ``module_`` is trained by ``optimizer_``, on the weighted cross entropy or on the loss that a
-    callback's ``on_logits`` returns for the batch; ``weight_net_`` and its ``meta_optimizer_``
-    are there for such a callback to train. ``averaged_module_`` is the moving average of
-    ``module_``.
+    ``module_`` is trained by ``optimizer_``, on the weighted cross entropy or on the
+    :class:`BatchLoss` that a callback's ``on_logits`` returns; ``weight_net_`` and its
+    ``meta_optimizer_`` are there for such a callback to train, ``averaged_module_`` for one that
+    keeps a moving average of ``module_``.
 
     Parameters
     ----------
@@ -78,8 +84,7 @@ class ReweightedNet(NeuralNet):
             with torch.random.fork_rng(devices=[]):  # training draws the same without it
                 self.weight_net_ = self.weight_net(self.module_)
         if self.ema_decay is not None:
-            average = MovingAverage(self.ema_decay)
-            self.averaged_module_ = AveragedModel(self.module_, multi_avg_fn=average)
+            self.averaged_module_ = deepcopy(self.module_)
         return self
 
     def initialize_optimizer(self, *args: Any, **kwargs: Any) -> ReweightedNet:
@@ -104,20 +109,29 @@ class ReweightedNet(NeuralNet):
 
     def train_step_single(self, batch: Any, **fit_params: Any) -> dict[str, Tensor]:
         """Forward pass, the callbacks' ``on_logits``, and backward pass of one batch."""
-        self.module_.train()
+        if not self.module_.training:
+            self.module_.train()
         X, labels = unpack_data(batch)
-        logits, features = self.infer(X)
-        losses = F.cross_entropy(logits.detach(), labels.targets, reduction="none")
-        training_loss: TrainingLoss = partial(weighted_cross_entropy, labels)
+        trace: Trace | None = [] if isinstance(self.module_, MLP) else None
+        logits, features = self.module_(X) if trace is None else self.module_(X, trace)
+        losses, errors = cross_entropy_errors(logits.detach(), labels.targets)
+        share = labels.sample_weight / labels.sample_weight.sum()
+        loss = BatchLoss(share @ losses, partial(logits.backward, share[:, None] * errors))
         for _, callback in self.callbacks_:
             if hasattr(callback, "on_logits"):
                 reweighted = callback.on_logits(
-                    self, X=X, labels=labels, logits=logits, features=features, losses=losses
+                    self,
+                    X=X,
+                    labels=labels,
+                    logits=logits,
+                    features=features,
+                    losses=losses,
+                    errors=errors,
+                    trace=trace,
                 )
-                training_loss = reweighted or training_loss
-        loss = training_loss(logits)
+                loss = reweighted or loss
         loss.backward()
-        return {"loss": loss, "y_pred": logits}
+        return {"loss": loss.value, "y_pred": logits}
 
     def partial_fit(
         self, X: Any, y: Any = None, classes: Any = None, **fit_params: Any
@@ -134,8 +148,7 @@ class ReweightedNet(NeuralNet):
     @property
     def evaluated_module(self) -> nn.Module:
         """The network that would predict now: the moving average while there is one."""
-        averaged = getattr(self, "averaged_module_", None)
-        return self.module_ if averaged is None else averaged.module
+        return getattr(self, "averaged_module_", self.module_)
 
     def outputs(self, X: Tensor, batch_size: int = 4096) -> Iterator[tuple[Tensor, Tensor]]:
         """Logits and features in evaluation mode, without a gradient, batch by batch.
@@ -162,32 +175,3 @@ class ReweightedNet(NeuralNet):
         """All of :meth:`outputs` at once: Tensor of shape (n, n_classes) and (n, d)."""
         logits, features = zip(*self.outputs(X), strict=True)
         return torch.cat(logits), torch.cat(features)
-
-
-class MovingAverage:
-    """Exponential moving average of parameters that forgets its start: for AveragedModel.
-
-    Parameters
-    ----------
-    decay : float
-        Of the average, once about 10 / (1 - decay) steps have been taken.
-    """
-
-    def __init__(self, decay: float) -> None:
-        self.decay = decay
-        self.n_steps = 0
-
-    def __call__(
-        self, averaged: Sequence[Tensor], current: Sequence[Tensor], n_averaged: Any
-    ) -> None:
-        """Move the averaged tensors towards the current ones, in place."""
-        self.n_steps += 1
-        decay = min(self.decay, (1 + self.n_steps) / (10 + self.n_steps))
-        for mean, value in zip(averaged, current, strict=True):
-            mean.lerp_(value.to(mean.dtype), 1 - decay)
-
-
-def weighted_cross_entropy(labels: Labels, logits: Tensor) -> Tensor:
-    """Mean cross entropy under the caller's sample weights alone, shape ()."""
-    losses = F.cross_entropy(logits, labels.targets, reduction="none")
-    return weighted_mean(losses, labels.sample_weight)

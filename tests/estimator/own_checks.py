@@ -358,6 +358,28 @@ def check_global_generators_are_left_alone(name: str, estimator: BaseEstimator) 
         assert _global_generators() == before, f"{message} in predict_proba"
 
 
+def _torch_settings() -> tuple[Any, ...]:
+    """Settings of torch that hold for the whole process."""
+    return (
+        torch.get_num_threads(),
+        torch.get_num_interop_threads(),
+        torch.get_default_dtype(),
+        torch.is_grad_enabled(),
+        torch.are_deterministic_algorithms_enabled(),
+    )
+
+
+@_quiet
+def check_settings_of_torch_are_left_alone(name: str, estimator: BaseEstimator) -> None:
+    """Check that fit and predict change no setting of the process, threads above all."""
+    X, y = _noisy_rows()
+    before = _torch_settings()
+    clf = _new(estimator).fit(X, y)
+    assert _torch_settings() == before, f"{name} changes a setting of torch in fit"
+    clf.predict_proba(X)
+    assert _torch_settings() == before, f"{name} changes a setting of torch in predict_proba"
+
+
 @_quiet
 def check_global_generators_do_not_matter(name: str, estimator: BaseEstimator) -> None:
     """Check that an integer ``random_state`` alone decides the result, bit for bit."""
@@ -503,6 +525,7 @@ all_checks: tuple[Check, ...] = (
     check_tiny_and_huge_sample_weights,
     check_global_generators_are_left_alone,
     check_global_generators_do_not_matter,
+    check_settings_of_torch_are_left_alone,
     check_same_result_in_another_process,
     check_copies_predict_the_same,
     check_history_has_every_curve,

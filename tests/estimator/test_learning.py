@@ -135,7 +135,7 @@ def test_vri_trains_first_on_flipped_pairs_and_on_clean_labels_of_many_classes(
     kind, rate, n_classes, first
 ):
     X, y, _ = blobs(kind, rate, n_classes)
-    learned = learn(small(), prepared(X, y))
+    learned = learn(small(max_epochs=15), prepared(X, y))
     assert [type(net.weight_net_) for net in learned.nets] == [NETS[first], EvidenceWeightNet]
     assert learned.net is learned.nets[1]
 
@@ -274,7 +274,7 @@ def test_what_is_passed_on_counts_however_right_the_labels_are(kind, monkeypatch
 @pytest.mark.parametrize("n_classes", [3, 4])
 def test_on_clean_labels_the_second_training_starts_from_nothing(n_classes, trainings):
     X, y, _ = blobs(rate=0, n_classes=n_classes)
-    learned = learn(small(), prepared(X, y))
+    learned = learn(small(max_epochs=15), prepared(X, y))
     earlier, later = trainings
     assert trainings.order() == ["vri", "evidence"]
     assert torch.equal(later.evidence, earlier.evidence)
@@ -406,7 +406,8 @@ def test_the_history_is_that_of_both_trainings_and_n_iter_that_of_the_net_that_p
 ):
     trainings.marks = ({"clid": -0.5 - lead}, {"clid": -0.5})
     X, y, _ = blobs(rate=0)
-    clf = small(max_epochs=20, early_stopping=True, n_iter_no_change=2).fit(X, y)
+    settings = {"max_epochs": 20, "early_stopping": True, "n_iter_no_change": 2}
+    clf = small(**settings, random_state=1).fit(X, y)
     lengths = [len(training.curves["clid"]) for training in trainings]
     assert lengths[0] != lengths[1]
     assert clf.n_iter_ == lengths[n_kept]

@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from sklearn_clidmu.mathematics.backbone import MLP, Ensemble, FeatureTap
 from sklearn_clidmu.mathematics.evidence import N_EVIDENCE
@@ -54,13 +55,29 @@ NETWORKS = {
 
 def make_rows(n, n_features=WIDTH, n_classes=N_CLASSES, sample_weight=None):
     """Random rows, as a weighting net may see them."""
+    logits, targets = 2 * torch.randn(n, n_classes), torch.randint(n_classes, (n,))
     return Rows(
-        losses=3 * torch.rand(n),
-        targets=torch.randint(n_classes, (n,)),
+        logits=logits,
+        **losses_at(logits, targets),
+        targets=targets,
         features=torch.randn(n, n_features),
         evidence=torch.cat([torch.rand(n, N_EVIDENCE - 1), torch.randn(n, 1)], dim=1),
         sample_weight=torch.ones(n) if sample_weight is None else sample_weight,
     )
+
+
+def losses_at(logits, targets):
+    """Cross entropy of each row, with a graph into the logits, and its gradient by them."""
+    given = F.one_hot(targets, logits.shape[1])
+    return {
+        "losses": F.cross_entropy(logits, targets, reduction="none"),
+        "errors": logits.softmax(dim=1) - given,
+    }
+
+
+def rows_at(logits, rows):
+    """The same rows with other logits."""
+    return rows._replace(logits=logits, **losses_at(logits, rows.targets))
 
 
 def repeat_rows(rows):

@@ -1,11 +1,12 @@
 import copy
+import math
 import pickle
 
 import pytest
 import torch
 from torch import nn
 
-from sklearn_clidmu.mathematics.backbone import MLP, Ensemble, FeatureTap, OneMaskDropout
+from sklearn_clidmu.mathematics.backbone import MLP, Dropout, Ensemble, FeatureTap, OneMaskDropout
 
 from .helpers import N_CLASSES, N_FEATURES, NETWORKS, WIDTH, Pair, mlp, tapped
 
@@ -48,6 +49,140 @@ def test_dropout_is_off_in_evaluation(one_mask):
     plain = mlp()
     plain.load_state_dict(network.state_dict())
     assert torch.equal(network.eval()(X)[0], plain(X)[0])
+
+
+@pytest.mark.parametrize("settings", [{}, {"dropout": 0.5}, {"dropout": 0.5, "one_mask": True}])
+def test_trace_holds_every_linear_layer_with_its_input_and_output_and_changes_nothing(settings):
+    network, X, trace = mlp(**settings), inputs(), []
+    torch.manual_seed(1)
+    expected = network(X)
+    torch.manual_seed(1)
+    logits, features = network(X, trace)
+    assert torch.equal(logits, expected[0])
+    assert torch.equal(features, expected[1])
+    linear = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
+    assert [layer for layer, _, _ in trace] == linear
+    assert linear[-1] is network.head
+    for layer, before, after in trace:
+        assert torch.equal(layer(before), after)
+    assert trace[0][1] is X
+    assert trace[-1][1] is features
+    assert trace[-1][2] is logits
+    traced = {id(parameter) for layer in linear for parameter in layer.parameters()}
+    assert traced == {id(parameter) for parameter in network.parameters()}
+
+
+# Dropout
+
+
+SHARES = [0.1, 0.3, 0.5, 0.9]
+
+
+@pytest.mark.parametrize("p", [0.0, 0.5, 0.999999])
+def test_dropout_changes_nothing_in_evaluation(p):
+    X = inputs()
+    assert torch.equal(Dropout(p).eval()(X), X)
+
+
+def test_dropout_of_nothing_changes_nothing():
+    X = inputs()
+    assert torch.equal(Dropout(0.0)(X), X)
+
+
+@pytest.mark.parametrize("p", SHARES)
+def test_dropout_drops_the_share_that_was_asked_for_at_every_position(p):
+    kept = Dropout(p)(torch.ones(10000, 8)) != 0
+
+    def check(share, expected, n):
+        assert abs(share - expected) < 5 * math.sqrt(expected * (1 - expected) / n)
+
+    check(kept.double().mean().item(), 1 - p, kept.numel())
+    for share in kept.double().mean(dim=0).tolist():
+        check(share, 1 - p, len(kept))
+    for distance in range(1, 8):
+        both = kept.flatten()[distance:] & kept.flatten()[:-distance]
+        # Pairs overlap: half of them, at most, are independent of each other.
+        check(both.double().mean().item(), (1 - p) ** 2, len(both) / 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("p", SHARES)
+def test_what_dropout_keeps_is_scaled_so_that_the_mean_stays(p, dtype):
+    X = torch.randn(300, 7, dtype=dtype)
+    dropped = Dropout(p)(X)
+    assert dropped.dtype == dtype
+    kept = dropped != 0
+    assert 0 < kept.sum() < X.numel()
+    torch.testing.assert_close(dropped[kept], X[kept] / (1 - p), rtol=1e-4, atol=0)
+    found = Dropout(p)(torch.ones(400, 500, dtype=dtype)).double().mean().item()
+    assert found == pytest.approx(1, abs=5 * math.sqrt(p / (1 - p) / 200000))
+
+
+@pytest.mark.parametrize(
+    "shape", [(1,), (3,), (4,), (5,), (7, 11), (1, 1), (3, 5, 7), (0, 4), (0,)]
+)
+def test_dropout_takes_any_number_of_units(shape):
+    masks = torch.stack([Dropout(0.5)(torch.ones(shape)) for _ in range(40)])
+    assert masks.shape == (40, *shape)
+    assert set(masks.unique().tolist()) <= {0.0, 2.0}
+    assert (masks == 0).any(dim=0).all()
+    assert (masks == 2).any(dim=0).all()
+
+
+def test_dropout_takes_units_in_any_layout():
+    X = torch.randn(6, 10)
+    torch.manual_seed(1)
+    expected = Dropout(0.5)(X)
+    torch.manual_seed(1)
+    assert torch.equal(Dropout(0.5)(X.T.contiguous().T), expected)
+
+
+def test_dropout_follows_the_seed():
+    drop, X = Dropout(0.5), torch.randn(20, 20)
+    torch.manual_seed(3)
+    first, second = drop(X), drop(X)
+    torch.manual_seed(3)
+    assert torch.equal(drop(X), first)
+    assert not torch.equal(first, second)
+    torch.manual_seed(4)
+    assert not torch.equal(drop(X), first)
+
+
+def test_gradient_of_dropout_is_its_mask_and_its_input_is_left_as_it_was():
+    X = torch.randn(20, 9, requires_grad=True)
+    before = X.detach().clone()
+    dropped = Dropout(0.3)(X)
+    (gradient,) = torch.autograd.grad(dropped.sum(), X)
+    torch.testing.assert_close(gradient, dropped.detach() / before)
+    assert torch.equal(X, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_dropout_of_nearly_everything_stays_finite(dtype):
+    X = torch.ones(400, 500, dtype=dtype, requires_grad=True)
+    dropped = Dropout(0.999999)(X)
+    (gradient,) = torch.autograd.grad(dropped.sum(), X)
+    assert dropped.isfinite().all()
+    assert gradient.isfinite().all()
+    assert (dropped != 0).double().mean() < 1e-3
+
+
+def test_dropout_elsewhere_than_on_the_cpu_is_torchs_own():
+    dropped = Dropout(0.5)(torch.ones(3, 5, device="meta"))
+    assert dropped.shape == (3, 5)
+    assert dropped.device.type == "meta"
+
+
+def test_mlp_drops_hidden_units_and_no_others():
+    network, X = mlp(dropout=0.5), inputs(400)
+    trace = []
+    _, features = network(X, trace)
+    assert trace[0][1] is X
+    for (_, _, output), hidden in zip(trace[:-1], [trace[1][1], features], strict=True):
+        active = nn.functional.layer_norm(output, output.shape[1:]).relu()
+        kept = hidden[active > 0] != 0
+        assert kept.double().mean().item() == pytest.approx(0.5, abs=5 * 0.5 / len(kept) ** 0.5)
+        torch.testing.assert_close(hidden, torch.where(hidden != 0, 2 * active, 0))
 
 
 # Features of any module

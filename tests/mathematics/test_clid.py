@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from sklearn_clidmu.mathematics.clid import (
+    clid_gradient,
     clid_loss,
     clid_per_row,
     feature_graph,
@@ -34,6 +35,69 @@ def test_clid_reproduces_the_published_values_and_gradients(reference, case):
     assert relative_error(to_logits, reference[f"clid{case}_grad_logits"]) < 1e-10
     assert bool(reference[f"clid{case}_grad_features_is_none"])
     assert to_features is None
+
+
+@pytest.mark.parametrize("case", range(7))
+def test_closed_form_reproduces_the_published_values_and_gradients(reference, case):
+    features, logits, temperature, value, gradient = (
+        reference[f"clid{case}_{name}"]
+        for name in ("features", "logits", "temperature", "loss", "grad_logits")
+    )
+    found = clid_gradient(features, logits, float(temperature), torch.ones(len(logits)))
+    assert relative_error(found[0], value) < 1e-10
+    assert relative_error(found[1], gradient) < 1e-10
+
+
+def hostile(kind, n=40, d=6, n_classes=4):
+    """Features and logits of a batch with something that is not at random."""
+    features, logits = torch.randn(n, d), 2 * torch.randn(n, n_classes)
+    if kind == "zero rows":
+        features[::5] = 0
+    elif kind == "no features":
+        features[:] = 0
+    elif kind == "hidden units":
+        features = features.relu() * (torch.rand(n, d) < 0.5)
+    elif kind == "opposite":
+        features[1::2] = -features[::2]
+    elif kind == "equal":
+        features[:], logits[:] = features[0].clone(), logits[0].clone()
+    elif kind == "sure":
+        logits = 30 * logits
+    return features, logits
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("temperature", [0.02, 0.1, 0.5, 1.0, 10.0])
+@pytest.mark.parametrize(
+    "kind",
+    ["random", "zero rows", "no features", "hidden units", "opposite", "equal", "sure"],
+)
+def test_closed_form_is_the_loss_and_its_published_gradient(kind, temperature, weighted):
+    features, logits = hostile(kind)
+    weight = 5 * torch.rand(len(logits)) + 0.1 if weighted else torch.ones(len(logits))
+    leaf = logits.clone().requires_grad_()
+    value = clid_loss(features, leaf, temperature, sample_weight=weight)
+    gradient = gradient_of(value, leaf)
+    found = clid_gradient(features, leaf, temperature, weight)
+    assert not any(tensor.requires_grad for tensor in found)
+    torch.testing.assert_close(found[0], value.detach(), rtol=1e-13, atol=0)
+    smallest = 1e-15 if kind == "equal" else 0  # where no gradient is left
+    assert (found[1] - gradient).norm() <= 1e-12 * gradient.norm() + smallest
+    single = clid_gradient(features.float(), logits.float(), temperature, weight.float())
+    assert all(tensor.dtype == torch.float32 for tensor in single)
+    assert relative_error(single[0].double(), value.detach()) < 1e-5
+    assert (single[1] - gradient).norm() <= 1e-4 * gradient.norm() + 1e9 * smallest
+    assert torch.equal(leaf, logits)
+
+
+def test_closed_form_of_integer_weights_equals_repeated_rows():
+    features, logits = batch()
+    times = torch.tensor([1, 3, 2, 1, 1, 4, 2, 1, 1, 2])
+    copies = (column.detach().repeat_interleave(times, dim=0) for column in (features, logits))
+    value, gradient = clid_gradient(features, logits, 0.3, times.double())
+    repeated = clid_gradient(*copies, 0.3, torch.ones(int(times.sum())))
+    torch.testing.assert_close(value, repeated[0], rtol=1e-12, atol=0)
+    assert relative_error(gradient, sum_copies(repeated[1], times)) < 1e-12
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -160,3 +224,14 @@ def test_uniform_clid_is_the_value_of_two_uniform_graphs():
     for sample_weight in (None, weight):
         divergence = clid_loss(features, logits, sample_weight=sample_weight)
         torch.testing.assert_close(divergence, uniform_clid(8, sample_weight), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("temperature", [1e-4, 1e-3, 5e-3, 0.01])
+def test_closed_form_is_the_loss_however_low_the_temperature(temperature, dtype):
+    features, logits = (column.to(dtype) for column in hostile("zero rows"))
+    weight, leaf = torch.ones(len(logits), dtype=dtype), logits.double().requires_grad_()
+    value = clid_loss(features.double(), leaf, temperature, sample_weight=weight.double())
+    found = clid_gradient(features, logits, temperature, weight)
+    assert relative_error(found[0].double(), value.detach()) < 1e-5
+    assert relative_error(found[1].double(), gradient_of(value, leaf)) < 1e-4

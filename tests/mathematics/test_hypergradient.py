@@ -1,4 +1,5 @@
 import copy
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -7,21 +8,25 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from sklearn_clidmu.mathematics.clid import clid_loss
+from sklearn_clidmu.mathematics.backbone import MLP
+from sklearn_clidmu.mathematics.clid import clid_gradient, clid_loss
 from sklearn_clidmu.mathematics.evidence import N_EVIDENCE
 from sklearn_clidmu.mathematics.hypergradient import (
+    TracedRows,
     double_backward,
     forward_mode,
     full_tangent,
     head_tangent,
     influence,
     surrogate,
+    traced_influence,
 )
 from sklearn_clidmu.mathematics.weighting import (
     EvidenceWeightNet,
     LogitRectifier,
     LossWeightNet,
     Rows,
+    WeightingNet,
 )
 
 from .helpers import (
@@ -31,9 +36,11 @@ from .helpers import (
     WIDTH,
     Pair,
     central_difference,
+    losses_at,
     make_rows,
     mlp,
     relative_error,
+    rows_at,
     tapped,
 )
 
@@ -41,7 +48,54 @@ N_ROWS, N_META = 12, 10
 MODES = [forward_mode, double_backward]
 
 
-# The textbook's way
+# Two ways to the same derivative
+
+
+class Reweighted(NamedTuple):
+    """A training batch and the net that weighs it; what it sees of the rows does not move."""
+
+    net: WeightingNet
+    rows: Rows
+    noise: torch.Tensor | None = None
+
+    @property
+    def weights(self):
+        return self.net(self.rows, self.noise)
+
+    def loss(self, logits):
+        return self.net.loss(self.weights, rows_at(logits, self.rows))
+
+    def errors(self, logits):
+        return self.net.errors(self.weights, rows_at(logits, self.rows))
+
+
+class Meta(NamedTuple):
+    """A meta objective, as a value and as what the virtual steps ask of it."""
+
+    loss: object
+    gradient: object
+
+
+def by_autograd(loss):
+    def gradient(features, logits, inputs):
+        value = loss(features, logits)
+        settings = {"allow_unused": True, "materialize_grads": True}
+        return value.detach(), torch.autograd.grad(value, inputs, **settings)
+
+    return Meta(loss, gradient)
+
+
+def closed_clid(temperature):
+    """Published CLID, differentiated by its closed form and not by autograd."""
+
+    def gradient(features, logits, inputs):
+        value, error = clid_gradient(features, logits, temperature, torch.ones(len(logits)))
+        return value, torch.autograd.grad(logits, inputs, error)
+
+    return Meta(lambda features, logits: clid_loss(features, logits, temperature), gradient)
+
+
+CLID = by_autograd(clid_loss)
 
 
 def stepped(network, X, training_loss, lr, create_graph=False):
@@ -52,31 +106,52 @@ def stepped(network, X, training_loss, lr, create_graph=False):
     return {k: p - lr * g for (k, p), g in zip(params.items(), gradients, strict=True)}
 
 
-def textbook(network, X, training_loss, X_meta, meta_loss, lr, wanted):
+def textbook(network, X, batch, X_meta, meta, lr, wanted):
     """Meta loss and its gradient by double backward through the virtual step."""
-    moved = stepped(network, X, training_loss, lr, create_graph=True)
+    moved = stepped(network, X, batch.loss, lr, create_graph=True)
     logits, features = functional_call(network, moved, (X_meta,))
-    value = meta_loss(features, logits)
+    value = meta.loss(features, logits)
     return value.detach(), torch.autograd.grad(value, wanted)
 
 
 def by_tangent(mode):
     """A function like :func:`textbook`, by the tangent of the network and the surrogate."""
 
-    def compute(network, X, training_loss, X_meta, meta_loss, lr, wanted):
-        found = full_tangent(network, X, training_loss, X_meta, meta_loss, lr, mode)
-        scalar = surrogate(training_loss, found.logits, found.tangent, lr)
+    def compute(network, X, batch, X_meta, meta, lr, wanted):
+        found = full_tangent(network, X, batch.errors, X_meta, meta.gradient, lr, mode)
+        scalar = lr * surrogate(batch.errors(found.logits), found.tangent)
         return found.meta_loss, torch.autograd.grad(scalar, wanted)
 
     return compute
 
 
-METHODS = {
+def by_own_surrogate(network, X, batch, X_meta, meta, lr, wanted):
+    """Like :func:`textbook`, by the tangent of the network and the weighting net's surrogate."""
+    found = full_tangent(network, X, batch.errors, X_meta, meta.gradient, lr)
+    rows = rows_at(found.logits, batch.rows)
+    harm = influence(rows.errors, found.tangent)
+    scalar = lr * batch.net.surrogate(batch.weights, harm, found.tangent, rows)
+    return found.meta_loss, torch.autograd.grad(scalar, wanted)
+
+
+def by_trace(network, X, batch, X_meta, meta, lr, wanted):
+    """Like :func:`textbook`, by the influences of a traced pass."""
+    trace = []
+    rows = rows_at(network(X, trace)[0].detach(), batch.rows)
+    share = batch.net.shares(batch.weights, rows)
+    traced = TracedRows(trace, rows.errors)
+    harm, value = traced_influence(network, traced, share, X_meta, meta.gradient, lr)
+    scalar = lr * batch.net.surrogate(batch.weights, harm, None, rows)
+    return value, torch.autograd.grad(scalar, wanted)
+
+
+TANGENTS = {
     "forward mode": by_tangent(forward_mode),
     "double backward": by_tangent(double_backward),
     "default": by_tangent(None),
-    "textbook": textbook,
+    "own surrogate": by_own_surrogate,
 }
+METHODS = {"textbook": textbook, **TANGENTS, "trace": by_trace}
 
 
 # The published implementation
@@ -92,9 +167,15 @@ class PublishedMLP(nn.Module):
             setattr(self, name, nn.Linear(n_in, n_out))
         self.load_state_dict(weights)
 
-    def forward(self, X):
-        features = self.l2(self.l1(X).relu()).relu()
-        return self.l3(features), features
+    def forward(self, X, trace=None):
+        features = X
+        for layer in (self.l1, self.l2, self.l3):
+            output = layer(features)
+            if trace is not None:
+                trace.append((layer, features, output))
+            if layer is not self.l3:
+                features = output.relu()
+        return output, features
 
 
 class Recorded:
@@ -110,13 +191,13 @@ class Recorded:
         with torch.no_grad():
             logits, features = self.network(self["X"])
         self.rows = Rows(
-            losses=F.cross_entropy(logits, self["y"], reduction="none"),
+            logits=logits,
+            **losses_at(logits, self["y"]),
             targets=self["y"],
             features=features,
             evidence=torch.zeros(len(logits), N_EVIDENCE),
             sample_weight=torch.ones(len(logits)),
         )
-        self.logits = logits
 
     def __getitem__(self, name):
         return self.arrays[name]
@@ -132,13 +213,14 @@ class Recorded:
             for k, v in parameters.items()
         }
 
-    def meta_loss(self, features, logits):
-        return clid_loss(features, logits, float(self["temperature"]))
-
-    def check_gradients(self, method, weighting_net, training_loss):
-        wanted = dict(weighting_net.named_parameters())
-        value, gradients = method(
-            *(self.network, self["X"], training_loss, self["X_meta"], self.meta_loss, self.lr),
+    def check_gradients(self, method, form, batch):
+        wanted = dict(batch.net.named_parameters())
+        temperature = float(self["temperature"])
+        meta = closed_clid(temperature)
+        if form == "autograd":
+            meta = by_autograd(meta.loss)
+        value, gradients = METHODS[method](
+            *(self.network, self["X"], batch, self["X_meta"], meta, self.lr),
             list(wanted.values()),
         )
         expected = self.renamed("metagrad_")
@@ -148,24 +230,29 @@ class Recorded:
             assert relative_error(gradient, expected[name]) < 1e-8, name
 
 
-@pytest.mark.parametrize("method", METHODS)
+WAYS = [("textbook", "autograd")]
+WAYS += [(method, form) for method in TANGENTS for form in ("autograd", "closed form")]
+
+
+@pytest.mark.parametrize(
+    ("method", "form"), [*WAYS, ("trace", "autograd"), ("trace", "closed form")]
+)
 @pytest.mark.parametrize("case", ["wnet0", "wnet1", "wnet2"])
-def test_loss_weight_net_reproduces_the_published_meta_gradients(reference, case, method):
+def test_loss_weight_net_reproduces_the_published_meta_gradients(reference, case, method, form):
     recorded = Recorded(reference, case, {"linear1": "hidden", "linear2": "output"})
     net = LossWeightNet(n_hidden=16)
     net.load_state_dict(recorded.renamed("meta_"))
     rows = recorded.rows
     weights = net(rows).detach()
     torch.testing.assert_close(rows.losses, recorded["losses"], rtol=1e-10, atol=0)
-    torch.testing.assert_close(weights / weights.sum(), recorded["weights"], rtol=1e-10, atol=0)
-    recorded.check_gradients(
-        METHODS[method], net, lambda logits: net.training_loss(net(rows), logits, rows)
-    )
+    for share in (weights / weights.sum(), net.shares(weights, rows)):
+        torch.testing.assert_close(share, recorded["weights"], rtol=1e-10, atol=0)
+    recorded.check_gradients(method, form, Reweighted(net, rows))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "form"), WAYS)
 @pytest.mark.parametrize("case", ["vri0", "vri1"])
-def test_logit_rectifier_reproduces_the_published_meta_gradients(reference, case, method):
+def test_logit_rectifier_reproduces_the_published_meta_gradients(reference, case, method, form):
     names = {f"linear{i + 1}": f"body.{2 * i}" for i in range(3)}
     names |= {"linear_mean": "mean", "linear_var": "log_variance", "cls_emb": "embedding"}
     recorded = Recorded(reference, case, names)
@@ -173,12 +260,9 @@ def test_logit_rectifier_reproduces_the_published_meta_gradients(reference, case
     net = LogitRectifier(rows.features.shape[1], noise.shape[1], n_hidden=(32, 16), kl_weight=0)
     net.load_state_dict(recorded.renamed("meta_"))
     weights = net(rows, noise).detach()
-    loss = net.training_loss(weights, recorded.logits, rows)
     torch.testing.assert_close(weights, recorded["weights"], rtol=1e-10, atol=0)
-    torch.testing.assert_close(loss, recorded["train_loss"], rtol=1e-10, atol=0)
-    recorded.check_gradients(
-        METHODS[method], net, lambda logits: net.training_loss(net(rows, noise), logits, rows)
-    )
+    torch.testing.assert_close(net.loss(weights, rows), recorded["train_loss"], rtol=1e-10, atol=0)
+    recorded.check_gradients(method, form, Reweighted(net, rows, noise))
 
 
 # Finite differences
@@ -191,9 +275,15 @@ WEIGHTING_NETS = {
 }
 
 
-@pytest.mark.parametrize("weighting", WEIGHTING_NETS)
-@pytest.mark.parametrize("name", NETWORKS)
-def test_meta_gradients_equal_finite_differences(name, weighting):
+DIFFERENCED = [
+    *((name, weighting, "default") for name in NETWORKS for weighting in WEIGHTING_NETS),
+    *(("mlp", weighting, "own surrogate") for weighting in WEIGHTING_NETS),
+    *(("mlp", weighting, "trace") for weighting in ("loss", "evidence")),
+]
+
+
+@pytest.mark.parametrize(("name", "weighting", "method"), DIFFERENCED)
+def test_meta_gradients_equal_finite_differences(name, weighting, method):
     """Of CLID in its normalized form, whose gradient is that of its value.
 
     The feature graph is a constant of the objective by definition, so the function that is
@@ -201,23 +291,21 @@ def test_meta_gradients_equal_finite_differences(name, weighting):
     """
     network, net = NETWORKS[name](), WEIGHTING_NETS[weighting]()
     X, X_meta, lr = torch.randn(N_ROWS, N_FEATURES), torch.randn(N_META, N_FEATURES), 0.3
-    rows, noise = make_rows(N_ROWS), torch.randn(N_ROWS, N_CLASSES)
-
-    def training_loss(logits):
-        return net.training_loss(net(rows, noise), logits, rows)
+    rows = make_rows(N_ROWS, sample_weight=torch.rand(N_ROWS) + 0.5)
+    batch = Reweighted(net, rows, torch.randn(N_ROWS, N_CLASSES))
 
     def meta_loss(features, logits):
         return clid_loss(features, logits, gradient="normalized")
 
-    _, gradients = by_tangent(None)(
-        network, X, training_loss, X_meta, meta_loss, lr, list(net.parameters())
+    _, gradients = METHODS[method](
+        network, X, batch, X_meta, by_autograd(meta_loss), lr, list(net.parameters())
     )
-    moved = stepped(network, X, training_loss, lr)
+    moved = stepped(network, X, batch.loss, lr)
     features = functional_call(network, moved, (X_meta,))[1].detach()
 
     def objective(phi):
         vector_to_parameters(phi, net.parameters())
-        moved = stepped(network, X, training_loss, lr)
+        moved = stepped(network, X, batch.loss, lr)
         with torch.no_grad():
             return meta_loss(features, functional_call(network, moved, (X_meta,))[0])
 
@@ -235,9 +323,9 @@ def meta_step(network, **settings):
     return full_tangent(
         network,
         torch.randn(N_ROWS, N_FEATURES),
-        lambda logits: F.cross_entropy(logits, targets),
+        lambda logits: losses_at(logits, targets)["errors"] / N_ROWS,
         torch.randn(N_META, N_FEATURES),
-        clid_loss,
+        CLID.gradient,
         0.1,
         **settings,
     )
@@ -379,16 +467,32 @@ class HeadStep:
         self.row_weight = torch.rand(N_ROWS).requires_grad_()
         self.lr = 0.7
 
-    def training_loss(self, logits):
-        losses = F.cross_entropy(logits, self.targets, reduction="none")
-        return (self.row_weight * losses).sum()
+    def loss(self, logits):
+        return (self.row_weight * losses_at(logits, self.targets)["losses"]).sum()
+
+    def row_errors(self, logits):
+        return losses_at(logits, self.targets)["errors"]
+
+    def errors(self, logits):
+        return self.row_weight[:, None] * self.row_errors(logits)
+
+    def by_textbook(self):
+        arguments = self.network, self.X, self, self.X_meta, CLID, self.lr
+        value, (gradient,) = textbook(*arguments, self.row_weight)
+        return value, gradient
+
+    def full(self, mode=None):
+        arguments = self.network, self.X, self.errors, self.X_meta, CLID.gradient, self.lr
+        return full_tangent(*arguments, mode)
 
     def tangent(self):
-        logits, features = self.network(self.X)
-        meta_features = self.network.body(self.X_meta)
+        with torch.no_grad():
+            logits, features = self.network(self.X)
+            meta_logits, meta_features = self.network(self.X_meta)
         return head_tangent(
-            *(self.network.head, logits, features, self.training_loss),
-            *(meta_features, clid_loss, self.lr),
+            *(logits, features, self.errors(logits), meta_logits, meta_features),
+            *(CLID.gradient, self.lr),
+            bias=self.network.head.bias is not None,
         )
 
 
@@ -396,10 +500,7 @@ class HeadStep:
 @pytest.mark.parametrize("bias", [True, False])
 def test_head_tangent_equals_the_full_one_where_the_head_alone_moves(bias, mode):
     step = HeadStep(bias)
-    expected = full_tangent(
-        step.network, step.X, step.training_loss, step.X_meta, clid_loss, step.lr, mode
-    )
-    for here, there in zip(step.tangent(), expected, strict=True):
+    for here, there in zip(step.tangent(), step.full(mode), strict=True):
         assert not here.requires_grad
         torch.testing.assert_close(here, there, rtol=1e-11, atol=1e-14)
 
@@ -407,12 +508,9 @@ def test_head_tangent_equals_the_full_one_where_the_head_alone_moves(bias, mode)
 @pytest.mark.parametrize("bias", [True, False])
 def test_influence_is_the_derivative_of_clid_by_the_weight_of_a_row(bias):
     step = HeadStep(bias)
-    value, (expected,) = textbook(
-        *(step.network, step.X, step.training_loss, step.X_meta, clid_loss, step.lr),
-        step.row_weight,
-    )
+    value, expected = step.by_textbook()
     found = step.tangent()
-    per_row = influence(found.logits, found.tangent, step.targets, step.lr)
+    per_row = step.lr * influence(step.row_errors(found.logits), found.tangent)
     torch.testing.assert_close(found.meta_loss, value, rtol=1e-12, atol=0)
     assert relative_error(per_row, expected) < 1e-10
 
@@ -420,23 +518,155 @@ def test_influence_is_the_derivative_of_clid_by_the_weight_of_a_row(bias):
 @pytest.mark.parametrize("bias", [True, False])
 def test_influence_has_the_closed_form_of_the_design(bias):
     step = HeadStep(bias)
-    moved = stepped(step.network, step.X, step.training_loss, step.lr)
+    moved = stepped(step.network, step.X, step.loss, step.lr)
     meta_logits, meta_features = functional_call(step.network, moved, (step.X_meta,))
     (error,) = torch.autograd.grad(clid_loss(meta_features, meta_logits), meta_logits)
     G_W, G_b = error.T @ meta_features, error.sum(dim=0) if bias else torch.zeros(N_CLASSES)
     found = step.tangent()
     D = found.logits.softmax(dim=1) - F.one_hot(step.targets, N_CLASSES)
     features = step.network.body(step.X)
-    expected = [-step.lr * D[i] @ (G_W @ features[i] + G_b) for i in range(N_ROWS)]
-    per_row = influence(found.logits, found.tangent, step.targets, step.lr)
+    expected = [-D[i] @ (G_W @ features[i] + G_b) for i in range(N_ROWS)]
+    per_row = influence(step.row_errors(found.logits), found.tangent)
     assert relative_error(per_row, torch.stack(expected)) < 1e-12
 
 
 def test_influence_of_the_full_step_is_the_derivative_by_the_weight_of_a_row():
     step = HeadStep(bias=True)
     step.network.body.requires_grad_(True)
-    arguments = step.network, step.X, step.training_loss, step.X_meta, clid_loss, step.lr
-    _, (expected,) = textbook(*arguments, step.row_weight)
-    found = full_tangent(*arguments)
-    per_row = influence(found.logits, found.tangent, step.targets, step.lr)
+    value, expected = step.by_textbook()
+    found = step.full()
+    per_row = step.lr * influence(step.row_errors(found.logits), found.tangent)
+    torch.testing.assert_close(found.meta_loss, value, rtol=1e-12, atol=0)
     assert relative_error(per_row, expected) < 1e-10
+
+
+# Networks that have all their parameters in linear layers
+
+
+def without_bias():
+    network = mlp(dropout=0.5)
+    network.body[0] = nn.Linear(N_FEATURES, 7, bias=False)
+    network.head = nn.Linear(WIDTH, N_CLASSES, bias=False)
+    return network
+
+
+TRACEABLE = {
+    "mlp": mlp,
+    "dropout": lambda: mlp(dropout=0.5),
+    "one mask": lambda: mlp(dropout=0.5, one_mask=True),
+    "one hidden layer": lambda: MLP(N_FEATURES, N_CLASSES, (WIDTH,), dropout=0.5),
+    "no bias": without_bias,
+}
+
+
+class TracedPass:
+    """A pass in training mode; the gradients of its rows one by one, and as a trace has them."""
+
+    def __init__(self, network):
+        self.network, self.parameters = network, list(network.parameters())
+        self.X, self.X_meta = torch.randn(N_ROWS, N_FEATURES), torch.randn(N_META, N_FEATURES)
+        self.row_weight, self.lr = torch.rand(N_ROWS).requires_grad_(), 0.7
+        trace = []
+        logits, _ = network.train()(self.X, trace)
+        rows = losses_at(logits, torch.randint(N_CLASSES, (N_ROWS,)))
+        self.errors = rows["errors"].detach()
+        loss = (self.row_weight * rows["losses"]).sum()
+        self.gradient = torch.autograd.grad(loss, self.parameters, create_graph=True)
+        self.per_row = [
+            torch.autograd.grad(loss, self.parameters, retain_graph=True) for loss in rows["losses"]
+        ]
+        self.traced = TracedRows(trace, self.errors)
+
+    def influence(self, meta=CLID):
+        arguments = self.network.eval(), self.traced, self.row_weight, self.X_meta
+        return traced_influence(*arguments, meta.gradient, self.lr)
+
+    def by_textbook(self):
+        """Meta loss and its gradient by the weights, by double backward through the pass."""
+        names = [name for name, _ in self.network.named_parameters()]
+        steps = zip(names, self.parameters, self.gradient, strict=True)
+        moved = {name: p - self.lr * g for name, p, g in steps}
+        logits, features = functional_call(self.network.eval(), moved, (self.X_meta,))
+        value = clid_loss(features, logits)
+        return value.detach(), torch.autograd.grad(value, self.row_weight)[0]
+
+
+@pytest.mark.parametrize("name", TRACEABLE)
+def test_gradient_of_traced_rows_is_that_of_autograd(name):
+    case = TracedPass(TRACEABLE[name]())
+    assert [id(p) for p in case.traced.parameters] == [id(p) for p in case.parameters]
+    for parameter in case.parameters:
+        parameter.grad = torch.randn_like(parameter)  # to be replaced, not to be added to
+    found = case.traced.gradient(case.row_weight.detach())
+    case.traced.backward(case.row_weight.detach())
+    for parameter, here, there in zip(case.parameters, found, case.gradient, strict=True):
+        assert here.shape == parameter.shape
+        torch.testing.assert_close(here, there.detach(), rtol=1e-11, atol=1e-14)
+        assert torch.equal(parameter.grad, here)
+        assert not parameter.grad.requires_grad
+        assert parameter.requires_grad
+
+
+@pytest.mark.parametrize("name", TRACEABLE)
+def test_products_of_traced_rows_are_those_of_their_gradients_one_by_one(name):
+    case = TracedPass(TRACEABLE[name]())
+    directions = [torch.randn_like(parameter) for parameter in case.parameters]
+    expected = [
+        sum((g * d).sum() for g, d in zip(row, directions, strict=True)) for row in case.per_row
+    ]
+    assert relative_error(case.traced.products(directions), torch.stack(expected)) < 1e-12
+
+
+@pytest.mark.parametrize("name", TRACEABLE)
+def test_influence_of_a_traced_step_is_the_derivative_by_the_weight_of_a_row(name):
+    case = TracedPass(TRACEABLE[name]())
+    per_row, meta_loss = case.influence()
+    value, expected = case.by_textbook()
+    torch.testing.assert_close(meta_loss, value, rtol=1e-12, atol=0)
+    assert relative_error(case.lr * per_row, expected) < 1e-10
+
+
+@pytest.mark.parametrize("mode", [None, *MODES])
+@pytest.mark.parametrize("meta", [CLID, closed_clid(0.5)], ids=["autograd", "closed form"])
+def test_influence_of_a_traced_step_equals_that_of_the_full_one(meta, mode):
+    case = TracedPass(mlp())
+    per_row, meta_loss = case.influence(meta)
+    share = case.row_weight.detach()[:, None]
+    arguments = case.network, case.X, lambda _: share * case.errors, case.X_meta, meta.gradient
+    full = full_tangent(*arguments, case.lr, mode)
+    torch.testing.assert_close(meta_loss, full.meta_loss, rtol=1e-12, atol=0)
+    assert relative_error(per_row, influence(case.errors, full.tangent)) < 1e-11
+
+
+@pytest.mark.parametrize("name", TRACEABLE)
+def test_traced_influence_is_detached_and_leaves_the_network_as_it_was(name):
+    case = TracedPass(TRACEABLE[name]())
+    case.network.register_buffer("kept", torch.randn(3))
+    for parameter in case.parameters:
+        parameter.grad = torch.randn_like(parameter)
+    gradients = [parameter.grad.clone() for parameter in case.parameters]
+    state = copy.deepcopy(case.network.state_dict())
+    with torch.no_grad():
+        found = case.influence()
+    for here, there in zip(found, case.influence(), strict=True):
+        assert not there.requires_grad
+        torch.testing.assert_close(here, there, rtol=0, atol=0)
+    after = case.network.state_dict()
+    assert list(after) == list(state)
+    assert all(torch.equal(after[key], state[key]) for key in state)
+    assert [id(p) for p in case.network.parameters()] == [id(p) for p in case.parameters]
+    for parameter, gradient in zip(case.parameters, gradients, strict=True):
+        assert parameter.requires_grad
+        assert torch.equal(parameter.grad, gradient)
+
+
+def test_influence_takes_nothing_from_the_gradients_of_a_later_step():
+    case = TracedPass(mlp(dropout=0.5))
+    before = case.traced.gradient(torch.ones(N_ROWS))
+    case.influence()
+    expected = [torch.stack(rows).sum(dim=0) for rows in zip(*case.per_row, strict=True)]
+    for now, first, there in zip(
+        case.traced.gradient(torch.ones(N_ROWS)), before, expected, strict=True
+    ):
+        assert torch.equal(now, first)
+        torch.testing.assert_close(now, there, rtol=1e-11, atol=1e-14)

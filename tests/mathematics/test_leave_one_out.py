@@ -111,7 +111,7 @@ def test_residuals_are_those_of_a_fit_without_the_row(weighted):
     ridge = Ridge([(X, Y, weight)], frequencies)
     features = fourier_features(X.numpy(), frequencies.numpy())
     for penalty in PENALTIES:
-        residuals = ridge.residuals(ridge.project(X), Y, weight, penalty)
+        residuals = ridge.residuals(*ridge.project(X), Y, weight, penalty)
         assert residuals.shape == (30, 2)
         expected = Y.numpy() - refitted(features, Y.numpy(), weight.numpy(), penalty, True)
         np.testing.assert_allclose(residuals.numpy(), expected, rtol=1e-7, atol=1e-9)
@@ -121,7 +121,7 @@ def test_residuals_of_a_row_of_which_nothing_is_left_out_are_those_of_the_fit():
     X, Y, frequencies = torch.randn(30, 3), torch.randn(30, 2), torch.randn(3, 20)
     weight = 3 * torch.rand(30) + 0.1
     ridge = Ridge([(X, Y, weight)], frequencies)
-    found = ridge.residuals(ridge.project(X), Y, torch.zeros(30), 0.5)
+    found = ridge.residuals(*ridge.project(X), Y, torch.zeros(30), 0.5)
     features = fourier_features(X.numpy(), frequencies.numpy())
     expected = Y.numpy() - refitted(features, Y.numpy(), weight.numpy(), 0.5, False)
     assert found.shape == (30, 2)
@@ -272,10 +272,11 @@ def test_shares_of_rows_that_are_all_alike_are_those_of_the_classes(kernel, valu
     torch.testing.assert_close(found, expected.expand(60, -1), rtol=0, atol=1 / 30)
 
 
-def test_single_huge_value_leaves_the_shares_finite():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_single_huge_value_leaves_the_shares_finite(dtype):
     X, targets = blobs(60)
     X[5, 2] = 1e30
-    assert shares_of(X, targets).isfinite().all()
+    assert shares_of(X.to(dtype), targets).isfinite().all()
 
 
 @pytest.mark.parametrize("kernel", [None, KERNEL])
@@ -293,13 +294,15 @@ def test_rows_are_flattened():
     assert torch.equal(folded, shares_of(X, targets, kernel=kernel))
 
 
-def test_single_precision_is_judged_in_double():
+@pytest.mark.parametrize("kernel", [None, KERNEL])
+@pytest.mark.parametrize(("scale", "shift"), [(1, 0), (1, 1e4), (1e30, 0), (1e-30, 0)])
+def test_single_precision_is_judged_nearly_as_in_double(scale, shift, kernel):
     (X, targets), weight = blobs(60), torch.rand(60) + 0.5
-    single = X.float(), weight.float()
-    found = shares_of(single[0], targets, single[1])
-    assert found.dtype == torch.float64
-    expected = shares_of(single[0].double(), targets, single[1].double())
-    assert torch.equal(found, expected)
+    single = (scale * X + shift).float(), weight.float()
+    found = shares_of(single[0], targets, single[1], kernel)
+    assert found.dtype == torch.float32
+    expected = shares_of(single[0].double(), targets, single[1].double(), kernel)
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
 
 
 # Draws

@@ -9,8 +9,11 @@ from sklearn_clidmu.mathematics.objectives import (
     CLID,
     cross_entropy,
     mean_absolute_error,
+    meta_gradient,
     small_loss,
 )
+
+from .helpers import N_FEATURES, mlp, relative_error
 
 N_ROWS, N_CLASSES = 30, 4
 
@@ -41,9 +44,63 @@ def test_clid_objective_and_its_gradient_do_not_depend_on_the_scale_of_the_weigh
     for scale in (1, 1e-6, 1e6):
         leaf = logits.clone().requires_grad_()
         value = CLID(0.5)(features, leaf, targets, scale * weight)
-        values.append(torch.cat([value[None], torch.autograd.grad(value, leaf)[0].flatten()]))
+        gradient = torch.autograd.grad(value, leaf)[0]
+        values.append(torch.cat([value.detach()[None], gradient.flatten()]))
+        closed = CLID(0.5).gradient(features, logits, targets, scale * weight)
+        closed = torch.cat([closed[0][None], closed[1].flatten()])
+        torch.testing.assert_close(closed, values[-1], rtol=1e-11, atol=1e-16)
     torch.testing.assert_close(values[1], values[0])
     torch.testing.assert_close(values[2], values[0])
+
+
+def normalised_clid(features, logits, targets, sample_weight):
+    """The CLID objective as its definition has it."""
+    weight = 256 * sample_weight / sample_weight.sum()
+    return clid_loss(features, logits, 0.2, sample_weight=weight)
+
+
+def focal(features, logits, targets, sample_weight):
+    """An objective of a caller's own, that depends on all it is given."""
+    given = logits.softmax(dim=1).gather(1, targets[:, None]).squeeze(1)
+    return -(sample_weight * (1 - given) ** 2 * given.log()).sum() + features.square().mean()
+
+
+OBJECTIVES = {
+    "CLID": (CLID(0.2), normalised_clid),
+    "mean absolute error": (mean_absolute_error, mean_absolute_error),
+    "cross entropy": (cross_entropy, cross_entropy),
+    "of one's own": (focal, focal),
+}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_meta_gradient_by_the_logits_is_that_of_autograd(name):
+    objective, definition = OBJECTIVES[name]
+    features, logits, targets = batch()
+    weight, leaf = torch.rand(N_ROWS) + 0.5, logits.requires_grad_()
+    expected = definition(features, leaf, targets, weight)
+    value, (found,) = meta_gradient(objective, targets, weight, features, leaf, [leaf])
+    assert not value.requires_grad
+    torch.testing.assert_close(value, expected.detach(), rtol=1e-13, atol=0)
+    assert relative_error(found, torch.autograd.grad(expected, leaf)[0]) < 1e-11
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_meta_gradient_by_parameters_upstream_is_that_of_autograd(name):
+    objective, definition = OBJECTIVES[name]
+    network, X = mlp(), torch.randn(N_ROWS, N_FEATURES)
+    targets, weight = torch.randint(3, (N_ROWS,)), torch.rand(N_ROWS) + 0.5
+    parameters = [*network.parameters(), torch.randn(2, requires_grad=True)]
+    logits, features = network(X)
+    value, found = meta_gradient(objective, targets, weight, features, logits, parameters)
+    assert torch.equal(found[-1], torch.zeros(2))  # nothing depends on it
+    logits, features = network(X)
+    expected = definition(features, logits, targets, weight)
+    gradients = torch.autograd.grad(expected, parameters[:-1])
+    assert not value.requires_grad
+    torch.testing.assert_close(value, expected.detach(), rtol=1e-13, atol=0)
+    for here, there in zip(found[:-1], gradients, strict=True):
+        assert relative_error(here, there) < 1e-10
 
 
 def test_mean_absolute_error_is_that_to_the_one_hot_labels():

@@ -6,6 +6,7 @@ import torch
 from scipy.optimize import brentq
 from scipy.special import expit
 from torch.distributions import Normal, kl_divergence
+from torch.nn import functional as F
 
 from sklearn_clidmu.mathematics.evidence import N_EVIDENCE
 from sklearn_clidmu.mathematics.weighting import (
@@ -13,9 +14,10 @@ from sklearn_clidmu.mathematics.weighting import (
     LogitRectifier,
     LossWeightNet,
     WeightingNet,
+    cross_entropy_errors,
 )
 
-from .helpers import N_CLASSES, WIDTH, make_rows, repeat_rows, sum_copies
+from .helpers import N_CLASSES, WIDTH, make_rows, repeat_rows, rows_at, sum_copies
 
 N_ROWS = 50
 NETS = {
@@ -39,6 +41,46 @@ def perturb(net, scale=1.0):
 
 def per_row_losses(logits, targets):
     return logits.logsumexp(dim=1) - logits[torch.arange(len(logits)), targets]
+
+
+def uneven_rows():
+    return make_rows(N_ROWS, sample_weight=torch.rand(N_ROWS) + 0.5)
+
+
+def random_weights(net):
+    """Weights in (0, 1) of the shape that the net gives them."""
+    return torch.rand((N_ROWS,) if net.scales_losses else (N_ROWS, N_CLASSES)).requires_grad_()
+
+
+def written_out_loss(name, weights, logits, rows):
+    """Reweighted loss of each net, as its definition has it."""
+    if name == "rectifier":
+        losses, total = per_row_losses(weights * logits, rows.targets), rows.sample_weight
+    else:
+        losses, total = per_row_losses(logits, rows.targets), weights * rows.sample_weight
+    return (total * losses).sum() / total.sum()
+
+
+# What is known of a row
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("scale", [1.0, 30.0, 1e4])
+def test_cross_entropy_errors_are_torchs_loss_and_its_gradient(scale, dtype):
+    logits = scale * torch.randn(N_ROWS, N_CLASSES, dtype=dtype)
+    logits[:8] = scale * torch.randint(-1, 2, (8, N_CLASSES)).to(dtype)
+    targets = torch.randint(N_CLASSES, (N_ROWS,))
+    leaf = logits.clone().requires_grad_()
+    expected = F.cross_entropy(leaf, targets, reduction="none")
+    expected.sum().backward()
+    losses, errors = cross_entropy_errors(logits, targets)
+    assert losses.dtype == errors.dtype == dtype
+    exactly = (
+        {"rtol": 1e-5, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 1e-13, "atol": 1e-15}
+    )
+    torch.testing.assert_close(losses, expected.detach(), **exactly)
+    torch.testing.assert_close(errors, leaf.grad, **exactly)
+    assert torch.equal(logits, leaf)
 
 
 # Weights
@@ -74,7 +116,7 @@ def test_loss_weight_net_looks_at_the_loss_alone():
 def test_gradients_reach_every_parameter_that_tells_rows_apart(name):
     net, rows = NETS[name](), make_rows(N_ROWS)
     noise = torch.randn(N_ROWS, net.noise_width) if net.noise_width else None
-    net.training_loss(net(rows, noise), torch.randn(N_ROWS, N_CLASSES), rows).backward()
+    net.loss(net(rows, noise), rows).backward()
     for key, parameter in net.named_parameters():
         if (name, key) != ("evidence", "output.bias"):  # common to all scores
             assert parameter.grad.abs().max() > 1e-9, key
@@ -186,11 +228,10 @@ def test_rows_of_a_virtual_step_compete_as_in_a_softmax(scale):
 
 
 def test_gradient_of_the_virtual_step_is_that_of_a_softmax():
-    net, rows = perturb(evidence_net()), make_rows(N_ROWS, sample_weight=torch.rand(N_ROWS) + 0.5)
-    logits = torch.randn(N_ROWS, N_CLASSES)
+    net, rows = perturb(evidence_net()), uneven_rows()
     share = (net.score(rows.evidence) + rows.sample_weight.log()).softmax(dim=0)
-    expected = (share * per_row_losses(logits, rows.targets)).sum()
-    found = net.training_loss(net(rows), logits, rows)
+    expected = (share * per_row_losses(rows.logits, rows.targets)).sum()
+    found = net.loss(net(rows), rows)
     torch.testing.assert_close(found, expected)
     wanted = list(net.parameters())
     for here, there in zip(
@@ -332,14 +373,12 @@ def test_state_carries_believed_shares_and_offsets_to_another_net():
 @pytest.mark.parametrize("name", ["loss", "evidence"])
 def test_trust_is_the_weight_where_there_is_one_per_row(name):
     rows, weights = make_rows(N_ROWS), torch.rand(N_ROWS)
-    trust = NETS[name]().trust(weights, torch.randn(N_ROWS, N_CLASSES), rows)
-    assert torch.equal(trust, weights)
+    assert torch.equal(NETS[name]().trust(weights, rows), weights)
 
 
 def test_trust_of_the_rectifier_is_the_share_of_the_gradient_that_it_lets_through():
     net, rows = LogitRectifier(WIDTH, N_CLASSES), make_rows(N_ROWS)
-    factors, logits = torch.rand(N_ROWS, N_CLASSES), torch.randn(N_ROWS, N_CLASSES)
-    logits.requires_grad_()
+    factors, logits = torch.rand(N_ROWS, N_CLASSES), rows.logits.clone().requires_grad_()
 
     def gradient_norms(factors):
         losses = per_row_losses(factors * logits, rows.targets)
@@ -348,20 +387,23 @@ def test_trust_of_the_rectifier_is_the_share_of_the_gradient_that_it_lets_throug
     share = gradient_norms(factors) / gradient_norms(torch.ones(N_ROWS, N_CLASSES))
     expected = share.clamp(max=1)
     assert 0 < (share > 1).sum() < N_ROWS
-    torch.testing.assert_close(net.trust(factors, logits, rows), expected)
+    torch.testing.assert_close(net.trust(factors, rows), expected)
 
 
 @pytest.mark.parametrize("margin", [1.0, 10.0, 30.0, 60.0, 300.0])
 def test_rectifier_trusts_rows_that_fit_however_well_they_fit(margin):
-    rows = make_rows(1)._replace(targets=torch.tensor([0]))
     logits = torch.tensor([[margin, 0.0, 0.0]], dtype=torch.float32)
-    trust = LogitRectifier(WIDTH, N_CLASSES).trust(torch.full_like(logits, 0.99), logits, rows)
+    rows = rows_at(logits, make_rows(1)._replace(targets=torch.tensor([0])))
+    trust = LogitRectifier(WIDTH, N_CLASSES).trust(torch.full_like(logits, 0.99), rows)
     assert trust.item() > 0.9
 
 
 @pytest.mark.parametrize("name", ["loss", "evidence"])
 def test_nets_without_noise_have_no_penalty(name):
-    assert NETS[name]().penalty(make_rows(N_ROWS)).item() == 0
+    net, rows = NETS[name](), make_rows(N_ROWS)
+    weights, penalty = net.drawn(rows)
+    assert torch.equal(weights, net(rows))
+    assert penalty.item() == 0
 
 
 def test_penalty_is_the_weighted_divergence_to_a_standard_gaussian():
@@ -370,37 +412,96 @@ def test_penalty_is_the_weighted_divergence_to_a_standard_gaussian():
     mean, log_variance = net.posterior(rows)
     per_row = kl_divergence(Normal(mean, log_variance.exp().sqrt()), Normal(0, 1)).sum(dim=1)
     expected = 0.3 * (per_row * rows.sample_weight / rows.sample_weight.sum()).sum()
-    torch.testing.assert_close(net.penalty(rows), expected)
+    noise = torch.randn(N_ROWS, net.noise_width)
+    for each in (None, noise):
+        weights, penalty = net.drawn(rows, each)
+        assert torch.equal(weights, net(rows, each))
+        torch.testing.assert_close(penalty, expected)
 
 
-# Training loss
+# The loss of a batch and its derivatives
 
 
 @pytest.mark.parametrize("name", ["loss", "evidence"])
-def test_training_loss_is_the_weighted_mean_of_the_losses(name):
-    rows = make_rows(N_ROWS, sample_weight=torch.rand(N_ROWS) + 0.5)
-    weights, logits = torch.rand(N_ROWS), torch.randn(N_ROWS, N_CLASSES)
+def test_loss_is_the_weighted_mean_of_the_losses(name):
+    rows, weights = uneven_rows(), torch.rand(N_ROWS)
     total = weights * rows.sample_weight
-    expected = (total * per_row_losses(logits, rows.targets)).sum() / total.sum()
-    torch.testing.assert_close(NETS[name]().training_loss(weights, logits, rows), expected)
+    expected = (total * per_row_losses(rows.logits, rows.targets)).sum() / total.sum()
+    torch.testing.assert_close(NETS[name]().loss(weights, rows), expected)
 
 
-def test_training_loss_of_the_rectifier_multiplies_the_logits():
-    rows = make_rows(N_ROWS, sample_weight=torch.rand(N_ROWS) + 0.5)
-    factors, logits = torch.rand(N_ROWS, N_CLASSES), torch.randn(N_ROWS, N_CLASSES)
-    losses = per_row_losses(factors * logits, rows.targets)
+def test_loss_of_the_rectifier_multiplies_the_logits():
+    rows, factors = uneven_rows(), torch.rand(N_ROWS, N_CLASSES)
+    losses = per_row_losses(factors * rows.logits, rows.targets)
     expected = (rows.sample_weight * losses).sum() / rows.sample_weight.sum()
-    net = LogitRectifier(WIDTH, N_CLASSES)
-    torch.testing.assert_close(net.training_loss(factors, logits, rows), expected)
+    torch.testing.assert_close(LogitRectifier(WIDTH, N_CLASSES).loss(factors, rows), expected)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("name", NETS)
+def test_errors_are_the_gradient_of_the_loss_by_the_logits(name, weighted):
+    net, rows = NETS[name](), uneven_rows() if weighted else make_rows(N_ROWS)
+    weights, logits = random_weights(net), rows.logits.clone().requires_grad_()
+    value = written_out_loss(name, weights, logits, rows)
+    (expected,) = torch.autograd.grad(value, logits)
+    torch.testing.assert_close(net.loss(weights, rows), value, rtol=1e-12, atol=0)
+    torch.testing.assert_close(net.errors(weights, rows), expected, rtol=1e-11, atol=1e-16)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("name", NETS)
+def test_derivative_of_the_errors_by_the_weights_is_that_of_double_backward(name, weighted):
+    net, rows = NETS[name](), uneven_rows() if weighted else make_rows(N_ROWS)
+    weights, logits = random_weights(net), rows.logits.clone().requires_grad_()
+    value = written_out_loss(name, weights, logits, rows)
+    (gradient,) = torch.autograd.grad(value, logits, create_graph=True)
+    direction = torch.randn(N_ROWS, N_CLASSES)
+    (expected,) = torch.autograd.grad(gradient, weights, direction)
+    (found,) = torch.autograd.grad(net.errors(weights, rows), weights, direction)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-15)
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_training_loss_does_not_depend_on_the_scale_of_sample_weights(name):
-    net, rows = NETS[name](), make_rows(N_ROWS, sample_weight=torch.rand(N_ROWS) + 0.5)
-    logits = torch.randn(N_ROWS, N_CLASSES)
+def test_gradient_of_the_surrogate_is_that_of_minus_the_errors_along_the_tangent(name):
+    net, rows = perturb(NETS[name](), 0.1), uneven_rows()
+    noise = torch.randn(N_ROWS, N_CLASSES)
+    tangent, parameters = torch.randn(N_ROWS, N_CLASSES), list(net.parameters())
+    logits = rows.logits.clone().requires_grad_()
+    value = written_out_loss(name, net(rows, noise), logits, rows)
+    (gradient,) = torch.autograd.grad(value, logits, create_graph=True)
+    expected = torch.autograd.grad(-(gradient * tangent).sum(), parameters)
+    harm = -(rows.errors * tangent).sum(dim=1)
+    scalar = net.surrogate(net(rows, noise), harm, None if net.scales_losses else tangent, rows)
+    found = torch.autograd.grad(scalar, parameters)
+    for here, there in zip(found, expected, strict=True):
+        torch.testing.assert_close(here, there, rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", ["loss", "evidence"])
+def test_shares_add_up_to_one_and_make_the_loss_of_the_rows_losses(name):
+    net, rows = NETS[name](), uneven_rows()
+    weights = torch.rand(N_ROWS)
+    share = net.shares(weights, rows)
+    assert share.shape == (N_ROWS,)
+    assert (share > 0).all()
+    assert share.sum().item() == pytest.approx(1, abs=1e-14)
+    torch.testing.assert_close(share @ rows.losses, net.loss(weights, rows))
+    ratio = (weights * rows.sample_weight)[1:] / (weights * rows.sample_weight)[:-1]
+    torch.testing.assert_close(share[1:] / share[:-1], ratio)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_net_that_scales_losses_gives_one_weight_per_row(name):
+    net, rows = NETS[name](), make_rows(N_ROWS)
+    assert net.scales_losses is (net(rows).shape == (N_ROWS,))
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_loss_does_not_depend_on_the_scale_of_sample_weights(name):
+    net, rows = NETS[name](), uneven_rows()
     scaled = rows._replace(sample_weight=7 * rows.sample_weight)
-    expected = net.training_loss(net(rows), logits, rows)
-    torch.testing.assert_close(net.training_loss(net(scaled), logits, scaled), expected)
+    torch.testing.assert_close(net.loss(net(scaled), scaled), net.loss(net(rows), rows))
+    torch.testing.assert_close(net.errors(net(scaled), scaled), net.errors(net(rows), rows))
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -408,20 +509,16 @@ def test_integer_sample_weights_equal_repeated_rows(name):
     times = torch.randint(1, 4, (N_ROWS,))
     rows = make_rows(N_ROWS, sample_weight=times.double())
     net = perturb(NETS[name](), 0.1)
-    logits = torch.randn(N_ROWS, N_CLASSES).requires_grad_()
-    copies = logits.detach().repeat_interleave(times, dim=0).requires_grad_()
     noise = torch.randn(N_ROWS, net.noise_width)
 
-    def loss_of(rows, logits, noise):
-        weights = net(rows, noise if net.noise_width else None)
-        return net.training_loss(weights, logits, rows) + net.penalty(rows)
+    def loss_and_errors(rows, noise):
+        weights, penalty = net.drawn(rows, noise if net.noise_width else None)
+        return net.loss(weights, rows) + penalty, net.errors(weights, rows)
 
-    weighted = loss_of(rows, logits, noise)
-    repeated = loss_of(repeat_rows(rows), copies, noise.repeat_interleave(times, dim=0))
-    weighted.backward()
-    repeated.backward()
-    torch.testing.assert_close(weighted, repeated)
-    torch.testing.assert_close(logits.grad, sum_copies(copies.grad, times))
+    loss, errors = loss_and_errors(rows, noise)
+    repeated = loss_and_errors(repeat_rows(rows), noise.repeat_interleave(times, dim=0))
+    torch.testing.assert_close(loss, repeated[0])
+    torch.testing.assert_close(errors, sum_copies(repeated[1], times))
 
 
 def test_interface_leaves_the_weights_to_the_nets():

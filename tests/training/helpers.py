@@ -8,6 +8,7 @@ from skorch.callbacks import Callback, PassthroughScoring
 from torch import nn
 
 from sklearn_clidmu.estimator.building import build_network, build_weight_net
+from sklearn_clidmu.mathematics.backbone import MLP
 from sklearn_clidmu.mathematics.objectives import CLID
 from sklearn_clidmu.training.batches import Labels, ShuffledBatches, Table
 from sklearn_clidmu.training.ledger import Ledger
@@ -20,7 +21,7 @@ BELIEVED = torch.tensor([0.9, 0.6, 0.75], dtype=DTYPE)
 
 
 class CountingMLP(nn.Module):
-    """Returns (logits, features), and counts its forward passes by mode."""
+    """Not the package's MLP. Returns (logits, features), and counts its forward passes by mode."""
 
     def __init__(self, activation=nn.ReLU):
         super().__init__()
@@ -35,16 +36,37 @@ class CountingMLP(nn.Module):
         return self.head(features), features
 
 
+class CountingTracedMLP(MLP):
+    """The package's own MLP, which is traced in training; counts its forward passes by mode."""
+
+    def __init__(self, dropout=0.5):
+        super().__init__(N_FEATURES, N_CLASSES, (5, WIDTH), dropout)
+        self.to(DTYPE)
+        self.n_forwards = {True: 0, False: 0}
+        self.seen = []
+
+    def forward(self, X, trace=None):
+        self.n_forwards[self.training] += 1
+        self.seen.append(X)
+        return super().forward(X, trace)
+
+
 def batch_norm(n_features, n_classes):
     return nn.Sequential(
         nn.Linear(n_features, WIDTH), nn.BatchNorm1d(WIDTH), nn.ReLU(), nn.Linear(WIDTH, n_classes)
     )
 
 
-def make_network(module=None, dropout=0.0):
+def dropping(n_features, n_classes):
+    return nn.Sequential(
+        nn.Linear(n_features, WIDTH), nn.Tanh(), nn.Dropout(), nn.Linear(WIDTH, n_classes)
+    )
+
+
+def make_network(module=None, dropout=0.0, one_mask=False):
     """Builder of the package's own MLP, or of a tapped module."""
     return partial(
-        build_network, module, (5, WIDTH), dropout, False, N_FEATURES, N_CLASSES, dtype=DTYPE
+        build_network, module, (5, WIDTH), dropout, one_mask, N_FEATURES, N_CLASSES, dtype=DTYPE
     )
 
 

@@ -1,13 +1,16 @@
 import math
+from copy import deepcopy
 from functools import partial
 
 import pytest
 import torch
+from skorch.callbacks import Callback
 from torch import nn
 
 from sklearn_clidmu.training.averaging import EarlyStopping, Snapshots, WeightAverage
 
 from .helpers import (
+    N_FEATURES,
     WIDTH,
     CountingMLP,
     Diary,
@@ -29,7 +32,7 @@ def ramped_average(vectors, decay):
     """Average that starts at the first vector and comes to its full length step by step."""
     average = vectors[0]
     for step, value in enumerate(vectors[1:], start=1):
-        weight = min(decay, (1 + step) / (10 + step))
+        weight = min(decay, step / (9 + step))
         average = weight * average + (1 - weight) * value
     return average
 
@@ -58,6 +61,64 @@ def test_the_average_is_what_is_evaluated_while_training():
     make_net(WeightAverage(), Compare(), ema_decay=0.9, max_epochs=3).fit(table)
 
 
+class KeepAverage(Diary):
+    """Keeps the average after every batch beside the network itself."""
+
+    def on_train_begin(self, net, **kwargs):
+        super().on_train_begin(net, **kwargs)
+        self.averages = []
+
+    def on_batch_end(self, net, **kwargs):
+        super().on_batch_end(net, **kwargs)
+        self.averages.append(deepcopy(net.averaged_module_))
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.25, 0.9])
+def test_every_step_moves_the_average_by_the_recursion(decay):
+    kept = KeepAverage()
+    make_net(WeightAverage(), kept, ema_decay=decay, max_epochs=2).fit(make_table(20))
+    vectors = [vector(module) for module in kept.modules]
+    averages = [vector(module) for module in kept.averages]
+    assert torch.equal(averages[0], vectors[0])
+    for n_steps, average in enumerate(averages, start=1):
+        assert average.dtype == torch.float64
+        expected = ramped_average(vectors[:n_steps], decay)
+        torch.testing.assert_close(average, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_the_average_forgets_its_start():
+    kept = KeepAverage()
+    make_net(WeightAverage(), kept, ema_decay=0.999).fit(make_table(20))
+    first, second, third, *_ = (vector(module) for module in kept.modules)
+    pair = 0.1 * first + 0.9 * second
+    torch.testing.assert_close(vector(kept.averages[1]), pair)
+    torch.testing.assert_close(vector(kept.averages[2]), (2 * pair + 9 * third) / 11)
+
+
+def test_the_average_is_a_network_like_the_one_that_is_trained_with_tensors_of_its_own():
+    class Compare(Callback):
+        def on_batch_end(self, net, **kwargs):
+            average, module = net.averaged_module_, net.module_
+            assert net.evaluated_module is average
+            assert type(average) is type(module)
+            assert average.state_dict().keys() == module.state_dict().keys()
+            tensors = zip(average.state_dict().values(), module.state_dict().values(), strict=True)
+            assert all(mean.data_ptr() != value.data_ptr() for mean, value in tensors)
+
+    net = make_net(WeightAverage(), Compare(), ema_decay=0.9, network=BatchNormMLP)
+    net.fit(make_table(20))
+
+
+def test_every_training_starts_its_average_anew():
+    kept = KeepAverage()
+    net = make_net(WeightAverage(), kept, ema_decay=0.999)
+    for _ in range(2):
+        net.fit(make_table(20))
+        assert torch.equal(vector(kept.averages[0]), vector(kept.modules[0]))
+        average = ramped_average([vector(module) for module in kept.modules], 0.999)
+        torch.testing.assert_close(vector(net.module_), average)
+
+
 def test_training_itself_does_not_feel_the_average():
     table, plain, averaged = make_table(20), Diary(), Diary()
     for callbacks, decay in (((plain,), None), ((averaged, WeightAverage()), 0.9)):
@@ -74,6 +135,37 @@ def test_running_statistics_of_the_average_are_the_last_ones():
     assert len(last) == 3
     for name, value in net.module_.named_buffers():
         torch.testing.assert_close(value, last[name])
+
+
+def test_running_statistics_of_the_average_are_those_of_the_network_after_every_step():
+    kept = KeepAverage()
+    make_net(WeightAverage(), kept, ema_decay=0.9, network=BatchNormMLP).fit(make_table(20))
+    for step, (module, average) in enumerate(zip(kept.modules, kept.averages, strict=True), 1):
+        statistics = dict(average.named_buffers())
+        assert statistics["body.1.num_batches_tracked"] == step
+        for name, value in module.named_buffers():
+            assert torch.equal(statistics[name], value)
+
+
+class RunningCentre(CountingMLP):
+    """Puts another tensor in the place of its running statistic at every step."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("centre", torch.zeros(N_FEATURES, dtype=torch.float64))
+
+    def forward(self, X):
+        if self.training:
+            self.centre = 0.9 * self.centre + 0.1 * X.mean(dim=0)
+        return super().forward(X)
+
+
+def test_running_statistics_that_are_replaced_are_followed():
+    kept = KeepAverage()
+    make_net(WeightAverage(), kept, ema_decay=0.9, network=RunningCentre).fit(make_table(20))
+    for module, average in zip(kept.modules, kept.averages, strict=True):
+        assert module.centre.abs().min() > 0
+        assert torch.equal(average.centre, module.centre)
 
 
 def test_nothing_is_left_of_the_average_after_training():

@@ -1,6 +1,7 @@
 """The meta step against the textbook: double backward through the virtual step, written out."""
 
 import math
+from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
 from typing import NamedTuple
@@ -14,7 +15,9 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from sklearn_clidmu.estimator.building import build_objective
+from sklearn_clidmu.mathematics.backbone import MLP
 from sklearn_clidmu.mathematics.clid import clid_loss
+from sklearn_clidmu.mathematics.objectives import CLID
 from sklearn_clidmu.mathematics.weighting import Rows
 from sklearn_clidmu.training.batches import Table
 from sklearn_clidmu.training.ledger import Ledger, LossRecord
@@ -26,9 +29,11 @@ from .helpers import (
     N_CLASSES,
     WIDTH,
     CountingMLP,
+    CountingTracedMLP,
     Diary,
     Seed,
     batch_norm,
+    dropping,
     make_ledger,
     make_meta_step,
     make_net,
@@ -55,19 +60,20 @@ class Calls(NamedTuple):
 
 def watch(weight_net):
     """Keep what the weighting net is called with; gradients are wanted in virtual steps alone."""
-    calls, applied = Calls([], []), weight_net.applied
+    calls, drawn, applied = Calls([], []), weight_net.drawn, weight_net.applied
 
-    def keep_virtual(_, inputs, weights):
+    def keep_virtual(rows, noise=None):
+        weights, penalty = drawn(rows, noise)
         if torch.is_grad_enabled():
-            calls.virtual.append((*inputs, weights))
+            calls.virtual.append((rows, noise, weights))
+        return weights, penalty
 
     def keep_real(rows, noise=None):
         weights = applied(rows, noise)
         calls.real.append((rows, noise, weights))
         return weights
 
-    weight_net.register_forward_hook(keep_virtual)
-    weight_net.applied = keep_real
+    weight_net.drawn, weight_net.applied = keep_virtual, keep_real
     return calls
 
 
@@ -96,15 +102,21 @@ class OneBatch(Callback):
             self.loss = loss.item()
             raise StopTraining
 
-    def forward(self):
-        """The batch's pass in training mode once more, with the same units dropped."""
+    @contextmanager
+    def same_units_dropped(self):
+        """For passes in training mode that are to draw what the batch's own pass has drawn."""
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(self.random_state)
+            yield
+
+    def forward(self):
+        """The batch's pass in training mode once more, with the same units dropped."""
+        with self.same_units_dropped():
             return deepcopy(self.module).train()(self.X)
 
 
 class WatchedCLID:
-    """CLID that keeps what it is called with, and what it returns."""
+    """CLID that keeps what it is called with, and what it returns; autograd differentiates it."""
 
     def __init__(self):
         self.calls, self.values = [], []
@@ -115,13 +127,34 @@ class WatchedCLID:
         self.values.append(value.detach())
         return value
 
+    def written_out(self, features, logits, sample_weight):
+        return clid_loss(features, logits, 0.5, sample_weight=sample_weight)
+
+
+class WatchedClosedForm(CLID):
+    """CLID as it is trained with, its closed form; keeps the same as :class:`WatchedCLID`."""
+
+    def __init__(self):
+        super().__init__(0.5)
+        self.calls, self.values = [], []
+
+    def gradient(self, features, logits, targets, sample_weight):
+        self.calls.append((features, logits, targets, sample_weight))
+        value, gradient = super().gradient(features, logits, targets, sample_weight)
+        self.values.append(value)
+        return value, gradient
+
+    def written_out(self, features, logits, sample_weight):
+        weight = 256 * sample_weight / sample_weight.sum()
+        return clid_loss(features, logits, 0.5, sample_weight=weight)
+
 
 class Run(NamedTuple):
     """All there is to know of one batch."""
 
     net: nn.Module
     batch: OneBatch
-    objective: WatchedCLID
+    objective: WatchedCLID | WatchedClosedForm
     table: Table
     ledger: Ledger
     evidence: Tensor
@@ -136,13 +169,14 @@ def run_one_batch(
     meta_batch_size=None,
     n_skipped=0,
     network=None,
+    objective=WatchedCLID,
 ):
     """Train for one batch; six of the rows passed to fit are not in the training set."""
     rows = torch.randperm(n + 6)[:n].sort().values
     ledger = make_ledger(n + 6)
     table = make_table(n, rows=rows, sample_weight=ledger.sample_weight[rows])
     evidence = written_out_evidence(ledger)
-    objective, batch = WatchedCLID(), OneBatch(n_skipped)
+    objective, batch = objective(), OneBatch(n_skipped)
     meta_step = make_meta_step(
         table,
         ledger,
@@ -165,6 +199,8 @@ def run_one_batch(
 
 SMALL = {"n": 40, "batch_size": 10}
 DROPOUT = {"network": make_network(dropout=0.5)}
+DROPPING = {"network": make_network(dropping)}
+ONE_MASK = {"network": make_network(dropout=0.5, one_mask=True)}
 SIZES = {
     "whole table": {},
     "small batches": SMALL,
@@ -174,6 +210,10 @@ SIZES = {
     "drawn meta batch, later": {**SMALL, "meta_batch_size": 12, "n_skipped": 2},
     "drawn meta batch and dropout": {**SMALL, **DROPOUT, "meta_batch_size": 12},
     "whole table drawn": {"n": 20, "batch_size": 10, "meta_batch_size": 20},
+    "whole table and dropout of one mask": ONE_MASK,
+    "caller's module": {**SMALL, **DROPPING},
+    "caller's module, later": {**SMALL, **DROPPING, "n_skipped": 2},
+    "caller's module and drawn meta batch": {**SMALL, **DROPPING, "meta_batch_size": 12},
 }
 
 
@@ -203,11 +243,13 @@ def rows_of(run):
     labels = run.batch.labels
     losses = F.cross_entropy(logits, labels.targets, reduction="none")
     return Rows(
-        losses.detach(),
-        labels.targets,
-        features.detach(),
-        run.evidence[labels.rows],
-        labels.sample_weight,
+        logits=logits.detach(),
+        losses=losses.detach(),
+        errors=logits.softmax(dim=1).detach() - torch.eye(N_CLASSES, dtype=DTYPE)[labels.targets],
+        targets=labels.targets,
+        features=features.detach(),
+        evidence=run.evidence[labels.rows],
+        sample_weight=labels.sample_weight,
     )
 
 
@@ -273,7 +315,8 @@ def textbook(run, virtual_step, lr=LR):
     """One meta step on the meta batch that was used.
 
     A virtual step of the head takes the training batch as the network saw it in training, and
-    as the meta batch too unless one was drawn; all other passes are made in evaluation mode.
+    as the meta batch too unless one was drawn. So does a full one of the package's own MLP where
+    weights scale losses, for the training batch. All other passes are made in evaluation mode.
     """
     weight_net, rows = run.batch.weight_net, rows_of(run)
     module = deepcopy(run.batch.module).eval()
@@ -295,9 +338,12 @@ def textbook(run, virtual_step, lr=LR):
 
     else:
         moving = dict(module.named_parameters())
+        is_traced = isinstance(module, MLP) and weight_net.scales_losses
+        in_training = deepcopy(module).train(is_traced)
 
         def logits_of(parameters):
-            return functional_call(module, parameters, (run.batch.X,))[0]
+            with run.batch.same_units_dropped():
+                return functional_call(in_training, parameters, (run.batch.X,))[0]
 
         def meta_outputs(parameters):
             return functional_call(module, parameters, (run.table.X[index],))
@@ -310,7 +356,7 @@ def textbook(run, virtual_step, lr=LR):
         for (name, parameter), gradient in zip(moving.items(), gradients, strict=True)
     }
     logits, features = meta_outputs(moved)
-    value = clid_loss(features, logits, 0.5, sample_weight=labels.sample_weight[index])
+    value = run.objective.written_out(features, logits, labels.sample_weight[index])
     slope = flat_gradient(value, list(moved.values()))
     losses = F.cross_entropy(logits_of(moving), rows.targets, reduction="none")
     harm = [-flat_gradient(loss, list(moving.values())) @ slope for loss in losses]
@@ -377,13 +423,40 @@ def test_the_network_steps_on_the_loss_with_refreshed_weights(weighting, virtual
     torch.testing.assert_close(real, expected, rtol=1e-7, atol=1e-9)
     assert not torch.allclose(real, virtual)
     assert not real.requires_grad
-    with torch.random.fork_rng(devices=[]):
-        torch.set_rng_state(run.batch.random_state)
+    with run.batch.same_units_dropped():
         logits, _ = module.train()(run.batch.X)
     loss = reweighted(expected, logits, rows)
     assert run.batch.loss == pytest.approx(loss.item(), rel=1e-8)
     moved = vector(module) - LR * flat_gradient(loss, list(module.parameters()))
     torch.testing.assert_close(vector(run.net.module_), moved, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("virtual_step", VIRTUAL_STEPS)
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_the_network_receives_the_gradient_of_an_ordinary_backward_pass(
+    weighting, virtual_step, size
+):
+    run = run_one_batch(weighting, virtual_step, **size)
+    module = run.batch.module.train()
+    with run.batch.same_units_dropped():
+        logits, _ = module(run.batch.X)
+    [(rows, _, weights)] = run.batch.calls.real
+    reweighted(weights, logits, rows).backward()
+    expected = gradient_of(module)
+    assert expected.norm() > 1e-3
+    torch.testing.assert_close(gradient_of(run.net.module_), expected, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("virtual_step", VIRTUAL_STEPS)
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_the_closed_form_of_clid_changes_nothing(weighting, virtual_step, size):
+    run = run_one_batch(weighting, virtual_step, **size, objective=WatchedClosedForm)
+    expected = textbook(run, virtual_step)
+    close(run.objective.values[-1], expected.meta_loss)
+    close(gradient_of(run.net.weight_net_), expected.meta_gradient)
+    influence = run.batch.influence.clone()
+    influence[run.batch.labels.rows] += expected.harm / expected.deviation
+    close(run.ledger.influence, influence)
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
@@ -420,9 +493,10 @@ def test_the_ledger_gets_the_rows_influence_in_standard_deviations(weighting, vi
     close(run.ledger.influence, influence)
 
 
+@pytest.mark.parametrize("virtual_step", VIRTUAL_STEPS)
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
-def test_the_weighting_net_sees_the_rows_of_the_batch(weighting, size):
-    run = run_one_batch(weighting, "head", **size)
+def test_the_weighting_net_sees_the_rows_of_the_batch(weighting, virtual_step, size):
+    run = run_one_batch(weighting, virtual_step, **size)
     [(virtual, _, _)], [(real, _, _)] = run.batch.calls
     for rows in (virtual, real):
         for seen, expected in zip(rows, rows_of(run), strict=True):
@@ -478,6 +552,62 @@ def test_a_whole_table_shares_one_draw_and_rows_of_a_batch_have_their_own(batch_
     assert not torch.equal(first, second)
 
 
+@pytest.mark.parametrize("weighting", ["wnet", "evidence"])
+def test_nets_that_draw_nothing_get_no_noise(weighting):
+    run = run_one_batch(weighting, "head")
+    [(_, first, _)], [(_, second, _)] = run.batch.calls
+    assert first is second is None
+
+
+# The passes
+
+
+class WatchPasses(Callback):
+    """Keeps the batches, and what a :class:`CountingTracedMLP` saw and in which mode."""
+
+    def on_train_begin(self, net, **kwargs):
+        self.batches = []
+
+    def on_batch_begin(self, net, batch, **kwargs):
+        net.module_.n_forwards = {True: 0, False: 0}
+        net.module_.seen = []
+
+    def on_batch_end(self, net, batch, **kwargs):
+        module, (X, _) = net.module_, batch
+        self.batches.append((X, module.n_forwards, module.seen))
+
+
+@pytest.mark.parametrize("batch_size", [None, 5, 20])
+@pytest.mark.parametrize(("weighting", "n_more"), [("wnet", 0), ("evidence", 0), ("vri", 2)])
+def test_a_full_step_shares_the_training_pass_of_the_packages_own_network(
+    weighting, n_more, batch_size
+):
+    # VRI's weights do not scale losses: its full step makes two passes of the batch of its own.
+    table, watched = make_table(20), WatchPasses()
+    meta_step = make_meta_step(table, virtual_step="full", batch_size=batch_size)
+    make_net(meta_step, watched, weighting=weighting, network=CountingTracedMLP).fit(table)
+    assert len(watched.batches) == 12
+    for X, n_forwards, seen in watched.batches:
+        assert n_forwards == {True: 1, False: 1 + n_more}
+        assert torch.equal(seen[0], X)
+        X_meta = seen[1 if n_more == 0 else 2]
+        if batch_size is None:
+            assert torch.equal(X_meta, X)
+        elif batch_size == 20:
+            assert torch.equal(X_meta, table.X)
+        else:
+            assert X_meta.shape == (5, X.shape[1])
+
+
+@pytest.mark.parametrize(("weighting", "n_evaluations"), [("wnet", 0), ("evidence", 1)])
+def test_the_meta_batch_is_all_that_a_full_step_passes_in_warm_up(weighting, n_evaluations):
+    table, watched = make_table(20), WatchPasses()
+    meta_step = make_meta_step(table, virtual_step="full", warmup_epochs=1)
+    make_net(meta_step, watched, weighting=weighting, network=CountingTracedMLP).fit(table)
+    for _, n_forwards, _ in watched.batches:
+        assert n_forwards == {True: 1, False: n_evaluations}
+
+
 # The schedule
 
 
@@ -500,24 +630,34 @@ def trained(weighting, table, *callbacks, **settings):
 
 @pytest.mark.parametrize("virtual_step", VIRTUAL_STEPS)
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
-def test_warm_up_is_plain_training(weighting, virtual_step):
+@pytest.mark.parametrize(
+    "network",
+    [make_network(), make_network(dropout=0.5), make_network(dropping), CountingMLP],
+    ids=["mlp", "mlp with dropout", "caller's with dropout", "caller's pair"],
+)
+def test_warm_up_is_plain_training(network, weighting, virtual_step):
     table = make_table(20)
     meta_step = make_meta_step(table, warmup_epochs=2, virtual_step=virtual_step)
-    net, diary = trained(weighting, table, meta_step)
-    _, plain = trained(None, table)
+    net, diary = trained(weighting, table, meta_step, network=network)
+    _, plain = trained(None, table, network=network)
     n_warmup = 2 * 12  # three batches a pass, four passes
     assert diary.losses[:n_warmup] == pytest.approx(list(plain_losses(diary))[:n_warmup])
+    # A traced batch sums the rows' gradients in another order: the same but for rounding.
+    is_traced = isinstance(net.module_, MLP) and (weighting, virtual_step) == ("evidence", "full")
+    rounding = {"rtol": 1e-12, "atol": 1e-13} if is_traced else {"rtol": 0, "atol": 0}
     for module, expected in zip(diary.modules[:n_warmup], plain.modules, strict=False):
-        torch.testing.assert_close(vector(module), vector(expected), rtol=0, atol=0)
+        torch.testing.assert_close(vector(module), vector(expected), **rounding)
     assert diary.weight_net_moved() == [False] * n_warmup + [True] * 12
     assert not torch.allclose(vector(diary.modules[-1]), vector(plain.modules[-1]))
     assert math.isfinite(net.history[-1, "meta_loss"])
 
 
+@pytest.mark.parametrize("virtual_step", VIRTUAL_STEPS)
 @pytest.mark.parametrize("interval", [1, 3, 5, 100])
-def test_a_meta_step_is_taken_on_every_interval_th_batch_of_an_epoch(interval):
+def test_a_meta_step_is_taken_on_every_interval_th_batch_of_an_epoch(interval, virtual_step):
     table = make_table(20)
-    _, diary = trained("wnet", table, make_meta_step(table, warmup_epochs=1, interval=interval))
+    settings = {"warmup_epochs": 1, "interval": interval, "virtual_step": virtual_step}
+    _, diary = trained("wnet", table, make_meta_step(table, **settings))
     per_epoch = [i % interval == 0 for i in range(12)]
     assert diary.weight_net_moved() == [False] * 12 + 2 * per_epoch
 
@@ -535,26 +675,34 @@ class WatchWeights(Callback):
             calls.clear()
 
 
+@pytest.mark.parametrize("virtual_step", VIRTUAL_STEPS)
 @pytest.mark.parametrize("weighting", ["wnet", "evidence"])
-def test_batches_without_a_meta_step_are_reweighted_with_the_weights_as_they_are(weighting):
+def test_batches_without_a_meta_step_are_reweighted_with_the_weights_as_they_are(
+    weighting, virtual_step
+):
     table = make_table(20)
     watched, diary = WatchWeights(), Diary()
-    net = make_net(make_meta_step(table, interval=3), watched, diary, weighting=weighting)
-    net.fit(table)
+    meta_step = make_meta_step(table, interval=3, virtual_step=virtual_step)
+    make_net(meta_step, watched, diary, weighting=weighting).fit(table)
     n_virtual = [1 if i % 3 == 0 else 0 for i in range(12)]
     assert [len(calls.virtual) for calls in watched.calls] == n_virtual
-    batches = zip(diary.batches, watched.calls, diary.losses, strict=True)
-    for (_, labels, logits), calls, loss in batches:
-        [(_, _, weights)] = calls.real
-        weights = weights * labels.sample_weight
-        losses = F.cross_entropy(logits, labels.targets, reduction="none")
-        assert loss == pytest.approx(((weights * losses).sum() / weights.sum()).item())
+    before = [diary.initial, *diary.modules[:-1]]
+    batches = zip(before, diary.batches, watched.calls, diary.losses, diary.modules, strict=True)
+    for module, (X, labels, logits), calls, recorded, after in batches:
+        [(rows, _, weights)] = calls.real
+        assert torch.equal(rows.sample_weight, labels.sample_weight)
+        close(rows.logits, logits)
+        loss = reweighted(weights, module(X)[0], rows)
+        assert recorded == pytest.approx(loss.item())
+        moved = vector(module) - 0.3 * flat_gradient(loss, list(module.parameters()))
+        close(vector(after), moved)
 
 
+@pytest.mark.parametrize("virtual_step", VIRTUAL_STEPS)
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
-def test_a_disabled_meta_step_is_plain_training(weighting):
+def test_a_disabled_meta_step_is_plain_training(weighting, virtual_step):
     table = make_table(20)
-    meta_step = make_meta_step(table)
+    meta_step = make_meta_step(table, virtual_step=virtual_step)
     meta_step.enabled = False
     _, diary = trained(weighting, table, meta_step)
     _, plain = trained(None, table)
@@ -574,12 +722,21 @@ def test_nets_without_evidence_do_not_pay_for_the_warm_up(weighting):
     assert all(math.isnan(value) for value in net.history[:, "meta_loss"])
 
 
-def test_evidence_is_gathered_in_warm_up():
+@pytest.mark.parametrize(
+    ("network", "virtual_step", "n_evaluations"),
+    [
+        (CountingMLP, "head", 0),
+        (CountingTracedMLP, "head", 0),
+        (CountingMLP, "full", 3),  # of a batch, its meta batch, and the batch's tangent
+        (CountingTracedMLP, "full", 1),
+    ],
+)
+def test_evidence_is_gathered_in_warm_up(network, virtual_step, n_evaluations):
     table = make_table(20)
-    meta_step = make_meta_step(table, warmup_epochs=3, interval=2)
+    meta_step = make_meta_step(table, warmup_epochs=3, interval=2, virtual_step=virtual_step)
     before = meta_step.ledger.influence.clone()
-    net, diary = trained("evidence", table, meta_step, network=CountingMLP)
-    assert net.module_.n_forwards == {True: 3 * 12, False: 0}
+    net, diary = trained("evidence", table, meta_step, network=network)
+    assert net.module_.n_forwards == {True: 3 * 12, False: 3 * 6 * n_evaluations}
     assert meta_step.ledger.influence.ne(before).all()
     assert not any(diary.weight_net_moved())
     assert all(math.isfinite(value) for value in net.history[:, "meta_loss"])
@@ -602,6 +759,37 @@ def test_influence_in_warm_up_is_that_of_the_plain_loss():
     harm = -(error * (features @ (pull.T @ features).T + pull.sum(dim=0))).sum(dim=1)
     deviation = (weight * (harm - (weight * harm).sum()) ** 2).sum().sqrt()
     close(ledger.influence, before + harm / deviation)
+
+
+def test_influence_in_warm_up_is_that_of_the_plain_loss_in_a_full_step_too():
+    table, ledger = make_table(14), make_ledger(14)
+    objective, batch = WatchedCLID(), OneBatch()
+    settings = {"warmup_epochs": 1, "virtual_step": "full"}
+    meta_step = make_meta_step(table, ledger, objective, **settings)
+    net = make_net(meta_step, batch, weighting="evidence", lr=LR, batch_size=64, **DROPOUT)
+    net.fit(table)
+    assert batch.calls == ([], [])
+    run = Run(net, batch, objective, table, ledger, ledger.evidence())
+    in_training = deepcopy(batch.module).train()
+    with batch.same_units_dropped():
+        logits, _ = in_training(batch.X)
+    losses = F.cross_entropy(logits, table.labels.targets, reduction="none")
+    parameters = dict(in_training.named_parameters())
+    rows = rows_of(run)
+    step = torch.autograd.grad(
+        reweighted(torch.ones_like(losses), logits, rows),
+        list(parameters.values()),
+        retain_graph=True,
+    )
+    moved = {k: p - LR * g for (k, p), g in zip(parameters.items(), step, strict=True)}
+    logits, features = functional_call(deepcopy(batch.module).eval(), moved, (batch.X,))
+    value = objective.written_out(features, logits, rows.sample_weight)
+    slope = flat_gradient(value, list(moved.values()))
+    harm = [-flat_gradient(loss, list(parameters.values())) @ slope for loss in losses]
+    harm, weight = torch.stack(harm), rows.sample_weight / rows.sample_weight.sum()
+    deviation = (weight * (harm - (weight * harm).sum()) ** 2).sum().sqrt()
+    close(meta_step.meta_loss, value.detach())
+    close(ledger.influence, batch.influence + harm / deviation)
 
 
 def test_evidence_is_taken_stock_of_at_the_start_of_an_epoch():
@@ -634,7 +822,7 @@ class KeepOffsets(Callback):
         evidence, labels = written_out_evidence(self.ledger), self.table.labels
         self.offsets.append(net.weight_net_.offset.clone())
         self.expected.append(balanced_offsets(net.weight_net_, evidence, labels))
-        rows = Rows(*[torch.zeros(0)] * 5)
+        rows = Rows(*[torch.zeros(0)] * len(Rows._fields))
         rows = rows._replace(evidence=evidence[labels.rows], targets=labels.targets)
         weights = net.weight_net_.applied(rows).detach() * labels.sample_weight
         self.means.append(
@@ -735,7 +923,7 @@ class Inspect(Callback):
 
 
 @pytest.mark.parametrize("virtual_step", VIRTUAL_STEPS)
-@pytest.mark.parametrize("module", [None, batch_norm])
+@pytest.mark.parametrize("module", [None, batch_norm, dropping])
 def test_a_meta_step_leaves_mode_buffers_and_parameters_alone(module, virtual_step):
     before, after, table = Inspect(), Inspect(), make_table(20)
     meta_step = make_meta_step(table, virtual_step=virtual_step)

@@ -12,6 +12,7 @@ from sklearn_clidmu.mathematics.clid import clid_loss
 from sklearn_clidmu.training.averaging import WeightAverage
 from sklearn_clidmu.training.ledger import Ledger, LossRecord
 from sklearn_clidmu.training.monitor import N_MONITORED, PATIENCE, CollapseGuard, Monitor
+from sklearn_clidmu.training.net import BatchLoss
 
 from .helpers import (
     DTYPE,
@@ -153,10 +154,11 @@ class Poison(Callback):
     def on_epoch_begin(self, net, **kwargs):
         self.n_batches = 0
 
-    def on_logits(self, net, **kwargs):
+    def on_logits(self, net, logits, **kwargs):
         self.n_batches += 1
         if len(net.history) == self.epoch and self.n_batches == self.batch + 1:
-            return lambda logits: logits.sum() * math.nan
+            loss = logits.sum() * math.nan
+            return BatchLoss(loss.detach(), loss.backward)
         return None
 
 

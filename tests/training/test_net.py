@@ -9,11 +9,12 @@ from skorch.callbacks import Callback
 from torch.nn import functional as F
 
 from sklearn_clidmu.training.averaging import WeightAverage
-from sklearn_clidmu.training.net import StopTraining
+from sklearn_clidmu.training.net import BatchLoss, StopTraining
 
 from .helpers import (
     N_CLASSES,
     CountingMLP,
+    CountingTracedMLP,
     Diary,
     Seed,
     batch_norm,
@@ -22,8 +23,11 @@ from .helpers import (
     make_network,
     make_table,
     probabilities,
+    train_loss,
     vector,
 )
+
+COUNTING = [CountingMLP, CountingTracedMLP]
 
 
 def counted(optimizer):
@@ -89,11 +93,12 @@ def test_all_networks_lie_on_the_nets_device():
         assert {p.device.type for p in optimizer.param_groups[0]["params"]} == {"meta"}
 
 
+@pytest.mark.parametrize("network", COUNTING)
 @pytest.mark.parametrize("weighting", [None, "wnet"])
-def test_a_batch_is_one_forward_pass_one_closure_and_one_step(weighting):
+def test_a_batch_is_one_forward_pass_one_closure_and_one_step(weighting, network):
     net = make_net(
         weighting=weighting,
-        network=CountingMLP,
+        network=network,
         optimizer=counted(torch.optim.SGD),
         max_epochs=2,
     )
@@ -102,29 +107,42 @@ def test_a_batch_is_one_forward_pass_one_closure_and_one_step(weighting):
     assert net.optimizer_.counts == {"steps": 28, "closures": 28}
 
 
-@pytest.mark.parametrize("virtual_step", ["head", "full"])
+@pytest.mark.parametrize(
+    ("network", "virtual_step", "n_evaluations"),
+    [
+        (CountingMLP, "head", 0),
+        (CountingMLP, "full", 3),
+        (CountingTracedMLP, "head", 0),
+        (CountingTracedMLP, "full", 1),  # of the meta batch alone
+    ],
+)
 @pytest.mark.parametrize(("interval", "n_meta_steps"), [(1, 28), (3, 10)])
-def test_the_meta_optimizer_steps_once_per_due_meta_step(virtual_step, interval, n_meta_steps):
+def test_the_meta_optimizer_steps_once_per_due_meta_step(
+    network, virtual_step, n_evaluations, interval, n_meta_steps
+):
     table = make_table(50)
     net = make_net(
         make_meta_step(table, virtual_step=virtual_step, interval=interval),
         weighting="wnet",
-        network=CountingMLP,
+        network=network,
         optimizer=counted(torch.optim.SGD),
         meta_optimizer=counted(torch.optim.Adam),
         max_epochs=2,
     )
     net.fit(table)
-    assert net.module_.n_forwards[True] == 28
+    assert net.module_.n_forwards == {True: 28, False: n_evaluations * n_meta_steps}
     assert net.optimizer_.counts == {"steps": 28, "closures": 28}
     assert net.meta_optimizer_.counts["steps"] == n_meta_steps
 
 
+@pytest.mark.parametrize("network", COUNTING)
 @pytest.mark.parametrize(("batch_size", "n_evaluations"), [(None, 0), (10, 14), (50, 14)])
-def test_a_head_step_costs_no_pass_but_that_of_a_drawn_meta_batch(batch_size, n_evaluations):
+def test_a_head_step_costs_no_pass_but_that_of_a_drawn_meta_batch(
+    batch_size, n_evaluations, network
+):
     table = make_table(50)
     meta_step = make_meta_step(table, batch_size=batch_size)
-    net = make_net(meta_step, weighting="wnet", network=CountingMLP).fit(table)
+    net = make_net(meta_step, weighting="wnet", network=network).fit(table)
     assert net.module_.n_forwards == {True: 14, False: n_evaluations}
 
 
@@ -148,14 +166,147 @@ def test_every_batch_takes_a_step_of_sgd_on_its_loss():
         torch.testing.assert_close(vector(moved), expected, rtol=1e-10, atol=1e-12)
 
 
-def test_the_module_trains_in_train_mode_in_every_epoch():
+class LogitDecay(Callback):
+    """Replaces the loss of every batch by the mean squared logit, times a factor."""
+
+    def __init__(self, factor=1.0, shift=0.0, n_batches=100):
+        self.factor, self.shift, self.n_batches = factor, shift, n_batches
+
+    def on_logits(self, net, logits, **kwargs):
+        self.n_batches -= 1
+        if self.n_batches < 0:
+            return None
+        loss = self.factor * logits.square().mean()
+        return BatchLoss(loss.detach() + self.shift, loss.backward)
+
+
+@pytest.mark.parametrize(
+    "callbacks", [[LogitDecay(3.0)], [LogitDecay(7.0), LogitDecay(3.0), LogitDecay(n_batches=0)]]
+)
+def test_the_last_batch_loss_that_a_callback_returns_is_stepped_on(callbacks):
+    diary = Diary()
+    make_net(*callbacks, diary, lr=0.3).fit(make_table(20))
+    before = [diary.initial, *diary.modules[:-1]]
+    batches = zip(before, diary.batches, diary.losses, diary.modules, strict=True)
+    for module, (X, _, _), recorded, moved in batches:
+        loss = 3 * module(X)[0].square().mean()
+        assert recorded == pytest.approx(loss.item(), rel=1e-12)
+        gradients = torch.autograd.grad(loss, list(module.parameters()))
+        expected = vector(module) - 0.3 * torch.cat([g.flatten() for g in gradients])
+        torch.testing.assert_close(vector(moved), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_the_batch_loss_of_a_callback_takes_the_place_of_the_meta_steps():
+    table, plain, diary = make_table(20), Diary(), Diary()
+    for callbacks in ([], [make_meta_step(table)]):
+        torch.manual_seed(0)
+        kept = diary if callbacks else plain
+        net = make_net(*callbacks, LogitDecay(), Seed(), kept, weighting="wnet").fit(table)
+    assert diary.losses == plain.losses
+    assert torch.equal(vector(net.module_), vector(plain.modules[-1]))
+    assert all(diary.weight_net_moved())
+
+
+def test_the_value_of_the_batch_loss_is_what_is_recorded_as_train_loss():
+    diary = Diary()
+    callbacks = (LogitDecay(shift=100.0), train_loss(), diary)
+    net = make_net(*callbacks, max_epochs=2).fit(make_table(20))
+    sizes = [len(X) for X, _, _ in diary.batches]
+    assert min(diary.losses) > 100
+    expected = [np.average(diary.losses[i : i + 12], weights=sizes[i : i + 12]) for i in (0, 12)]
+    assert net.history[:, "train_loss"] == pytest.approx(expected, rel=1e-12)
+
+
+def test_without_a_batch_loss_of_a_callback_its_batches_are_plain():
+    diary = Diary()
+    make_net(LogitDecay(n_batches=5), diary).fit(make_table(20))
+    for (_, labels, logits), loss in list(zip(diary.batches, diary.losses, strict=True))[5:]:
+        losses = F.cross_entropy(logits, labels.targets, reduction="none").numpy()
+        assert loss == pytest.approx(np.average(losses, weights=labels.sample_weight))
+
+
+class Inspect(Callback):
+    """Keeps what callbacks are told of every batch."""
+
+    def on_train_begin(self, net, **kwargs):
+        self.told = []
+
+    def on_logits(self, net, **kwargs):
+        self.told.append(kwargs)
+
+
+@pytest.mark.parametrize("network", [None, make_network(dropout=0.5), *COUNTING])
+def test_callbacks_are_told_of_every_rows_loss_and_its_gradient_by_the_logits(network):
+    inspect, diary = Inspect(), Diary()
+    make_net(inspect, diary, network=network).fit(make_table(20))
+    assert len(inspect.told) == 12
+    for told, (X, labels, logits) in zip(inspect.told, diary.batches, strict=True):
+        assert torch.equal(told["X"], X)
+        assert torch.equal(told["labels"].targets, labels.targets)
+        assert torch.equal(told["logits"], logits)
+        leaf = logits.clone().requires_grad_()
+        losses = F.cross_entropy(leaf, labels.targets, reduction="none")
+        torch.testing.assert_close(told["losses"], losses.detach())
+        (errors,) = torch.autograd.grad(losses.sum(), leaf)
+        torch.testing.assert_close(told["errors"], errors, rtol=1e-12, atol=1e-15)
+        assert not told["losses"].requires_grad
+        assert not told["errors"].requires_grad
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_callbacks_are_told_of_the_linear_layers_of_the_packages_own_network(dropout):
+    inspect = Inspect()
+    net = make_net(inspect, network=make_network(dropout=dropout)).fit(make_table(20))
+    linear = [m for m in net.module_.modules() if isinstance(m, torch.nn.Linear)]
+    for told in inspect.told:
+        layers, inputs, outputs = zip(*told["trace"], strict=True)
+        assert all(layer is m for layer, m in zip(layers, linear, strict=True))
+        assert inputs[0] is told["X"]
+        assert inputs[-1] is told["features"]
+        assert outputs[-1] is told["logits"]
+        assert all(output.requires_grad for output in outputs)
+
+
+@pytest.mark.parametrize("network", [CountingMLP, make_network(batch_norm)])
+def test_other_networks_are_not_traced(network):
+    inspect = Inspect()
+    make_net(inspect, network=network).fit(make_table(20))
+    assert [told["trace"] for told in inspect.told] == [None] * 12
+
+
+@pytest.mark.parametrize("network", COUNTING)
+def test_the_module_trains_in_train_mode_in_every_epoch(network):
     class Evaluate(Callback):
         def on_epoch_end(self, net, **kwargs):
             net.evaluate(table.X)
 
     table = make_table(20)
-    net = make_net(Evaluate(), network=CountingMLP, max_epochs=3).fit(table)
+    net = make_net(Evaluate(), network=network, max_epochs=3).fit(table)
     assert net.module_.n_forwards == {True: 36, False: 3}
+
+
+@pytest.mark.parametrize("virtual_step", [None, "head", "full"])
+@pytest.mark.parametrize("network", [*COUNTING, make_network(batch_norm)])
+def test_a_module_in_evaluation_mode_is_put_into_training_mode_and_left_there(
+    network, virtual_step
+):
+    class Switch(Callback):
+        def on_batch_begin(self, net, **kwargs):
+            net.module_.eval()
+
+        def on_logits(self, net, **kwargs):
+            assert all(module.training for module in net.module_.modules())
+
+        def on_batch_end(self, net, **kwargs):
+            assert all(module.training for module in net.module_.modules())
+
+    table, first, last = make_table(20), Switch(), Switch()
+    meta_steps = []
+    if virtual_step is not None:
+        meta_steps.append(make_meta_step(table, virtual_step=virtual_step, batch_size=7))
+    net = make_net(first, *meta_steps, last, weighting="wnet", network=network).fit(table)
+    if network in COUNTING:
+        assert net.module_.n_forwards[True] == 12
 
 
 def test_predict_and_predict_proba_are_softmax_probabilities():
