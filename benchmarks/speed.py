@@ -33,6 +33,7 @@ from torch.nn import functional as F
 from sklearn_clidmu import CLIDMUClassifier, LossWeightNet, clid_loss
 from sklearn_clidmu.datasets import make_label_noise
 from sklearn_clidmu.mathematics.leave_one_out import leave_one_out_shares
+from sklearn_clidmu.training.meta_step import MAX_META_ROWS
 
 DROPOUT, LR, WEIGHT_DECAY = 0.3, 0.05, 0.02
 META_LR, TEMPERATURE = 3e-3, 0.5
@@ -149,7 +150,7 @@ def textbook(job: Job) -> None:
             loss = reweighted(params, X, y)
             gradients = torch.autograd.grad(loss, list(params.values()), create_graph=True)
             moved = {k: p - LR * g for (k, p), g in zip(params.items(), gradients, strict=True)}
-            logits, features = functional_call(module, moved, (X,))
+            logits, features = functional_call(module, moved, (X[:MAX_META_ROWS],))
             meta_optimizer.zero_grad()
             clid_loss(features, logits, TEMPERATURE).backward()
             meta_optimizer.step()

@@ -99,8 +99,9 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
     meta_batch_size : int or None, default=None
         Rows on which the meta objective is measured at each meta step, drawn anew from the
         training set. None takes the rows of the training batch, whose features are there
-        already: as accurate, and nearly free. Batches of under 32 rows are too few for it, and
-        32 are drawn.
+        already: as accurate, and nearly free. Of a batch of more than 256 rows, 256 are taken,
+        since the cost of CLID grows with their square; batches of under 32 rows are too few for
+        it, and 32 are drawn.
 
     meta_interval : int, default=1
         A meta step is taken on every ``meta_interval``-th batch. More is faster.

@@ -31,6 +31,9 @@ from sklearn_clidmu.training.batches import Labels, Table
 from sklearn_clidmu.training.ledger import Ledger
 from sklearn_clidmu.training.net import BatchLoss, ReweightedNet
 
+MAX_META_ROWS = 256
+"""Rows of a larger training batch that serve as meta batch: the graphs of CLID are square."""
+
 
 class MetaStep(Callback):
     """Trains the weighting net, and puts its weights into the loss of every batch.
@@ -54,7 +57,8 @@ class MetaStep(Callback):
     interval : int
         A meta step is taken on every ``interval``-th batch.
     batch_size : int or None
-        Rows of a meta batch, drawn from the table; None takes the training batch itself.
+        Rows of a meta batch, drawn from the table; None takes rows of the training batch itself:
+        all that it has, up to :data:`MAX_META_ROWS` unless it is the whole table.
     """
 
     def __init__(
@@ -198,16 +202,14 @@ class MetaStep(Callback):
 
         Passes made for the meta step alone are without dropout and with fixed running statistics.
         """
-        X_meta, meta_labels = X, labels
-        if self.batch_size is not None:
-            X_meta, meta_labels = self._draw_meta_batch(self.batch_size)
+        X_meta, meta_labels = self._meta_batch(X, labels)
         meta_weight = self.meta_weight[meta_labels.rows]
         slope = partial(meta_gradient, self.objective, meta_labels.targets, meta_weight)
         lr = net.optimizer_.param_groups[0]["lr"]
         module, weight_net = net.module_, net.weight_net_
         head = getattr(module, "head", None)
         if self.virtual_step == "head" and head is not None:
-            outputs = rows.logits, rows.features
+            outputs = rows.logits[: len(X_meta)], rows.features[: len(X_meta)]
             if self.batch_size is not None:
                 with torch.no_grad(), evaluation(module):
                     outputs = module(X_meta)
@@ -229,12 +231,17 @@ class MetaStep(Callback):
         harm = influence(rows.errors, found.tangent)
         return LookAhead(harm, found.tangent, rows, found.meta_loss)
 
-    def _draw_meta_batch(self, batch_size: int) -> tuple[Tensor, Labels]:
-        """Draw rows of the table, with replacement; all of them where it has no more."""
+    def _meta_batch(self, X: Tensor, labels: Labels) -> tuple[Tensor, Labels]:
+        """Draw a meta batch, or take the first rows of the training batch."""
         n, device = len(self.table), self.table.X.device
-        if batch_size >= n:
+        if self.batch_size is None:
+            if len(X) <= MAX_META_ROWS or len(X) == n:
+                return X, labels
+            return X[:MAX_META_ROWS], Labels(*(part[:MAX_META_ROWS] for part in labels))
+        if self.batch_size >= n:
             return self.table[torch.arange(n, device=device)]
-        return self.table[torch.randint(n, (batch_size,), device=device, generator=self.generator)]
+        index = torch.randint(n, (self.batch_size,), device=device, generator=self.generator)
+        return self.table[index]
 
 
 class LookAhead(NamedTuple):

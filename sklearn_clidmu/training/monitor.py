@@ -10,7 +10,7 @@ import torch
 from skorch.callbacks import Callback
 from torch.nn import functional as F
 
-from sklearn_clidmu.mathematics.clid import clid_loss, uniform_clid
+from sklearn_clidmu.mathematics.clid import clid_gradient, uniform_clid
 from sklearn_clidmu.mathematics.evidence import weighted_mean
 from sklearn_clidmu.training.batches import Table
 from sklearn_clidmu.training.ledger import Ledger
@@ -61,9 +61,7 @@ class Monitor(Callback):
     def on_epoch_end(self, net: ReweightedNet, **kwargs: Any) -> None:
         """Measure and record."""
         logits, features = net.evaluate(self.X)
-        clid = clid_loss(
-            features, logits, self.temperature, sample_weight=self.labels.sample_weight
-        )
+        clid, _ = clid_gradient(features, logits, self.temperature, self.labels.sample_weight)
         excess = clid - uniform_clid(len(self.X), self.labels.sample_weight).to(clid)
         net.history.record("clid", excess.item())
         predicted = logits.argmax(dim=1)

@@ -323,12 +323,12 @@ def textbook(run, virtual_step, lr=LR):
     (_, meta_step), *_ = run.net.callbacks_
     labels, index = run.table.labels, meta_index(run)
     if meta_step.batch_size is None:
-        assert torch.equal(labels.rows[index], run.batch.labels.rows)
+        assert torch.equal(labels.rows[index], run.batch.labels.rows[: len(index)])
     if virtual_step == "head":
         moving = dict(module.head.named_parameters())
         meta_features = module(run.table.X[index])[1].detach()
         if meta_step.batch_size is None:
-            meta_features = rows.features
+            meta_features = rows.features[: len(index)]
 
         def logits_of(parameters):
             return functional_call(module.head, parameters, (rows.features,))
@@ -988,6 +988,36 @@ def drawn_rows(table, **settings):
 def test_the_meta_batch_is_the_training_batch_itself(virtual_step, interval):
     drawn, trained_on = drawn_rows(make_table(30), virtual_step=virtual_step, interval=interval)
     assert drawn == trained_on[::interval]
+
+
+@pytest.fixture
+def five_meta_rows(monkeypatch):
+    monkeypatch.setattr("sklearn_clidmu.training.meta_step.MAX_META_ROWS", 5)
+
+
+@pytest.mark.usefixtures("five_meta_rows")
+@pytest.mark.parametrize("virtual_step", VIRTUAL_STEPS)
+def test_a_large_training_batch_lends_the_meta_batch_some_of_its_rows(virtual_step):
+    drawn, trained_on = drawn_rows(make_table(30), virtual_step=virtual_step)
+    assert min(len(rows) for rows in trained_on) > 5
+    assert drawn == [rows[:5] for rows in trained_on]
+
+
+@pytest.mark.usefixtures("five_meta_rows")
+@pytest.mark.parametrize("virtual_step", VIRTUAL_STEPS)
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_with_some_rows_as_meta_batch_the_gradient_is_the_textbooks(weighting, virtual_step):
+    run = run_one_batch(weighting, virtual_step, **SMALL)
+    expected = textbook(run, virtual_step)
+    assert len(meta_index(run)) == 5
+    close(gradient_of(run.net.weight_net_), expected.meta_gradient)
+
+
+@pytest.mark.usefixtures("five_meta_rows")
+@pytest.mark.parametrize("virtual_step", VIRTUAL_STEPS)
+def test_a_table_that_fits_one_batch_is_the_meta_batch_however_large(virtual_step):
+    run = run_one_batch("wnet", virtual_step)
+    assert meta_index(run).tolist() == list(range(14))
 
 
 @pytest.mark.parametrize("batch_size", [30, 31, 1000])
