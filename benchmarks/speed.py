@@ -1,7 +1,7 @@
 """What a meta step costs: fitting times side by side, against plain training of the same network.
 
-    python benchmarks/speed.py [--shapes small,...] [--methods a,b] [--repeats 7] [--epochs 3]
-        [--device cpu] [--threads 1]
+    python benchmarks/speed.py [--shapes "small;medium"] [--methods "default;wnet"]
+        [--repeats 7] [--epochs 4] [--device cpu] [--threads 1]
 
 All methods train the same multi-layer perceptron, with the same batches, optimizer and number of
 epochs in total, on the same random table, in turns. The table has the median seconds of a fit and

@@ -37,15 +37,18 @@ class CLID:
         self, features: Tensor, logits: Tensor, targets: Tensor, sample_weight: Tensor
     ) -> Tensor:
         """Divergence of the meta batch, shape ()."""
-        sample_weight = sample_weight * (N_ROWS / sample_weight.sum())
-        return clid_loss(features, logits, self.temperature, sample_weight=sample_weight)
+        weight = self._rescaled(sample_weight)
+        return clid_loss(features, logits, self.temperature, sample_weight=weight)
 
     def gradient(
         self, features: Tensor, logits: Tensor, targets: Tensor, sample_weight: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Divergence and its gradient by the logits, shape () and (n, n_classes)."""
-        sample_weight = sample_weight * (N_ROWS / sample_weight.sum())
-        return clid_gradient(features, logits, self.temperature, sample_weight)
+        return clid_gradient(features, logits, self.temperature, self._rescaled(sample_weight))
+
+    @staticmethod
+    def _rescaled(sample_weight: Tensor) -> Tensor:
+        return sample_weight * (N_ROWS / sample_weight.sum())
 
 
 def meta_gradient(

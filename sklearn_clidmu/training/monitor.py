@@ -61,6 +61,7 @@ class Monitor(Callback):
     def on_epoch_end(self, net: ReweightedNet, **kwargs: Any) -> None:
         """Measure and record."""
         logits, features = net.evaluate(self.X)
+        # Its gradient thrown away, the closed form is still twice as fast as clid_loss.
         clid, _ = clid_gradient(features, logits, self.temperature, self.labels.sample_weight)
         excess = clid - uniform_clid(len(self.X), self.labels.sample_weight).to(clid)
         net.history.record("clid", excess.item())

@@ -115,11 +115,10 @@ class ReweightedNet(NeuralNet):
         trace: Trace | None = [] if isinstance(self.module_, MLP) else None
         logits, features = self.module_(X) if trace is None else self.module_(X, trace)
         losses, errors = cross_entropy_errors(logits.detach(), labels.targets)
-        share = labels.sample_weight / labels.sample_weight.sum()
-        loss = BatchLoss(share @ losses, partial(logits.backward, share[:, None] * errors))
+        loss: BatchLoss | None = None
         for _, callback in self.callbacks_:
             if hasattr(callback, "on_logits"):
-                reweighted = callback.on_logits(
+                answer = callback.on_logits(
                     self,
                     X=X,
                     labels=labels,
@@ -129,7 +128,10 @@ class ReweightedNet(NeuralNet):
                     errors=errors,
                     trace=trace,
                 )
-                loss = reweighted or loss
+                loss = answer or loss
+        if loss is None:
+            share = labels.sample_weight / labels.sample_weight.sum()
+            loss = BatchLoss(share @ losses, partial(logits.backward, share[:, None] * errors))
         loss.backward()
         return {"loss": loss.value, "y_pred": logits}
 

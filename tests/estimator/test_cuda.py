@@ -10,6 +10,7 @@ from sklearn_clidmu import CLIDMUClassifier
 
 from .data import SMALL, make_rows
 
+# Most machines have no such device; what can be tested without one is tested in the other files.
 pytestmark = [
     pytest.mark.cuda,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device"),

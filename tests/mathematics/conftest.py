@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+# A megabyte: whole networks, batches and all gradients, as the published code computed them.
 REFERENCE = Path(__file__).resolve().parents[1] / "data" / "clid_reference.npz"
 
 

@@ -437,12 +437,17 @@ def test_loss_of_the_rectifier_multiplies_the_logits():
     torch.testing.assert_close(LogitRectifier(WIDTH, N_CLASSES).loss(factors, rows), expected)
 
 
+def differentiable_loss(name, weighted):
+    """A net, rows, weights for them, their logits as a leaf, and the loss written out from it."""
+    net, rows = NETS[name](), uneven_rows() if weighted else make_rows(N_ROWS)
+    weights, logits = random_weights(net), rows.logits.clone().requires_grad_()
+    return net, rows, weights, logits, written_out_loss(name, weights, logits, rows)
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("name", NETS)
 def test_errors_are_the_gradient_of_the_loss_by_the_logits(name, weighted):
-    net, rows = NETS[name](), uneven_rows() if weighted else make_rows(N_ROWS)
-    weights, logits = random_weights(net), rows.logits.clone().requires_grad_()
-    value = written_out_loss(name, weights, logits, rows)
+    net, rows, weights, logits, value = differentiable_loss(name, weighted)
     (expected,) = torch.autograd.grad(value, logits)
     torch.testing.assert_close(net.loss(weights, rows), value, rtol=1e-12, atol=0)
     torch.testing.assert_close(net.errors(weights, rows), expected, rtol=1e-11, atol=1e-16)
@@ -451,9 +456,7 @@ def test_errors_are_the_gradient_of_the_loss_by_the_logits(name, weighted):
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("name", NETS)
 def test_derivative_of_the_errors_by_the_weights_is_that_of_double_backward(name, weighted):
-    net, rows = NETS[name](), uneven_rows() if weighted else make_rows(N_ROWS)
-    weights, logits = random_weights(net), rows.logits.clone().requires_grad_()
-    value = written_out_loss(name, weights, logits, rows)
+    net, rows, weights, logits, value = differentiable_loss(name, weighted)
     (gradient,) = torch.autograd.grad(value, logits, create_graph=True)
     direction = torch.randn(N_ROWS, N_CLASSES)
     (expected,) = torch.autograd.grad(gradient, weights, direction)
