@@ -29,7 +29,7 @@ from sklearn_clidmu.mathematics.weighting import (
 from sklearn_clidmu.training.averaging import EarlyStopping, Snapshots, WeightAverage
 from sklearn_clidmu.training.batches import ShuffledBatches, Table
 from sklearn_clidmu.training.ledger import Ledger, LossRecord
-from sklearn_clidmu.training.meta_step import MetaStep
+from sklearn_clidmu.training.meta_step import MAX_META_ROWS, MetaStep
 from sklearn_clidmu.training.monitor import CollapseGuard, Monitor
 from sklearn_clidmu.training.net import ReweightedNet
 from sklearn_clidmu.training.progress import Progress
@@ -57,17 +57,18 @@ META_LEARNING_RATES = {"evidence": 3e-3, "vri": 1e-3, "wnet": 3e-4}
 
 
 def build_network(
-    module: Callable[[int, int], nn.Module] | None,
+    module: Callable[[Any, int], nn.Module] | None,
     hidden_layer_sizes: tuple[int, ...],
     dropout: float,
     one_mask: bool,
-    n_features: int,
+    row_shape: tuple[int, ...],
     n_classes: int,
     dtype: torch.dtype,
 ) -> nn.Module:
     """Build the network: the caller's module, tapped for its features, or an MLP."""
+    n_features = row_shape[0] if len(row_shape) == 1 else row_shape
     if module is None:
-        network: nn.Module = MLP(n_features, n_classes, hidden_layer_sizes, dropout, one_mask)
+        network: nn.Module = MLP(row_shape[0], n_classes, hidden_layer_sizes, dropout, one_mask)
         return network.to(dtype)
     built = module(n_features, n_classes)
     if not isinstance(built, nn.Module):
@@ -76,13 +77,13 @@ def build_network(
             f"got {built!r}."
         )
     network = FeatureTap(built, n_classes).to(dtype)
-    _feature_width(network, n_features, dtype)  # an unfit module is found out here
+    _feature_width(network, row_shape, dtype)  # an unfit module is found out here
     return network
 
 
 def build_weight_net(
     weighting: str,
-    n_features: int,
+    row_shape: tuple[int, ...],
     n_classes: int,
     believed: Tensor | None,
     dtype: torch.dtype,
@@ -96,14 +97,14 @@ def build_weight_net(
     elif weighting == "wnet":
         weight_net = LossWeightNet()
     else:
-        weight_net = LogitRectifier(_feature_width(network, n_features, dtype), n_classes)
+        weight_net = LogitRectifier(_feature_width(network, row_shape, dtype), n_classes)
     return weight_net.to(dtype)
 
 
-def _feature_width(network: nn.Module, n_features: int, dtype: torch.dtype) -> int:
+def _feature_width(network: nn.Module, row_shape: tuple[int, ...], dtype: torch.dtype) -> int:
     network.eval()
     with torch.no_grad():
-        _, features = network(torch.zeros(2, n_features, dtype=dtype))
+        _, features = network(torch.zeros(2, *row_shape, dtype=dtype))
     return features.shape[1]
 
 
@@ -122,6 +123,7 @@ def build_objective(meta_objective: str | Callable, temperature: float) -> MetaO
 def build_callbacks(
     params: BaseEstimator,
     table: Table,
+    meta_table: Table,
     ledger: Ledger,
     held_out: Table | None,
     n_epochs: int,
@@ -135,8 +137,9 @@ def build_callbacks(
     ----------
     params : CLIDMUClassifier
         Read for its constructor parameters only, here and below.
-    table, held_out : Table
-        Training set and, with early stopping, the rows kept from it.
+    table, meta_table, held_out : Table
+        Training set, the rows that meta batches are drawn from, which may be more, and, with
+        early stopping, the rows kept from it.
     ledger : Ledger
     n_epochs : int
     n_steps : int
@@ -151,12 +154,13 @@ def build_callbacks(
     if n_warmup is not None:
         meta_step = MetaStep(
             table,
+            meta_table,
             ledger,
             build_objective(params.meta_objective, params.temperature),
             virtual_step=params.virtual_step,
             warmup_epochs=n_warmup,
             interval=params.meta_interval,
-            batch_size=meta_batch_size(params),
+            batch_size=meta_batch_size(params, drawn=meta_table is not table),
         )
         callbacks.append(("meta_step", meta_step))
     schedule = LRScheduler(
@@ -190,10 +194,13 @@ def count_epochs(params: BaseEstimator, n_steps: int) -> int:
     return params.max_epochs
 
 
-def meta_batch_size(params: BaseEstimator) -> int | None:
-    """Rows of a drawn meta batch; None where the training batch serves."""
-    if params.meta_batch_size is None and params.batch_size < MIN_META_ROWS:
-        return MIN_META_ROWS
+def meta_batch_size(params: BaseEstimator, drawn: bool) -> int | None:
+    """Rows of a drawn meta batch; None where the training batch serves, as it does by itself.
+
+    ``drawn`` says that there are other rows to draw, too.
+    """
+    if params.meta_batch_size is None and (drawn or params.batch_size < MIN_META_ROWS):
+        return min(max(params.batch_size, MIN_META_ROWS), MAX_META_ROWS)
     return params.meta_batch_size
 
 
@@ -227,7 +234,7 @@ def weight_decay(params: BaseEstimator, n_features: int) -> float:
 
 def build_net(
     params: BaseEstimator,
-    n_features: int,
+    row_shape: tuple[int, ...],
     n_classes: int,
     *,
     weighting: str | None,
@@ -249,14 +256,14 @@ def build_net(
         layer_sizes(params.hidden_layer_sizes),
         params.dropout,
         one_mask,
-        n_features,
+        row_shape,
         n_classes,
         dtype,
     )
     fused = device.type in ("cpu", "cuda")  # one call for all parameters
     meta: dict[str, Any] = {}
     if weighting is not None:
-        build = partial(build_weight_net, weighting, n_features, n_classes, believed, dtype)
+        build = partial(build_weight_net, weighting, row_shape, n_classes, believed, dtype)
         lr = META_LEARNING_RATES[weighting] if params.meta_lr == "auto" else params.meta_lr
         meta = {"weight_net": build, "meta_optimizer__lr": lr, "meta_optimizer__fused": fused}
     optimizer: dict[str, Any] = {"optimizer": torch.optim.AdamW}
@@ -272,7 +279,7 @@ def build_net(
         lr=LEARNING_RATES[params.optimizer] if params.lr == "auto" else params.lr,
         ema_decay=params.ema_decay,
         optimizer__fused=fused,
-        optimizer__weight_decay=weight_decay(params, n_features),
+        optimizer__weight_decay=weight_decay(params, math.prod(row_shape)),
         **optimizer,
         max_epochs=n_epochs,
         batch_size=params.batch_size,

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils import Tags, check_consistent_length
+from sklearn.utils.validation import check_is_fitted
 
 from sklearn_clidmu.estimator.constraints import PARAMETER_CONSTRAINTS
+from sklearn_clidmu.estimator.labels import encode_labels
 from sklearn_clidmu.estimator.learning import Learned, learn
 from sklearn_clidmu.estimator.preparation import (
     hold_out,
@@ -20,8 +21,8 @@ from sklearn_clidmu.estimator.preparation import (
     prepare,
     resolve_device,
     row_weights,
-    share_memory,
 )
+from sklearn_clidmu.estimator.rows import as_rows, check_rows, sparse_unit, stack_rows
 from sklearn_clidmu.mathematics.weighting import WeightingNet
 
 CURVES = ("train_loss", "meta_loss", "clid", "dissent", "valid_loss", "valid_score")
@@ -36,7 +37,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
     network's last hidden features and its predictions should tell the same story about which
     rows are alike (cross-layer information divergence, CLID).
 
-    Features should be on comparable scales: put a ``StandardScaler`` in front.
+    Features should be on comparable scales: put a ``StandardScaler`` in front. Sparse tables, which
+    that would make dense, are multiplied by one number so that their mean square is 1.
 
     Parameters
     ----------
@@ -150,6 +152,20 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
     class_weight : "balanced", dict or None, default=None
         Weights of the classes, as in scikit-learn. They multiply ``sample_weight``.
 
+    missing_label : int, float, str or None, default=None
+        What stands in ``y`` in the place of a label that is not known: -1, nan (then None and
+        pandas.NA, too), a string. None says that every row has a label.
+
+    unlabeled : {"consistency", "meta", "ignore"}, default="consistency"
+        What rows without a label are used for.
+
+        - "consistency": after a training on the labels that there are, rows without one get the
+          class that network, kernel regression and neighbouring rows agree on. Then all rows are
+          trained on, and the second network learns which labels to trust, those that were
+          given and those that were filled in; all this twice. The most accurate, by far.
+        - "meta": they are among the rows that CLID is measured on, and nothing else.
+        - "ignore": nothing, as if they had not been passed.
+
     device : str, default="auto"
         Torch device to train and predict on. "auto" is CUDA where there is one, else the CPU.
 
@@ -177,7 +193,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
 
     sample_weights_ : ndarray of shape (n_samples,)
         Learned trust in the label of each row passed to ``fit``, >= 0 with mean 1, in the
-        caller's order. All ones without weighting and after a collapse.
+        caller's order. All ones without weighting and after a collapse. Rows without a label have
+        0, and the others mean 1.
 
     noise_scores_ : ndarray of shape (n_samples,)
         In-sample score of each row passed to ``fit``, in [0, 1]; higher means more likely
@@ -262,6 +279,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 5,
         class_weight: Any = None,
+        missing_label: Any = None,
+        unlabeled: str = "consistency",
         device: str = "auto",
         dtype: str = "auto",
         random_state: Any = None,
@@ -290,6 +309,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.class_weight = class_weight
+        self.missing_label = missing_label
+        self.unlabeled = unlabeled
         self.device = device
         self.dtype = dtype
         self.random_state = random_state
@@ -301,7 +322,9 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self, "net_")
         return getattr(self.net_, "weight_net_", None)
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> CLIDMUClassifier:
+    def fit(
+        self, X: Any, y: Any, sample_weight: Any = None, X_unlabeled: Any = None
+    ) -> CLIDMUClassifier:
         """Train on rows whose labels may be wrong.
 
         Parameters
@@ -309,9 +332,14 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         X : array-like of shape (n_samples, n_features)
             Training rows, finite numbers.
         y : array-like of shape (n_samples,)
-            Given labels: numbers, strings or booleans, of at least two classes.
+            Given labels: numbers, strings or booleans, of at least two classes, and
+            ``missing_label`` where there is none.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative. Rows of weight zero are not trained on, but are scored.
+        X_unlabeled : array-like of shape (n_unlabeled, n_features), default=None
+            More rows without a label, each of the mean weight of X's rows. Unlike those in X they
+            have no place in the attributes. To pass it through a meta-estimator, ask for it with
+            ``set_fit_request(X_unlabeled=True)``; a pipeline does not transform it by itself.
 
         Returns
         -------
@@ -328,24 +356,31 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
             If the weighting collapsed and was switched off, or if training diverged.
         """
         self._validate_params()
-        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
-        check_classification_targets(y)
-        classes, encoded = np.unique(y, return_inverse=True)
-        if len(classes) < 2:
+        if y is None:
             raise ValueError(
-                "CLIDMUClassifier needs labels of at least two classes, got one class: "
-                f"{classes[0]}."
+                "CLIDMUClassifier requires y to be passed, but the target y is None: rows without "
+                "a label are marked by missing_label."
             )
-        weight = row_weights(X, y, sample_weight, self.class_weight)
+        X = self._check_rows(X, reset=True)
+        classes, codes = encode_labels(y, self.missing_label)
+        check_consistent_length(X, codes)
+        labeled = codes >= 0
+        weight = row_weights(classes, codes, sample_weight, self.class_weight, self.unlabeled)
+        if X_unlabeled is not None:
+            X_unlabeled = self._check_rows(X_unlabeled, reset=False)
+            X = stack_rows(X, X_unlabeled)
+            codes = np.pad(codes, (0, X_unlabeled.shape[0]), constant_values=-1)
+            mean = float(self.unlabeled != "ignore")
+            weight = np.pad(weight, (0, X_unlabeled.shape[0]), constant_values=mean)
         device = resolve_device(self.device)
         with local_generators(self.random_state, device) as seed:
-            candidates = np.flatnonzero(weight)
+            candidates = np.flatnonzero((codes >= 0) & (weight > 0))
             held_out = candidates[:0]
             if self.early_stopping:
-                held_out = hold_out(encoded, candidates, self.validation_fraction, seed)
+                held_out = hold_out(codes, candidates, self.validation_fraction, seed)
             data = prepare(
                 X,
-                encoded,
+                codes,
                 weight,
                 held_out=held_out,
                 n_classes=len(classes),
@@ -357,7 +392,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
             learned = learn(self, data)
         self.classes_ = classes
         self.device_ = str(device)
-        self._report(learned)
+        self._report(learned, labeled)
         return self
 
     def predict(self, X: Any) -> np.ndarray:
@@ -391,8 +426,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
             If rows are so large that the network's output overflows.
         """
         check_is_fitted(self, "net_")
-        X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
-        outputs = self.net_.outputs(share_memory(X))
+        X = self._check_rows(X, reset=False)
+        outputs = self.net_.outputs(as_rows(X))
         parts = [logits.double().softmax(dim=1).cpu() for logits, _ in outputs]
         probabilities = torch.cat(parts).numpy()
         if not np.isfinite(probabilities).all():
@@ -416,11 +451,25 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         with np.errstate(divide="ignore"):
             return np.log(self.predict_proba(X))
 
-    def _report(self, learned: Learned) -> None:
+    def _check_rows(self, X: Any, *, reset: bool) -> Any:
+        X = check_rows(self, X, reset=reset, allow_nd=self.module is not None)
+        if reset:
+            self._row_shape, self._unit = X.shape[1:], sparse_unit(X)
+        elif X.shape[1:] != self._row_shape:
+            raise ValueError(f"X has rows of shape {X.shape[1:]}, and in fit {self._row_shape}.")
+        return X if self._unit == 1 else X / self._unit
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+    def _report(self, learned: Learned, labeled: np.ndarray) -> None:
         """Set what the trainings have left behind, and warn of what went wrong."""
-        net = learned.net
-        self.sample_weights_ = learned.trust / learned.trust.mean()
-        self.noise_scores_ = learned.suspicion
+        net, n_samples = learned.net, len(labeled)
+        trust = np.where(labeled, learned.trust[:n_samples], 0)
+        self.sample_weights_ = trust / trust[labeled].mean()
+        self.noise_scores_ = np.where(labeled, learned.suspicion[:n_samples], np.nan)
         epochs = [epoch for net in learned.nets for epoch in net.history]
         self.history_ = {
             name: np.array([epoch.get(name, np.nan) for epoch in epochs], dtype=float)

@@ -15,6 +15,7 @@ from sklearn_clidmu.estimator.building import (
     count_epochs,
     warmup_epochs,
 )
+from sklearn_clidmu.estimator.filling import fill_in
 from sklearn_clidmu.estimator.preparation import Prepared, start_over
 from sklearn_clidmu.estimator.scoring import row_suspicion, row_trust
 from sklearn_clidmu.mathematics.evidence import agreement, distrust
@@ -39,6 +40,11 @@ CONTRADICTION = 0.25
 lower by at most 0.20, on regions of wrong labels by up to 0.38."""
 
 
+N_FILLINGS = 2
+"""Times that rows without a label are given one, and all rows are trained on: after the first, the
+network has learned from all of them, and knows better."""
+
+
 class Learned(NamedTuple):
     """What the trainings leave behind."""
 
@@ -53,7 +59,28 @@ class Learned(NamedTuple):
 
 
 def learn(params: BaseEstimator, data: Prepared) -> Learned:
-    """Train; with ``refit`` and the evidence net, train twice.
+    """Train on the rows that have a label, and then on all, where some have none.
+
+    Parameters
+    ----------
+    params : CLIDMUClassifier
+        Read for its constructor parameters only.
+    data : Prepared
+    """
+    learned = learn_labeled(params, data)
+    if data.unlabeled is None or params.unlabeled != "consistency":
+        return learned
+    for _ in range(N_FILLINGS):
+        filled = fill_in(data, learned.net)
+        net = train(params, filled, params.weighting)
+        if not _sound(net):
+            return learned
+        learned = _learned(net, [*learned.nets, net], filled)
+    return learned
+
+
+def learn_labeled(params: BaseEstimator, data: Prepared) -> Learned:
+    """Train on the rows that have a label; with ``refit`` and the evidence net, train twice.
 
     The second training starts from the trust that the first has learned, and predicts unless it
     alone collapsed. Where the labels look clean, both start from nothing, and CLID decides.
@@ -105,9 +132,11 @@ def train(
     n_warmup = None
     if weighting is not None:
         n_warmup = 0 if carry_on else warmup_epochs(params, weighting, n_epochs, n_steps)
+    unlabeled_too = params.unlabeled == "meta" and params.meta_objective == "clid"
     callbacks = build_callbacks(
         params,
         data.training,
+        data.meta if unlabeled_too else data.training,
         data.ledger,
         data.held_out,
         n_epochs,
@@ -117,7 +146,7 @@ def train(
     )
     net = build_net(
         params,
-        data.training.X.shape[1],
+        tuple(data.training.X.shape[1:]),
         data.ledger.n_classes,
         weighting=weighting,
         n_epochs=n_epochs,

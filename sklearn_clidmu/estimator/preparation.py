@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -15,10 +14,11 @@ from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import _check_sample_weight
 from torch import Tensor
 
+from sklearn_clidmu.estimator.rows import principal_part, share_memory
 from sklearn_clidmu.mathematics.evidence import rival_margin
 from sklearn_clidmu.mathematics.leave_one_out import Kernel, leave_one_out_shares
 from sklearn_clidmu.mathematics.noise_matrix import NoiseEstimate, estimate_noise
-from sklearn_clidmu.training.batches import Labels, Table
+from sklearn_clidmu.training.batches import Labels, SparseRows, Table
 from sklearn_clidmu.training.ledger import Ledger
 
 SMALL_KERNEL = Kernel(inverse_width=0.3, penalty=3.0)
@@ -29,15 +29,30 @@ SMALL_ROWS = 64
 """A training set that fits one batch counts as so many rows, however often they are repeated."""
 
 
+class Unlabeled(NamedTuple):
+    """Rows without a label, and what the labelled ones say of all rows."""
+
+    rows: Tensor
+    """Their positions among all rows, int64."""
+    shares: Tensor
+    """Share of each class around every row, shape (n, n_classes)."""
+    places: Tensor
+    """Every row as the judge sees it, shape (n, ...)."""
+
+
 class Prepared(NamedTuple):
     """Everything that training reads, on the training device."""
 
     everything: Table
-    """All rows passed to fit, in the caller's order."""
+    """All rows passed to fit, in the caller's order. Rows without a label are of class 0."""
     training: Table
     """The rows trained on."""
+    meta: Table
+    """The rows that meta batches are drawn from: those trained on, and those without a label."""
     held_out: Table | None
     """The rows kept for early stopping."""
+    unlabeled: Unlabeled | None
+    """The rows without a label; None where all have one."""
     ledger: Ledger
     noise: NoiseEstimate | None
     """What is known of the noise before any training, where it was asked for."""
@@ -84,20 +99,41 @@ def local_generators(random_state: object, device: torch.device) -> Iterator[int
         yield seed
 
 
-def row_weights(X: np.ndarray, y: np.ndarray, sample_weight: Any, class_weight: Any) -> np.ndarray:
-    """Sample weights times class weights, with mean 1, shape (n,).
+def row_weights(
+    classes: np.ndarray,
+    codes: np.ndarray,
+    sample_weight: Any,
+    class_weight: Any,
+    unlabeled: str,
+) -> np.ndarray:
+    """Sample weights times class weights, with mean 1 where they are not zero, shape (n,).
+
+    Parameters
+    ----------
+    classes : ndarray of shape (n_classes,)
+    codes : ndarray of shape (n,), int
+        Encoded labels, -1 for none; then there is no class weight.
+    sample_weight : array-like of shape (n,) or None
+    class_weight : dict, "balanced" or None
+    unlabeled : {"consistency", "meta", "ignore"}
+        With "ignore" rows without a label get weight zero.
 
     Raises
     ------
     ValueError
         If a sample weight is negative or not finite, or if all are zero.
     """
-    weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+    labeled = codes >= 0
+    weight = _check_sample_weight(
+        sample_weight, codes, dtype=np.float64, ensure_non_negative=True, copy=True
+    )
     if class_weight is not None:
-        weight = weight * compute_sample_weight(class_weight, y)
-    if not weight.any():
+        weight[labeled] *= compute_sample_weight(class_weight, classes[codes[labeled]])
+    if not weight[labeled].any():
         raise ValueError("sample_weight must have a positive entry, got zeros alone.")
-    return weight / weight.mean()
+    if unlabeled == "ignore":
+        weight[~labeled] = 0
+    return weight / weight[weight > 0].mean()
 
 
 def hold_out(y: np.ndarray, candidates: np.ndarray, fraction: float, seed: int) -> np.ndarray:
@@ -134,18 +170,8 @@ def hold_out(y: np.ndarray, candidates: np.ndarray, fraction: float, seed: int) 
     return np.sort(candidates[held_out])
 
 
-def share_memory(values: np.ndarray) -> Tensor:
-    """Tensor on the memory of an array, which may be read-only and on disk: do not write to it.
-
-    Copied only if its rows are not in C order, so that sums over them round alike.
-    """
-    with warnings.catch_warnings():  # of a tensor on read-only memory
-        warnings.simplefilter("ignore", UserWarning)
-        return torch.from_numpy(np.ascontiguousarray(values))
-
-
 def prepare(
-    X: np.ndarray,
+    X: Any,
     y: np.ndarray,
     sample_weight: np.ndarray,
     *,
@@ -163,11 +189,11 @@ def prepare(
 
     Parameters
     ----------
-    X : ndarray of shape (n, d)
+    X : ndarray of shape (n, ...), or csr_array or csr_matrix of shape (n, d)
     y : ndarray of shape (n,), int
-        Encoded labels.
+        Encoded labels, -1 for none.
     sample_weight : ndarray of shape (n,)
-        Rows of weight zero are not trained on.
+        Rows of weight zero take no part.
     held_out : ndarray of int
         Rows kept from training.
     n_classes : int
@@ -177,7 +203,8 @@ def prepare(
     dtype : {"auto", "float32", "float64"}
     device : torch.device
     """
-    trained = sample_weight > 0
+    unlabeled = (sample_weight > 0) & (y < 0)
+    trained = (sample_weight > 0) & (y >= 0)
     trained[held_out] = False
     n_trained = int(trained.sum())
     fits_one_batch = n_trained <= batch_size
@@ -189,23 +216,42 @@ def prepare(
         return share_memory(values).to(device, kind)
 
     weight = tensor(sample_weight, kind)
-    labels = Labels(torch.arange(len(X), device=device), tensor(y, torch.int64), weight)
-    everything = Table(tensor(X, kind), labels)
-    if not torch.stack(everything.X.aminmax()).isfinite().all():
+    targets = tensor(y, torch.int64).clamp_min(0)
+    labels = Labels(torch.arange(len(y), device=device), targets, weight)
+    sparse = not isinstance(X, np.ndarray)
+    values = tensor(X.data if sparse else X, kind)
+    if values.numel() and not torch.stack(values.aminmax()).isfinite().all():
         raise ValueError(
             f"X has values too large for {dtype}: scale the features, for example with "
             "sklearn.preprocessing.StandardScaler, or set dtype='float64'."
         )
     trained_weight = weight * tensor(trained, kind)
+    everything = Table(SparseRows(X, kind, device) if sparse else values, labels)
     rivalry = noise = None
-    if evidence:
-        rivalry, noise = judge_labels(everything, trained_weight, n_classes, fits_one_batch)
-    ledger = Ledger(trained_weight, n_classes, rivalry)
+    if evidence or unlabeled.any():
+        places = tensor(principal_part(X), kind) if sparse else values
+        shares, noise = judge_labels(
+            places, labels.targets, n_classes, trained_weight, fits_one_batch
+        )
+        rivalry = rival_margin(shares, labels.targets).to(weight)
     training = everything
-    if n_trained < len(X):
-        training = Table(*everything[tensor(np.flatnonzero(trained), torch.int64)])
-    kept = Table(*everything[tensor(held_out, torch.int64)]) if len(held_out) else None
-    return Prepared(everything, training, kept, ledger, noise, fits_one_batch)
+    if n_trained < len(y):
+        training = everything.take(tensor(np.flatnonzero(trained), torch.int64))
+    data = Prepared(
+        everything=everything,
+        training=training,
+        meta=training,
+        held_out=everything.take(tensor(held_out, torch.int64)) if len(held_out) else None,
+        unlabeled=None,
+        ledger=Ledger(trained_weight, n_classes, rivalry),
+        noise=noise if evidence else None,
+        fits_one_batch=fits_one_batch,
+    )
+    if not unlabeled.any():
+        return data
+    meta = everything.take(tensor(np.flatnonzero(trained | unlabeled), torch.int64))
+    rows = tensor(np.flatnonzero(unlabeled), torch.int64)
+    return data._replace(meta=meta, unlabeled=Unlabeled(rows, shares, places))
 
 
 def start_over(data: Prepared, distrust: Tensor | None = None) -> Prepared:
@@ -222,33 +268,63 @@ def start_over(data: Prepared, distrust: Tensor | None = None) -> Prepared:
     return data._replace(ledger=ledger)
 
 
+def relabel(data: Prepared, targets: Tensor, noise: NoiseEstimate | None) -> Prepared:
+    """Open a new ledger for a training on all rows, now that all have a label.
+
+    Parameters
+    ----------
+    data : Prepared
+        With rows without a label.
+    targets : Tensor of shape (n,), int64
+    noise : NoiseEstimate or None
+        Of the new labels.
+    """
+    assert data.unlabeled is not None
+    rows, shares, _ = data.unlabeled
+    X, labels, old = data.everything.X, data.everything.labels, data.ledger
+    everything = Table(X, labels._replace(targets=targets))
+    weight = old.sample_weight.index_copy(0, rows, labels.sample_weight[rows])
+    training = everything.take(weight.nonzero().squeeze(1))
+    rivalry = rival_margin(shares, targets).to(weight)
+    return data._replace(
+        everything=everything,
+        training=training,
+        meta=training,
+        ledger=Ledger(weight, old.n_classes, rivalry),
+        noise=noise,
+        fits_one_batch=False,  # however few they are, neighbours depend on repeated rows
+    )
+
+
 def judge_labels(
-    table: Table, sample_weight: Tensor, n_classes: int, fits_one_batch: bool
+    places: Tensor, targets: Tensor, n_classes: int, sample_weight: Tensor, fits_one_batch: bool
 ) -> tuple[Tensor, NoiseEstimate]:
     """Hold each row's label against all other rows, before any training.
 
     Parameters
     ----------
-    table : Table
+    places : Tensor of shape (n, ...)
+        Rows, as the judge sees them.
+    targets : Tensor of shape (n,), int64
+        Given labels.
+    n_classes : int
     sample_weight : Tensor of shape (n,)
         0 for rows that are not trained on: they are judged, but judge nobody.
-    n_classes : int
     fits_one_batch : bool
 
     Returns
     -------
-    rivalry : Tensor of shape (n,)
-        Lead of a rival class over the given one.
+    shares : Tensor of shape (n, n_classes)
+        Share of each class around each row.
     noise : NoiseEstimate
     """
-    targets = table.labels.targets
     # Its own generator: with and without reweighting, training draws the same.
     generator = torch.Generator().manual_seed(torch.initial_seed())
     row, kernel = 1.0, None
     if fits_one_batch:
         row = float(sample_weight.sum()) / SMALL_ROWS
         kernel = SMALL_KERNEL._replace(penalty=SMALL_KERNEL.penalty * row)
-    shares = leave_one_out_shares(table.X, targets, n_classes, sample_weight, generator, kernel)
+    shares = leave_one_out_shares(places, targets, n_classes, sample_weight, generator, kernel)
     noise = estimate_noise(shares, targets, sample_weight, row)
-    noise = NoiseEstimate(*(figures.to(table.X) for figures in noise))
-    return rival_margin(shares, targets).to(table.X), noise
+    noise = NoiseEstimate(*(figures.to(places) for figures in noise))
+    return shares, noise

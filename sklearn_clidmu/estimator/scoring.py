@@ -36,8 +36,9 @@ def row_trust(net: ReweightedNet, data: Prepared) -> Tensor:
     net.weight_net_.balance(evidence[training.rows], training.targets, training.sample_weight)
     parts = []
     for chunk in torch.arange(len(labels.rows), device=evidence.device).split(CHUNK):
-        X, part = data.everything[chunk]
-        logits, features = net.evaluate(X)
+        some = data.everything.take(chunk)
+        part = some.labels
+        logits, features = net.evaluate(some.X)
         losses, errors = cross_entropy_errors(logits, part.targets)
         seen = evidence[chunk]
         rows = Rows(logits, losses, errors, part.targets, features, seen, part.sample_weight)
@@ -66,7 +67,8 @@ def _enter_unseen(net: ReweightedNet, data: Prepared) -> None:
     """Enter the losses of rows that training never saw into the ledger."""
     unseen = (data.ledger.n_visits == 0).nonzero().squeeze(1)
     if len(unseen):
-        X, labels = data.everything[unseen]
-        logits, _ = net.evaluate(X)
+        rows = data.everything.take(unseen)
+        labels = rows.labels
+        logits, _ = net.evaluate(rows.X)
         losses = F.cross_entropy(logits, labels.targets, reduction="none")
         data.ledger.record_losses(labels, losses)

@@ -64,6 +64,12 @@ def class_sums(values: Tensor, targets: Tensor, n_classes: int) -> Tensor:
     return values.new_zeros(n_classes).index_add_(0, targets, values)
 
 
+def class_means(values: Tensor, targets: Tensor, n_classes: int, sample_weight: Tensor) -> Tensor:
+    """Mean of the values of each class, 0 where it has no rows, shape (n_classes,)."""
+    mass = class_sums(sample_weight, targets, n_classes).clamp_min(torch.finfo(values.dtype).tiny)
+    return class_sums(sample_weight * values, targets, n_classes) / mass
+
+
 def agreement(
     first: Tensor, second: Tensor, targets: Tensor, n_classes: int, sample_weight: Tensor
 ) -> Tensor:
@@ -81,10 +87,9 @@ def agreement(
     figures = torch.finfo(first.dtype)
     size = first.abs().max() * second.abs().max()
     negligible = figures.tiny + 100 * figures.eps * size  # what rounding makes of equal values
-    mass = class_sums(sample_weight, targets, n_classes).clamp_min(figures.tiny)
 
     def mean(values: Tensor) -> Tensor:
-        return class_sums(sample_weight * values, targets, n_classes) / mass
+        return class_means(values, targets, n_classes, sample_weight)
 
     first, second = (values - mean(values)[targets] for values in (first, second))
     scale = (mean(first.square()) * mean(second.square())).sqrt()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,10 @@ from torch.utils.data import Dataset
 MIN_STEPS = 10
 """An epoch passes over the data until it has taken as many steps, so that the number of
 epochs means as much training for forty rows as for forty thousand."""
+
+
+DENSE_ENTRIES = 2**24
+"""Entries of a sparse table that are made dense at a time, where batches are not that small."""
 
 
 class Labels(NamedTuple):
@@ -26,16 +30,53 @@ class Labels(NamedTuple):
     """Shape (n,)."""
 
 
-class Table(Dataset):
-    """Rows with their labels, as tensors on one device.
+class SparseRows:
+    """Rows of a sparse matrix, which become a dense tensor where some of them are asked for.
 
     Parameters
     ----------
-    X : Tensor of shape (n, ...)
+    matrix : scipy.sparse.csr_array or csr_matrix of shape (n, d)
+    dtype : torch.dtype
+    device : torch.device
+        Of the tensors; the matrix stays where it is.
+    """
+
+    def __init__(self, matrix: Any, dtype: torch.dtype, device: torch.device) -> None:
+        self.matrix = matrix
+        self.dtype = dtype
+        self.device = device
+        self.shape = torch.Size(matrix.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        return self._dense(self.matrix[index.cpu().numpy()])
+
+    def take(self, index: Tensor) -> SparseRows:
+        """Keep some of the rows, still sparse."""
+        return SparseRows(self.matrix[index.cpu().numpy()], self.dtype, self.device)
+
+    def split(self, n_rows: int) -> Iterator[Tensor]:
+        """All rows in their order, at most ``n_rows`` at a time."""
+        n_rows = min(n_rows, max(DENSE_ENTRIES // self.shape[1], 1))
+        for start in range(0, len(self), n_rows):
+            yield self._dense(self.matrix[start : start + n_rows])
+
+    def _dense(self, matrix: Any) -> Tensor:
+        return torch.from_numpy(matrix.toarray()).to(self.device, self.dtype)
+
+
+class Table(Dataset):
+    """Rows with their labels, on one device.
+
+    Parameters
+    ----------
+    X : Tensor of shape (n, ...), or SparseRows of shape (n, d)
     labels : Labels
     """
 
-    def __init__(self, X: Tensor, labels: Labels) -> None:
+    def __init__(self, X: Tensor | SparseRows, labels: Labels) -> None:
         self.X = X
         self.labels = labels
 
@@ -43,7 +84,15 @@ class Table(Dataset):
         return len(self.X)
 
     def __getitem__(self, index: Tensor) -> tuple[Tensor, Labels]:
-        return self.X[index], Labels(*(part[index] for part in self.labels))
+        return self.X[index], self._labels(index)
+
+    def take(self, index: Tensor) -> Table:
+        """Make a table of some of the rows."""
+        X = self.X.take(index) if isinstance(self.X, SparseRows) else self.X[index]
+        return Table(X, self._labels(index))
+
+    def _labels(self, index: Tensor) -> Labels:
+        return Labels(*(part[index] for part in self.labels))
 
 
 class ShuffledBatches:

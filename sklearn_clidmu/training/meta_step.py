@@ -44,7 +44,9 @@ class MetaStep(Callback):
     Parameters
     ----------
     table : Table
-        Training set, from which the meta batches are drawn too.
+        Training set.
+    meta_table : Table
+        Rows that meta batches are drawn from: the training set, or more.
     ledger : Ledger
         Where what is seen of each row is entered.
     objective : callable
@@ -57,13 +59,14 @@ class MetaStep(Callback):
     interval : int
         A meta step is taken on every ``interval``-th batch.
     batch_size : int or None
-        Rows of a meta batch, drawn from the table; None takes rows of the training batch itself:
-        all that it has, up to :data:`MAX_META_ROWS` unless it is the whole table.
+        Rows of a meta batch, drawn from ``meta_table``; None takes rows of the training batch
+        itself: all that it has, up to :data:`MAX_META_ROWS` unless it is the whole table.
     """
 
     def __init__(
         self,
         table: Table,
+        meta_table: Table,
         ledger: Ledger,
         objective: MetaObjective,
         *,
@@ -73,6 +76,7 @@ class MetaStep(Callback):
         batch_size: int | None,
     ) -> None:
         self.table = table
+        self.meta_table = meta_table
         self.ledger = ledger
         self.objective = objective
         self.virtual_step = virtual_step
@@ -83,7 +87,7 @@ class MetaStep(Callback):
 
     def on_train_begin(self, net: ReweightedNet, **kwargs: Any) -> None:
         """Forget earlier trainings."""
-        self.largest_deviation = self.table.X.new_zeros(())
+        self.largest_deviation = self.ledger.loss.new_zeros(())
         # Its own generator: with and without reweighting, training draws the same.
         self.generator = torch.Generator(self.table.X.device).manual_seed(torch.initial_seed())
 
@@ -96,13 +100,14 @@ class MetaStep(Callback):
             evidence = self.evidence[labels.rows]
             net.weight_net_.balance(evidence, labels.targets, labels.sample_weight)
         self.meta_weight = torch.zeros_like(self.ledger.sample_weight)
-        self.meta_weight[labels.rows] = labels.sample_weight
+        meta_labels = self.meta_table.labels
+        self.meta_weight[meta_labels.rows] = meta_labels.sample_weight
         if self.objective is cross_entropy:
             losses = self.ledger.mean_loss()[labels.rows]
             self.meta_weight[labels.rows] *= small_loss(losses, labels.sample_weight)
         self.n_batches = 0
         self.n_meta_steps = 0
-        self.meta_loss = self.table.X.new_zeros(())  # a sum: a list would pin freed memory
+        self.meta_loss = self.ledger.loss.new_zeros(())  # a sum: a list would pin freed memory
 
     def on_logits(
         self,
@@ -233,15 +238,15 @@ class MetaStep(Callback):
 
     def _meta_batch(self, X: Tensor, labels: Labels) -> tuple[Tensor, Labels]:
         """Draw a meta batch, or take the first rows of the training batch."""
-        n, device = len(self.table), self.table.X.device
         if self.batch_size is None:
-            if len(X) <= MAX_META_ROWS or len(X) == n:
+            if len(X) <= MAX_META_ROWS or len(X) == len(self.table):
                 return X, labels
             return X[:MAX_META_ROWS], Labels(*(part[:MAX_META_ROWS] for part in labels))
+        n, device = len(self.meta_table), self.table.X.device
         if self.batch_size >= n:
-            return self.table[torch.arange(n, device=device)]
+            return self.meta_table[torch.arange(n, device=device)]
         index = torch.randint(n, (self.batch_size,), device=device, generator=self.generator)
-        return self.table[index]
+        return self.meta_table[index]
 
 
 class LookAhead(NamedTuple):

@@ -56,18 +56,19 @@ class Monitor(Callback):
         index = torch.arange(len(self.table), device=device)
         if len(index) > N_MONITORED:
             index = torch.randperm(len(index), device=device)[:N_MONITORED]
-        self.X, self.labels = self.table[index]
+        self.rows = self.table.take(index)
 
     def on_epoch_end(self, net: ReweightedNet, **kwargs: Any) -> None:
         """Measure and record."""
-        logits, features = net.evaluate(self.X)
+        labels = self.rows.labels
+        logits, features = net.evaluate(self.rows.X)
         # Its gradient thrown away, the closed form is still twice as fast as clid_loss.
-        clid, _ = clid_gradient(features, logits, self.temperature, self.labels.sample_weight)
-        excess = clid - uniform_clid(len(self.X), self.labels.sample_weight).to(clid)
+        clid, _ = clid_gradient(features, logits, self.temperature, labels.sample_weight)
+        excess = clid - uniform_clid(len(self.rows), labels.sample_weight).to(clid)
         net.history.record("clid", excess.item())
         predicted = logits.argmax(dim=1)
-        dissent = predicted != self.labels.targets
-        share = weighted_mean(dissent, self.labels.sample_weight)
+        dissent = predicted != labels.targets
+        share = weighted_mean(dissent, labels.sample_weight)
         net.history.record("dissent", share.item())
         net.history.record("n_predicted", len(predicted.unique()))
         if self.held_out is not None:

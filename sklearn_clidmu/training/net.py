@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from sklearn_clidmu.mathematics.backbone import MLP, Trace
 from sklearn_clidmu.mathematics.weighting import WeightingNet, cross_entropy_errors
+from sklearn_clidmu.training.batches import SparseRows
 
 
 class BatchLoss(NamedTuple):
@@ -152,12 +153,14 @@ class ReweightedNet(NeuralNet):
         """The network that would predict now: the moving average while there is one."""
         return getattr(self, "averaged_module_", self.module_)
 
-    def outputs(self, X: Tensor, batch_size: int = 4096) -> Iterator[tuple[Tensor, Tensor]]:
+    def outputs(
+        self, X: Tensor | SparseRows, batch_size: int = 4096
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Logits and features in evaluation mode, without a gradient, batch by batch.
 
         Parameters
         ----------
-        X : Tensor of shape (n, ...)
+        X : Tensor of shape (n, ...), or SparseRows
             On any device and of any floating-point type; moved to the net's batch by batch.
         batch_size : int, default=4096
             Bounds the memory of one forward pass.
@@ -173,7 +176,7 @@ class ReweightedNet(NeuralNet):
             with torch.no_grad():
                 yield module(rows.to(self.device, dtype))
 
-    def evaluate(self, X: Tensor) -> tuple[Tensor, Tensor]:
+    def evaluate(self, X: Tensor | SparseRows) -> tuple[Tensor, Tensor]:
         """All of :meth:`outputs` at once: Tensor of shape (n, n_classes) and (n, d)."""
         logits, features = zip(*self.outputs(X), strict=True)
         return torch.cat(logits), torch.cat(features)

@@ -7,7 +7,6 @@ import torch
 from sklearn_clidmu import CLIDMUClassifier
 from sklearn_clidmu.estimator import preparation
 from sklearn_clidmu.estimator.preparation import judge_labels, prepare
-from sklearn_clidmu.training.batches import Labels, Table
 
 from .data import SMALL, make_rows
 
@@ -107,12 +106,12 @@ def test_rows_that_are_not_trained_on_are_judged_but_judge_nobody(batch_size):
 
 
 @pytest.mark.parametrize("fits_one_batch", [True, False])
-def test_rivalry_and_the_estimate_of_noise_are_of_the_dtype_of_the_rows(fits_one_batch):
-    rows, number = torch.tensor(X, dtype=torch.float32), torch.arange(len(X))
-    table = Table(rows, Labels(number, torch.tensor(y), torch.ones(len(X))))
-    rivalry, noise = judge_labels(table, torch.ones(len(X)), 3, fits_one_batch)
-    assert {figures.dtype for figures in (rivalry, *noise)} == {torch.float32}
-    assert rivalry.shape == (len(X),)
+def test_shares_rivalry_and_the_estimate_of_noise_are_of_the_dtype_of_the_rows(fits_one_batch):
+    rows = torch.tensor(X, dtype=torch.float32)
+    shares, noise = judge_labels(rows, torch.tensor(y), 3, torch.ones(len(X)), fits_one_batch)
+    rivalry = prepared(dtype="float32", batch_size=256 if fits_one_batch else 32).ledger.rivalry
+    assert {figures.dtype for figures in (shares, rivalry, *noise)} == {torch.float32}
+    assert (shares.shape, rivalry.shape) == ((len(X), 3), (len(X),))
     assert [tuple(figures.shape) for figures in noise] == [(3, 3), (), (3,), ()]
     assert ((noise.believed > 0) & (noise.believed < 1)).all()
 

@@ -66,7 +66,7 @@ def dropping(n_features, n_classes):
 def make_network(module=None, dropout=0.0, one_mask=False):
     """Builder of the package's own MLP, or of a tapped module."""
     return partial(
-        build_network, module, (5, WIDTH), dropout, one_mask, N_FEATURES, N_CLASSES, dtype=DTYPE
+        build_network, module, (5, WIDTH), dropout, one_mask, (N_FEATURES,), N_CLASSES, dtype=DTYPE
     )
 
 
@@ -94,7 +94,7 @@ def make_ledger(n, sample_weight=None):
     return ledger
 
 
-def make_meta_step(table, ledger=None, objective=None, **settings):
+def make_meta_step(table, ledger=None, objective=None, meta_table=None, **settings):
     """Meta step on every batch from the first on, which is its own meta batch."""
     defaults = {
         "virtual_step": "head",
@@ -104,6 +104,7 @@ def make_meta_step(table, ledger=None, objective=None, **settings):
     }
     return MetaStep(
         table,
+        table if meta_table is None else meta_table,
         make_ledger(len(table)) if ledger is None else ledger,
         CLID(0.5) if objective is None else objective,
         **{**defaults, **settings},
@@ -114,7 +115,7 @@ def make_net(*callbacks, weighting=None, network=None, **settings):
     """Untrained net on the CPU, trained by plain SGD unless told otherwise."""
     if weighting is not None:
         believed = BELIEVED.clone() if weighting == "evidence" else None
-        build = partial(build_weight_net, weighting, N_FEATURES, N_CLASSES, believed, DTYPE)
+        build = partial(build_weight_net, weighting, (N_FEATURES,), N_CLASSES, believed, DTYPE)
         settings = {"weight_net": build, **settings}
     defaults = {
         "optimizer": torch.optim.SGD,

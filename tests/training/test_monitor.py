@@ -72,9 +72,9 @@ def test_clid_of_a_large_table_is_measured_on_the_same_rows_in_every_epoch():
     net = make_net(monitor, lr=0.0, max_epochs=2, batch_size=len(table)).fit(table)
     first, second = net.history[:, "clid"]
     assert first == second
-    index = (monitor.X[:, :1] == table.X[:, 0]).int().argmax(dim=1)
+    index = (monitor.rows.X[:, :1] == table.X[:, 0]).int().argmax(dim=1)
     assert len(index.unique()) == N_MONITORED
-    assert torch.equal(monitor.X, table.X[index])
+    assert torch.equal(monitor.rows.X, table.X[index])
     assert torch.equal(monitor.labels.sample_weight, table.labels.sample_weight[index])
 
 

@@ -1,0 +1,102 @@
+"""Few labels, many of them wrong: what the rows without a label are worth.
+
+    python benchmarks/unlabeled.py --data FOLDER [--keep 0.1] [--seeds 2] [--sets ...] [--csv FILE]
+
+Of every set's training rows a share keeps its label, 40 % of those are wrong, and the others have
+none. Prints the test accuracy of every method in every cell, and the means.
+"""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from accuracy_tables import to_markdown
+from noisy_data import OPENML, Case, load, make_case, noises
+from sklearn.base import BaseEstimator
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.semi_supervised import LabelSpreading, SelfTrainingClassifier
+from sklearn.svm import SVC
+
+from sklearn_clidmu import CLIDMUClassifier
+
+KINDS = ("symmetric", "pairflip")
+MIN_LABELS = 20
+
+
+def svc() -> BaseEstimator:
+    """Support vector classifier with probabilities, as self-training asks for."""
+    return SVC(probability=True, random_state=0)
+
+
+def methods(seed: int) -> dict[str, Callable[[], BaseEstimator]]:
+    """Every way of using rows whose label is -1; the first four never look at them."""
+
+    def ours(**params: object) -> Callable[[], BaseEstimator]:
+        return lambda: CLIDMUClassifier(missing_label=-1, random_state=seed, **params)
+
+    def forest() -> BaseEstimator:
+        return RandomForestClassifier(random_state=seed)
+
+    return {
+        "clidmu, ignore": ours(unlabeled="ignore"),
+        "clidmu, ignore, weighting none": ours(unlabeled="ignore", weighting=None),
+        "svc": svc,
+        "forest": forest,
+        "clidmu, meta": ours(unlabeled="meta"),
+        "clidmu, consistency": ours(),
+        "clidmu, consistency, weighting none": ours(weighting=None),
+        "self-training svc": lambda: SelfTrainingClassifier(svc()),
+        "self-training forest": lambda: SelfTrainingClassifier(forest()),
+        "label spreading knn": lambda: LabelSpreading(kernel="knn", max_iter=200),
+        "label spreading rbf": lambda: LabelSpreading(max_iter=200),
+    }
+
+
+def score(name: str, build: Callable[[], BaseEstimator], case: Case, y: np.ndarray) -> float:
+    """Test accuracy."""
+    rows = y >= 0 if name in ("svc", "forest") else slice(None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # classes that spreading never reaches, SVC's probability
+        return build().fit(case.X[rows], y[rows]).score(case.X_test, case.y_test)
+
+
+def main() -> None:
+    """Run all cells and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--keep", type=float, default=0.1)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--sets", nargs="*")
+    parser.add_argument("--csv", type=Path, help="where every run is written")
+    arguments = parser.parse_args()
+    folder = arguments.data
+    names = arguments.sets or (sorted(p.stem for p in folder.glob("*.npz")) if folder else OPENML)
+    runs = []
+    for name in names:
+        data = load(name, folder)
+        for kind in [kind for kind in noises(data) if kind in KINDS]:
+            for seed in range(arguments.seeds):
+                case = make_case(data, kind, seed)
+                n_kept = max(round(arguments.keep * len(case.y)), MIN_LABELS)
+                order = np.random.RandomState(100 + seed).permutation(len(case.y))
+                y = case.y_noisy.copy()
+                y[order[n_kept:]] = -1
+                for method, build in methods(seed).items():
+                    accuracy = 100 * score(method, build, case, y)
+                    runs.append((name, kind, seed, method, accuracy))
+                    print(*runs[-1], flush=True)
+                if arguments.csv:
+                    columns = ["set", "noise", "seed", "method", "accuracy"]
+                    pd.DataFrame(runs, columns=columns).to_csv(arguments.csv, index=False)
+    table = pd.DataFrame(runs, columns=["set", "noise", "seed", "method", "accuracy"])
+    cells = table.pivot_table("accuracy", ["set", "noise"], "method", sort=False)
+    print(to_markdown(cells.T.assign(mean=cells.mean()), digits=1))
+
+
+if __name__ == "__main__":
+    main()

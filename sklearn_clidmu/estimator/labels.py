@@ -1,0 +1,95 @@
+"""Labels as they come: of any type, and some of them missing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.utils import assert_all_finite, column_or_1d
+from sklearn.utils.multiclass import check_classification_targets
+
+
+def check_labels(y: Any) -> np.ndarray:
+    """Labels as an array of shape (n,); those of a list of strings and others as they are."""
+    if isinstance(y, (list, tuple)):
+        objects = np.array(y, dtype=object)
+        strings = [isinstance(label, str) for label in objects.ravel()]
+        y = objects if any(strings) and not all(strings) else np.array(y)
+    return column_or_1d(y, warn=True)
+
+
+def is_missing(y: Any, missing_label: Any) -> np.ndarray:
+    """Which rows have no label.
+
+    Parameters
+    ----------
+    y : array-like of shape (n,)
+    missing_label : int, float, str or None
+        What stands in the place of a label. nan stands for None and pandas.NA, too; None says
+        that every row has a label.
+
+    Returns
+    -------
+    ndarray of bool, shape (n,)
+    """
+    y = check_labels(y)
+    if missing_label is None:
+        return np.zeros(len(y), dtype=bool)
+    if missing_label != missing_label:
+        return np.array([_is_null(label) for label in y], dtype=bool)
+    return np.array([_equal(label, missing_label) for label in y], dtype=bool)
+
+
+def _equal(first: Any, second: Any) -> bool:
+    equal = first == second
+    return isinstance(equal, (bool, np.bool_)) and bool(equal)  # pandas.NA is equal to nothing
+
+
+def _is_null(label: Any) -> bool:
+    return label is None or not _equal(label, label)
+
+
+def encode_labels(y: Any, missing_label: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Classes, sorted, and the position of each row's label among them, -1 where it is missing.
+
+    Parameters
+    ----------
+    y : array-like of shape (n,)
+    missing_label : int, float, str or None
+
+    Returns
+    -------
+    classes : ndarray of shape (n_classes,)
+    codes : ndarray of shape (n,), int64
+
+    Raises
+    ------
+    ValueError
+        If the labels that are there are not of classes, or of fewer than two.
+    """
+    y = check_labels(y)
+    missing = is_missing(y, missing_label)
+    given = y[~missing]
+    beside = ""
+    if missing.any():
+        beside = f", beside {missing.sum()} rows without a label (missing_label={missing_label!r})"
+    if not len(given):
+        raise ValueError(f"y must have labels, got none{beside}.")
+    if given.dtype.kind in "fO" and any(_is_null(label) for label in given):
+        raise ValueError(
+            f"Input y contains NaN or None: if such rows are without a label, set "
+            f"missing_label=numpy.nan, got missing_label={missing_label!r}."
+        )
+    if given.dtype == object and not any(isinstance(label, str) for label in given):
+        given = np.array(given.tolist())  # of the type that they would have, did none miss
+    assert_all_finite(given, input_name="y")
+    check_classification_targets(given)
+    classes, encoded = np.unique(given, return_inverse=True)
+    if len(classes) < 2:
+        raise ValueError(
+            "CLIDMUClassifier needs labels of at least two classes, got one class: "
+            f"{classes[0]}{beside}."
+        )
+    codes = np.full(len(missing), -1)
+    codes[~missing] = encoded
+    return classes, codes

@@ -1,0 +1,117 @@
+"""Rows as they come: frames, arrays, sparse matrices, tensors; and as training takes them."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.decomposition import TruncatedSVD
+from sklearn.utils.validation import validate_data
+from torch import Tensor
+
+from sklearn_clidmu.training.batches import SparseRows
+
+N_COMPONENTS = 256
+"""The judge sees as many singular vectors of a sparse table: it looks at distances, and a table
+of tens of thousands of columns cannot be made dense."""
+
+
+def check_rows(estimator: BaseEstimator, X: Any, *, reset: bool, allow_nd: bool) -> Any:
+    """Rows of finite floating-point numbers, float32 where they came so or in half precision.
+
+    Parameters
+    ----------
+    estimator : BaseEstimator
+        Whose feature names and number of features are set or compared.
+    X : array-like, sparse matrix or sparse array of shape (n, d), or of shape (n, ...)
+    reset : bool
+        Whether they are set.
+    allow_nd : bool
+        Whether a row may be more than a vector.
+
+    Returns
+    -------
+    ndarray, csr_array or csr_matrix
+
+    Raises
+    ------
+    ValueError
+        If X is not that; where it has strings, the message says what to do about them.
+    """
+    half = getattr(X, "dtype", None) == np.float16
+    dtype = np.float32 if half else [np.float64, np.float32]
+    try:
+        return validate_data(
+            estimator,
+            X,
+            "no_validation",
+            reset=reset,
+            dtype=dtype,
+            accept_sparse="csr",
+            allow_nd=allow_nd,
+        )
+    except (ValueError, TypeError) as error:
+        if "could not convert string to float" not in str(error):
+            raise
+        raise ValueError(
+            f"X has strings ({error}): encode columns of words first, for example with "
+            "skrub.TableVectorizer, or with sklearn.compose.ColumnTransformer and "
+            "sklearn.preprocessing.OneHotEncoder."
+        ) from error
+
+
+def sparse_unit(X: Any) -> float:
+    """Root mean square of a sparse table, with its zeros; 1 for any other, which is left as it is.
+
+    The entries of a row of unit length among many columns are too small for a network. Columns
+    cannot be centred, nor should rare words count as much as frequent ones.
+    """
+    if isinstance(X, np.ndarray) or not X.nnz:
+        return 1.0
+    largest = np.abs(X.data).max() or 1.0  # whose square may overflow
+    squares = np.square(X.data / largest, dtype=np.float64).sum()
+    return float(largest * np.sqrt(squares / X.shape[0] / X.shape[1]))
+
+
+def stack_rows(first: Any, second: Any) -> Any:
+    """Rows of both, one after the other, sparse if the first are."""
+    if isinstance(first, np.ndarray):
+        return np.concatenate([first, as_dense(second)])
+    second = type(first)(second)
+    data = np.concatenate([first.data, second.data])
+    indices = np.concatenate([first.indices, second.indices])
+    starts = np.concatenate([first.indptr, second.indptr[1:] + first.nnz])
+    return type(first)((data, indices, starts), (len(starts) - 1, first.shape[1]))
+
+
+def as_dense(X: Any) -> np.ndarray:
+    """Array of the same rows."""
+    return X if isinstance(X, np.ndarray) else X.toarray()
+
+
+def as_rows(X: Any) -> Tensor | SparseRows:
+    """Rows to predict, where they lie."""
+    if isinstance(X, np.ndarray):
+        return share_memory(X)
+    return SparseRows(X, torch.from_numpy(X.data[:0]).dtype, torch.device("cpu"))
+
+
+def share_memory(values: np.ndarray) -> Tensor:
+    """Tensor on the memory of an array, which may be read-only and on disk: do not write to it.
+
+    Copied only if its rows are not in C order, so that sums over them round alike.
+    """
+    with warnings.catch_warnings():  # of a tensor on read-only memory
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.from_numpy(np.ascontiguousarray(values))
+
+
+def principal_part(X: Any) -> np.ndarray:
+    """Sparse rows made dense, by at most :data:`N_COMPONENTS` singular vectors."""
+    n_components = min(N_COMPONENTS, X.shape[0])
+    if X.shape[1] <= n_components:
+        return as_dense(X)
+    return TruncatedSVD(n_components, random_state=torch.initial_seed() % 2**32).fit_transform(X)
