@@ -13,6 +13,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklearn_clidmu.estimator.constraints import PARAMETER_CONSTRAINTS
+from sklearn_clidmu.estimator.label_report import LabelReportMixin
 from sklearn_clidmu.estimator.learning import Learned, learn
 from sklearn_clidmu.estimator.preparation import (
     hold_out,
@@ -28,7 +29,7 @@ CURVES = ("train_loss", "meta_loss", "clid", "dissent", "valid_loss", "valid_sco
 """Entries of the net's history that are passed on."""
 
 
-class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
+class CLIDMUClassifier(LabelReportMixin, ClassifierMixin, BaseEstimator):
     """Neural network classifier for data whose labels are partly wrong.
 
     While the network trains, a second, small network learns how much to trust each row's
@@ -180,11 +181,26 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         caller's order. All ones without weighting and after a collapse.
 
     noise_scores_ : ndarray of shape (n_samples,)
-        In-sample score of each row passed to ``fit``, in [0, 1]; higher means more likely
-        mislabelled. It is one minus the geometric mean, over the epochs of the training that made
-        ``net_``, of the probability of the given label, so ``1 - noise_scores_`` reads as a label
-        quality. Rows of zero weight and held-out rows are scored by networks that did not train
-        on them.
+        In-sample score of the label of each row passed to ``fit``, in [0, 1]; higher means more
+        likely wrong. In-sample: by networks that trained on these labels, and may have memorised
+        some; :func:`~sklearn_clidmu.cross_val_noise_scores` gives out-of-fold scores. It is one
+        minus the geometric mean, over the epochs of the training that made ``net_``, of the
+        probability of the given label, so ``1 - noise_scores_`` reads as a label quality. Rows
+        of zero weight and held-out rows are scored by networks that did not train on them.
+
+    suggested_labels_ : ndarray of shape (n_samples,)
+        Most probable class of each row passed to ``fit``, of the dtype of ``classes_``.
+
+    noise_rate_ : float
+        Estimated share of wrong labels among those passed to ``fit``. A label counts as wrong
+        if it is not the suggested one and, with "evidence" weighting, if it is among the most
+        suspect of its class, about as many as are wrong by what all other rows say. The other
+        weightings have no such bound, and count more right labels as wrong where classes overlap.
+
+    noise_matrix_ : ndarray of shape (n_classes, n_classes)
+        Estimated probability of the given label (row) in a true class (column), in the order of
+        ``classes_``: columns add up to one. The same labels as for ``noise_rate_`` are taken to be
+        wrong, and the suggested ones to be right.
 
     net_ : ReweightedNet
         The trained skorch net, ready to predict; ``net_.module_`` is the torch module.
@@ -358,6 +374,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         self.classes_ = classes
         self.device_ = str(device)
         self._report(learned)
+        self._audit(learned, encoded)
         return self
 
     def predict(self, X: Any) -> np.ndarray:
