@@ -201,6 +201,16 @@ def test_out_of_fold_scores_find_wrong_labels_with_the_classifier_itself():
     assert scores[wrong].min() > scores[~wrong].max()
 
 
+def test_frames_are_scored_in_the_order_of_their_rows():
+    pandas = pytest.importorskip("pandas")
+    index = np.arange(len(X))[::-1]
+    frame, labels = pandas.DataFrame(X, index=index), pandas.Series(NAMES[y], index=index)
+    np.testing.assert_array_equal(
+        cross_val_noise_scores(GaussianNB(), frame.rename(columns=str), labels),
+        cross_val_noise_scores(GaussianNB(), X, NAMES[y]),
+    )
+
+
 def test_folds_are_those_of_an_iterable_of_splits():
     splits = list(KFold(3).split(X))
     np.testing.assert_array_equal(
