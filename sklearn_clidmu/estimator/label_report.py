@@ -34,8 +34,7 @@ class LabelReportMixin:
     def noise_scores(self, X: Any, y: Any) -> np.ndarray:
         """Score how suspect the labels of rows are that were not passed to ``fit``.
 
-        One minus the predicted probability of the given label: what ``noise_scores_`` would be
-        of a row that only the trained network has seen.
+        One minus the probability that the trained network predicts for the given label.
 
         Parameters
         ----------
@@ -83,7 +82,7 @@ class LabelReportMixin:
         """Set what is estimated of the noise in the given labels, of the codes ``given``."""
         predicted, right = learned.predicted, None
         weight_net = getattr(learned.net, "weight_net_", None)
-        if isinstance(weight_net, EvidenceWeightNet):  # else CLID has overruled the other rows
+        if isinstance(weight_net, EvidenceWeightNet):  # else nothing is known, or CLID overruled it
             right = weight_net.believed.double().cpu().numpy()
         self._given = given.astype(np.int32)
         self._wrong = find_wrong(learned.suspicion, given, predicted, right)
