@@ -1,8 +1,17 @@
 """CLID-MU for scikit-learn: classifiers that learn which of their labels to trust."""
 
+from sklearn_clidmu.estimator.audit import cross_val_noise_scores
 from sklearn_clidmu.estimator.classifier import CLIDMUClassifier
+from sklearn_clidmu.estimator.find_issues import find_label_issues
 from sklearn_clidmu.mathematics.clid import clid_loss
 from sklearn_clidmu.mathematics.weighting import LogitRectifier, LossWeightNet
 
-__all__ = ["CLIDMUClassifier", "LogitRectifier", "LossWeightNet", "clid_loss"]
+__all__ = [
+    "CLIDMUClassifier",
+    "LogitRectifier",
+    "LossWeightNet",
+    "clid_loss",
+    "cross_val_noise_scores",
+    "find_label_issues",
+]
 __version__ = "0.1.0.dev0"

@@ -13,6 +13,7 @@ from sklearn.utils import Tags, check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_clidmu.estimator.constraints import PARAMETER_CONSTRAINTS
+from sklearn_clidmu.estimator.label_report import LabelReportMixin
 from sklearn_clidmu.estimator.labels import encode_labels
 from sklearn_clidmu.estimator.learning import Learned, learn
 from sklearn_clidmu.estimator.preparation import (
@@ -29,7 +30,7 @@ CURVES = ("train_loss", "meta_loss", "clid", "dissent", "valid_loss", "valid_sco
 """Entries of the net's history that are passed on."""
 
 
-class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
+class CLIDMUClassifier(LabelReportMixin, ClassifierMixin, BaseEstimator):
     """Neural network classifier for data whose labels are partly wrong.
 
     While the network trains, a second, small network learns how much to trust each row's
@@ -197,11 +198,27 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         0, and the others mean 1.
 
     noise_scores_ : ndarray of shape (n_samples,)
-        In-sample score of each row passed to ``fit``, in [0, 1]; higher means more likely
-        mislabelled. It is one minus the geometric mean, over the epochs of the training that made
-        ``net_``, of the probability of the given label, so ``1 - noise_scores_`` reads as a label
-        quality. Rows of zero weight and held-out rows are scored by networks that did not train
-        on them.
+        In-sample score of the label of each row passed to ``fit``, in [0, 1]; higher means more
+        likely wrong. In-sample: by networks that trained on these labels, and may have memorised
+        some; :func:`~sklearn_clidmu.cross_val_noise_scores` gives out-of-fold scores. It is one
+        minus the geometric mean, over the epochs of the training that made ``net_``, of the
+        probability of the given label, so ``1 - noise_scores_`` reads as a label quality. Rows
+        of zero weight and held-out rows are scored by networks that did not train on them. nan
+        for rows without a label.
+
+    suggested_labels_ : ndarray of shape (n_samples,)
+        Most probable class of each row passed to ``fit``, of the dtype of ``classes_``.
+
+    noise_rate_ : float
+        Estimated share of wrong labels among those passed to ``fit``. A label counts as wrong
+        if it is not the suggested one and, with "evidence" weighting, if it is among the most
+        suspect of its class, about as many as are wrong by what all other rows say. The other
+        weightings have no such bound, and count more right labels as wrong where classes overlap.
+
+    noise_matrix_ : ndarray of shape (n_classes, n_classes)
+        Estimated probability of the given label (row) in a true class (column), in the order of
+        ``classes_``: columns add up to one. The same labels as for ``noise_rate_`` are taken to be
+        wrong, and the suggested ones to be right.
 
     net_ : ReweightedNet
         The trained skorch net, ready to predict; ``net_.module_`` is the torch module.
@@ -364,8 +381,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         X = self._check_rows(X, reset=True)
         classes, codes = encode_labels(y, self.missing_label)
         check_consistent_length(X, codes)
-        labeled = codes >= 0
         weight = row_weights(classes, codes, sample_weight, self.class_weight, self.unlabeled)
+        n_samples = len(codes)
         if X_unlabeled is not None:
             X_unlabeled = self._check_rows(X_unlabeled, reset=False)
             X = stack_rows(X, X_unlabeled)
@@ -389,10 +406,11 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
                 dtype=self.dtype,
                 device=device,
             )
-            learned = learn(self, data)
+            learned = learn(self, data).of_first(n_samples)
         self.classes_ = classes
         self.device_ = str(device)
-        self._report(learned, labeled)
+        self._report(learned, codes[:n_samples])
+        self._audit(learned, codes[:n_samples], data.noise)
         return self
 
     def predict(self, X: Any) -> np.ndarray:
@@ -464,12 +482,12 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         tags.input_tags.sparse = True
         return tags
 
-    def _report(self, learned: Learned, labeled: np.ndarray) -> None:
+    def _report(self, learned: Learned, codes: np.ndarray) -> None:
         """Set what the trainings have left behind, and warn of what went wrong."""
-        net, n_samples = learned.net, len(labeled)
-        trust = np.where(labeled, learned.trust[:n_samples], 0)
+        net, labeled = learned.net, codes >= 0
+        trust = np.where(labeled, learned.trust, 0)
         self.sample_weights_ = trust / trust[labeled].mean()
-        self.noise_scores_ = np.where(labeled, learned.suspicion[:n_samples], np.nan)
+        self.noise_scores_ = np.where(labeled, learned.suspicion, np.nan)
         epochs = [epoch for net in learned.nets for epoch in net.history]
         self.history_ = {
             name: np.array([epoch.get(name, np.nan) for epoch in epochs], dtype=float)

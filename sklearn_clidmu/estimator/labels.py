@@ -8,6 +8,12 @@ import numpy as np
 from sklearn.utils import assert_all_finite, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 
+NO_LABEL = -1
+"""Code of a row without a label; the others are positions among the classes."""
+
+N_NAMED = 8
+"""Classes that a message names at most."""
+
 
 def check_labels(y: Any) -> np.ndarray:
     """Labels as an array of shape (n,); those of a list of strings and others as they are."""
@@ -87,9 +93,29 @@ def encode_labels(y: Any, missing_label: Any) -> tuple[np.ndarray, np.ndarray]:
     classes, encoded = np.unique(given, return_inverse=True)
     if len(classes) < 2:
         raise ValueError(
-            "CLIDMUClassifier needs labels of at least two classes, got one class: "
-            f"{classes[0]}{beside}."
+            f"y must have labels of at least two classes, got one class: {classes[0]}{beside}."
         )
-    codes = np.full(len(missing), -1)
+    codes = np.full(len(missing), NO_LABEL)
     codes[~missing] = encoded
     return classes, codes
+
+
+def positions(y: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Positions of labels among the classes, shape (n,), int.
+
+    Raises
+    ------
+    ValueError
+        If a label is not among the classes.
+    """
+    # By equality of the labels themselves: NumPy would take the text "1" for the number.
+    codes = {label: code for code, label in enumerate(classes.tolist())}
+    labels = y.tolist()
+    unknown = [label for label in labels if label not in codes]
+    if unknown:
+        raise ValueError(
+            f"y has labels that are not among the classes, {unknown[0]!r} for one: choose from "
+            f"{', '.join(map(repr, list(codes)[:N_NAMED]))}"
+            f"{' and so on' if len(codes) > N_NAMED else ''}."
+        )
+    return np.array([codes[label] for label in labels], dtype=np.int64)

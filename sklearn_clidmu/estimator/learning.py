@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
@@ -17,7 +16,7 @@ from sklearn_clidmu.estimator.building import (
 )
 from sklearn_clidmu.estimator.filling import fill_in
 from sklearn_clidmu.estimator.preparation import Prepared, start_over
-from sklearn_clidmu.estimator.scoring import row_suspicion, row_trust
+from sklearn_clidmu.estimator.scoring import read_rows, row_suspicion
 from sklearn_clidmu.mathematics.evidence import agreement, distrust
 from sklearn_clidmu.training.batches import ShuffledBatches
 from sklearn_clidmu.training.net import ReweightedNet
@@ -56,6 +55,14 @@ class Learned(NamedTuple):
     """In the label of each row, in [0, 1], shape (n,), float64."""
     suspicion: np.ndarray
     """How suspect the label of each row is, in [0, 1], shape (n,), float64."""
+    predicted: np.ndarray
+    """Most probable class of each row, shape (n,), int64."""
+
+    def of_first(self, n: int) -> Learned:
+        """Keep what is known of the first ``n`` rows alone."""
+        return self._replace(
+            trust=self.trust[:n], suspicion=self.suspicion[:n], predicted=self.predicted[:n]
+        )
 
 
 def learn(params: BaseEstimator, data: Prepared) -> Learned:
@@ -104,7 +111,7 @@ def learn_labeled(params: BaseEstimator, data: Prepared) -> Learned:
         contradiction = second.history[-1, "clid"] - first.history[-1, "clid"]
         keep = doubtful and contradiction > CONTRADICTION
     else:
-        fresh = start_over(data, passed_on(row_trust(first, data), data))
+        fresh = start_over(data, passed_on(read_rows(first, data).trust, data))
         second = train(params, fresh, "evidence", carry_on=True)
         keep = False
     if _sound(first) and (keep or not _sound(second)):
@@ -181,8 +188,8 @@ def _sound(net: ReweightedNet) -> bool:
 
 
 def _learned(net: ReweightedNet, nets: list[ReweightedNet], data: Prepared) -> Learned:
-    """Read trust and suspicion out of the net that predicts and the data it was trained on."""
-    trust = torch.ones_like(data.ledger.sample_weight)
-    if hasattr(net, "weight_net_") and _sound(net):
-        trust = row_trust(net, data)
-    return Learned(net, nets, trust.double().cpu().numpy(), row_suspicion(net, data))
+    """Read what is said of the rows out of the net that predicts and what it was trained on."""
+    weighted = hasattr(net, "weight_net_") and _sound(net)
+    trust, predicted = read_rows(net, data, weighted)
+    suspicion = row_suspicion(net, data)
+    return Learned(net, nets, trust.double().cpu().numpy(), suspicion, predicted.cpu().numpy())

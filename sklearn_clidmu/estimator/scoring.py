@@ -1,6 +1,8 @@
-"""The final pass: how much each row was trusted, and how suspect its label is."""
+"""The final pass: how much each row was trusted, what it is, and how suspect its label is."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,38 +17,47 @@ CHUNK = 8192
 """Rows whose features are in memory at a time."""
 
 
-def row_trust(net: ReweightedNet, data: Prepared) -> Tensor:
-    """Trust of the weighting net in the label of every row passed to fit.
+class Readings(NamedTuple):
+    """What the final pass reads out of a net, for every row passed to fit."""
+
+    trust: Tensor
+    """In the row's label, in [0, 1] and not zero for all rows, shape (n,)."""
+    predicted: Tensor
+    """Most probable class, shape (n,), int64."""
+
+
+def read_rows(net: ReweightedNet, data: Prepared, weighted: bool = True) -> Readings:
+    """Trust in the label of every row passed to fit, and its most probable class, in one pass.
 
     Parameters
     ----------
     net : ReweightedNet
-        Trained, with a weighting net.
+        Trained; with a weighting net, if ``weighted``.
     data : Prepared
         What it was trained on. Rows that training never saw are entered in the ledger.
-
-    Returns
-    -------
-    Tensor of shape (n,)
-        In [0, 1], and not zero for all rows.
+    weighted : bool, default=True
+        Whether the weighting net is asked; otherwise all rows are trusted alike.
     """
     _enter_unseen(net, data)
     labels, training = data.everything.labels, data.training.labels
+    trust = torch.ones_like(data.ledger.sample_weight)
+    predicted = torch.empty_like(labels.targets)
     evidence = data.ledger.evidence()
-    net.weight_net_.balance(evidence[training.rows], training.targets, training.sample_weight)
-    parts = []
-    for chunk in torch.arange(len(labels.rows), device=evidence.device).split(CHUNK):
+    if weighted:
+        net.weight_net_.balance(evidence[training.rows], training.targets, training.sample_weight)
+    for chunk in torch.arange(len(trust), device=trust.device).split(CHUNK):
         some = data.everything.take(chunk)
         part = some.labels
         logits, features = net.evaluate(some.X)
-        losses, errors = cross_entropy_errors(logits, part.targets)
-        seen = evidence[chunk]
-        rows = Rows(logits, losses, errors, part.targets, features, seen, part.sample_weight)
-        with torch.no_grad():
-            parts.append(net.weight_net_.trust(net.weight_net_.applied(rows), rows))
-    trust = torch.cat(parts)
+        predicted[chunk] = logits.argmax(dim=1)
+        if weighted:
+            losses, errors = cross_entropy_errors(logits, part.targets)
+            seen = evidence[chunk]
+            rows = Rows(logits, losses, errors, part.targets, features, seen, part.sample_weight)
+            with torch.no_grad():
+                trust[chunk] = net.weight_net_.trust(net.weight_net_.applied(rows), rows)
     # Weights that have all died out say nothing about one row against another.
-    return trust if trust.any() else torch.ones_like(trust)
+    return Readings(trust if trust.any() else torch.ones_like(trust), predicted)
 
 
 def row_suspicion(net: ReweightedNet, data: Prepared) -> np.ndarray:

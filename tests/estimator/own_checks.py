@@ -73,6 +73,9 @@ def _results(fitted: Any, X: np.ndarray) -> dict[str, np.ndarray]:
         "predict_proba": fitted.predict_proba(X),
         "sample_weights_": fitted.sample_weights_,
         "noise_scores_": fitted.noise_scores_,
+        "suggested_labels_, as codes": fitted.classes_.searchsorted(fitted.suggested_labels_),
+        "noise_rate_": np.array(fitted.noise_rate_),
+        "noise_matrix_": fitted.noise_matrix_,
         **{f"history_[{key!r}]": values for key, values in fitted.history_.items()},
     }
 
@@ -113,6 +116,7 @@ def _assert_sound(name: str, fitted: Any, X: np.ndarray) -> None:
     assert abs(weights.mean() - 1) < 1e-9, f"{name}.sample_weights_ has mean {weights.mean()}"
     assert scores.min() >= 0, f"{name}.noise_scores_ holds {scores.min()}"
     assert scores.max() <= 1, f"{name}.noise_scores_ holds {scores.max()}"
+    _assert_sound_audit(name, fitted, X)
     probabilities = fitted.predict_proba(X)
     shape = n_samples, len(fitted.classes_)
     assert probabilities.shape == shape, f"{name}: probabilities are not of shape {shape}"
@@ -120,6 +124,24 @@ def _assert_sound(name: str, fitted: Any, X: np.ndarray) -> None:
     np.testing.assert_allclose(
         probabilities.sum(axis=1), 1, atol=1e-9, err_msg=f"{name}: probabilities do not sum to 1"
     )
+
+
+def _assert_sound_audit(name: str, fitted: Any, X: np.ndarray) -> None:
+    """Assert what holds of the estimates of the noise."""
+    suggested, classes, matrix = fitted.suggested_labels_, fitted.classes_, fitted.noise_matrix_
+    assert suggested.dtype == classes.dtype, f"{name}.suggested_labels_: dtype {suggested.dtype}"
+    message = f"{name}.suggested_labels_ are not the predictions of the rows passed to fit"
+    np.testing.assert_array_equal(suggested, fitted.predict(X), message)
+    assert type(fitted.noise_rate_) is float, f"{name}.noise_rate_ is {fitted.noise_rate_!r}"
+    assert 0 <= fitted.noise_rate_ <= 1, f"{name}.noise_rate_ is {fitted.noise_rate_}"
+    shape = len(classes), len(classes)
+    assert matrix.shape == shape, f"{name}.noise_matrix_ is not of shape {shape}"
+    assert matrix.min() >= 0, f"{name}.noise_matrix_ holds {matrix.min()}"
+    np.testing.assert_allclose(
+        matrix.sum(axis=0), 1, atol=1e-12, err_msg=f"{name}: columns of noise_matrix_"
+    )
+    report = fitted.noise_report()
+    assert isinstance(report, str), f"{name}.noise_report() is a {type(report)}"
 
 
 def _quiet(check: Check) -> Check:
@@ -168,7 +190,7 @@ def check_row_attributes_follow_a_permutation(name: str, estimator: BaseEstimato
     for sample_weight in (np.ones(len(X)), weight):
         clf = _full_batch(estimator).fit(X, y, sample_weight)
         expected = _results(clf, X)
-        for key in ("sample_weights_", "noise_scores_"):
+        for key in ("sample_weights_", "noise_scores_", "suggested_labels_, as codes"):
             expected[key] = expected[key][order]
         permuted = _full_batch(estimator).fit(X[order], y[order], sample_weight[order])
         message = f"{name}: the order of the rows"

@@ -21,7 +21,7 @@ from sklearn_clidmu.estimator.learning import (
     train,
 )
 from sklearn_clidmu.estimator.preparation import Prepared, prepare
-from sklearn_clidmu.estimator.scoring import row_suspicion, row_trust
+from sklearn_clidmu.estimator.scoring import read_rows, row_suspicion
 from sklearn_clidmu.mathematics.evidence import DOUBT_BOUNDS
 from sklearn_clidmu.mathematics.weighting import EvidenceWeightNet, LogitRectifier
 from sklearn_clidmu.training.monitor import PATIENCE
@@ -177,7 +177,7 @@ def test_there_is_one_training_without_refit_and_with_any_other_net(
         np.testing.assert_array_equal(learned.trust, np.ones(len(X)))
     else:
         assert trainings[0].n_warmup == 1
-        np.testing.assert_array_equal(learned.trust, row_trust(learned.net, data))
+        np.testing.assert_array_equal(learned.trust, read_rows(learned.net, data).trust)
 
 
 # What the second training starts from
@@ -225,7 +225,7 @@ def test_the_second_training_starts_from_the_distrust_that_is_passed_on_and_noth
     learn(small(), prepared(X, y, weight, held_out=[1, 2, 3]))
     earlier, later = trainings
     assert trainings.order() == [first, "evidence"]
-    trust = row_trust(earlier.net, earlier.data)
+    trust = read_rows(earlier.net, earlier.data).trust
     distrust = written_out_distrust(trust.numpy(), earlier.data)
     assert distrust.std() > 0.01
     np.testing.assert_allclose(later.evidence[:, 4], distrust, rtol=1e-9, atol=1e-12)
@@ -319,7 +319,7 @@ def check_kept(learned, trainings, n_kept):
     assert learned.nets == [training.net for training in trainings]
     assert learned.net is kept.net
     if kept.net.collapse_epoch_ is None and not kept.net.diverged_:
-        np.testing.assert_array_equal(learned.trust, row_trust(kept.net, kept.data))
+        np.testing.assert_array_equal(learned.trust, read_rows(kept.net, kept.data).trust)
     else:
         np.testing.assert_array_equal(learned.trust, np.ones(len(learned.trust)))
     np.testing.assert_array_equal(learned.suspicion, row_suspicion(kept.net, kept.data))
@@ -392,7 +392,7 @@ def test_the_net_that_predicts_gives_every_attribute_but_the_history(lead, n_kep
     kept = trainings[n_kept]
     assert clf.net_ is kept.net
     assert type(clf.weight_net_) is NETS[kept.weighting]
-    trust = row_trust(kept.net, kept.data).double().numpy()
+    trust = read_rows(kept.net, kept.data).trust.double().numpy()
     np.testing.assert_array_equal(clf.sample_weights_, trust / trust.mean())
     np.testing.assert_array_equal(clf.noise_scores_, row_suspicion(kept.net, kept.data))
 
