@@ -1,0 +1,88 @@
+"""Scorers for choosing a model when no label can be relied on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from sklearn_clidmu.estimator.classifier import CLIDMUClassifier
+from sklearn_clidmu.estimator.preparation import share_memory
+from sklearn_clidmu.mathematics.clid import clid_loss, uniform_clid
+
+CLID_ROWS = 512
+"""CLID is measured on at most as many rows: its graphs are square in them."""
+
+TEMPERATURE = 0.5
+"""Of the feature graph, whatever the candidate's own, so that candidates can be compared."""
+
+WORST_CLID_SCORE = -1 / TEMPERATURE
+"""Of a collapsed network. No other scores less: affinities lie in [0, 1 / temperature], so that
+-log S_ij is at most log n + 1 / temperature."""
+
+
+def clid_score(estimator: Any, X: Any, y: Any = None) -> float:
+    """How well features and predictions agree on which rows are alike; needs no labels.
+
+    The negative of CLID - log n, at temperature 0.5 whatever the candidate's own, on up to 512
+    rows, drawn with a fixed seed where there are more. Pass it as ``scoring=clid_score``.
+
+    It finds networks that have collapsed or memorised wrong labels, but does not ask whether the
+    classes are the right ones: :func:`noisy_label_score` chooses better where there are labels.
+
+    Parameters
+    ----------
+    estimator : CLIDMUClassifier or Pipeline
+        Fitted. A pipeline must end in a :class:`CLIDMUClassifier`; its other steps transform X.
+    X : array-like of shape (n_samples, n_features)
+        Rows, best such as were not trained on.
+    y : object, default=None
+        Not read; there because scikit-learn passes it.
+
+    Returns
+    -------
+    float
+        In [-2, 2], higher is better; a constant predictor's is at most 0. -2, the worst, where
+        the network collapsed: after a collapse or divergence in training, where its output is not
+        finite, and where it predicts one class alone for all of several rows.
+
+    Raises
+    ------
+    TypeError
+        If the estimator is neither a CLIDMUClassifier nor a pipeline that ends in one.
+    """
+    clf, X = _reach_classifier(estimator, X)
+    X = validate_data(clf, X, reset=False, dtype=[np.float64, np.float32])
+    if len(X) > CLID_ROWS:
+        drawn = np.random.RandomState(0).choice(len(X), CLID_ROWS, replace=False)
+        X = X[np.sort(drawn)]
+    logits, features = (output.double() for output in clf.net_.evaluate(share_memory(X)))
+    if clf.collapse_epoch_ is not None or clf.net_.diverged_ or _is_collapsed(logits, features):
+        return WORST_CLID_SCORE
+    return float(uniform_clid(len(X)) - clid_loss(features, logits, TEMPERATURE))
+
+
+def _is_collapsed(logits: torch.Tensor, features: torch.Tensor) -> bool:
+    """Whether outputs are not finite, or one class is predicted for all of several rows."""
+    if not (logits.isfinite().all() and features.isfinite().all()):
+        return True
+    return len(logits) > 1 and len(logits.argmax(dim=1).unique()) == 1
+
+
+def _reach_classifier(estimator: Any, X: Any) -> tuple[CLIDMUClassifier, Any]:
+    """Fitted classifier at the end of a pipeline, and the rows as it sees them."""
+    given = type(estimator).__name__
+    while isinstance(estimator, Pipeline):
+        if len(estimator) > 1:
+            X = estimator[:-1].transform(X)
+        estimator = estimator[-1]
+    if not isinstance(estimator, CLIDMUClassifier):
+        raise TypeError(
+            "clid_score needs a CLIDMUClassifier, or a Pipeline that ends in one, because it reads "
+            f"the network's features; got {given}. Score other classifiers with noisy_label_score."
+        )
+    check_is_fitted(estimator, "net_")
+    return estimator, X
