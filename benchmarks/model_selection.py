@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from model_selection_criteria import ORACLE, criteria, judge
 from noisy_data import NOISES, OPENML, Case, Data, load, make_case, noises
 from sklearn.model_selection import train_test_split
 from threadpoolctl import threadpool_limits
@@ -109,6 +110,11 @@ def cells(args: argparse.Namespace) -> Iterator[tuple[str, Data, str, int]]:
                     yield name, data, noise, seed
 
 
+def fit_path(folder: Path, name: str, noise: str, seed: int, candidate: str) -> Path:
+    """File of one fit."""
+    return folder / f"{name}-{noise}-{seed}-{candidate.replace(' ', '_')}.npz"
+
+
 def run(args: argparse.Namespace) -> None:
     """Fit whatever is missing."""
     torch.set_num_threads(1)
@@ -116,7 +122,7 @@ def run(args: argparse.Namespace) -> None:
     for name, data, noise, seed in cells(args):
         part = None
         for candidate, parameters in CANDIDATES.items():
-            path = args.out / f"{name}-{noise}-{seed}-{candidate.replace(' ', '_')}.npz"
+            path = fit_path(args.out, name, noise, seed, candidate)
             if path.exists():
                 continue
             part = part or split(make_case(data, noise, seed), seed)
@@ -127,6 +133,59 @@ def run(args: argparse.Namespace) -> None:
             unfinished.rename(path)
             figures = f"{result['accuracy']:.4f}  {result['seconds']:.1f} s"
             print(name, noise, seed, candidate, figures, sep="  ", flush=True)
+
+
+def measure(args: argparse.Namespace) -> dict[tuple[str, str, int], list[dict[str, float]]]:
+    """Compute the criteria of every cell whose candidates are all there."""
+    measured = {}
+    for name, data, noise, seed in cells(args):
+        paths = [fit_path(args.out, name, noise, seed, candidate) for candidate in CANDIDATES]
+        if all(path.exists() for path in paths):
+            part = split(make_case(data, noise, seed), seed)
+            n_classes = max(part.y.max(), part.y_held.max(), part.y_test.max()) + 1
+            held = judge(part.X_held, part.y_held, part.y_held_clean, n_classes)
+            runs = [dict(np.load(path)) for path in paths]
+            measured[name, noise, seed] = [criteria(run, held) for run in runs]
+    return measured
+
+
+def regret(candidates: list[dict[str, float]], criterion: str) -> float:
+    """Points of test accuracy lost by the criterion's pick; the mean of several that tie."""
+    accuracy = np.array([values[ORACLE] for values in candidates])
+    score = np.nan_to_num([values[criterion] for values in candidates], nan=-np.inf, neginf=-1e9)
+    return 100 * (accuracy.max() - accuracy[score == score.max()].mean())
+
+
+def print_table(measured: dict[tuple[str, str, int], list[dict[str, float]]]) -> None:
+    """Print the mean regret of each criterion by noise, best first, in Markdown."""
+    kinds = [noise for noise in NOISES if any(noise == cell[1] for cell in measured)]
+    rows = []
+    for criterion in next(iter(measured.values()))[0]:
+        lost = {cell: regret(fits, criterion) for cell, fits in measured.items()}
+        noisy = [value for cell, value in lost.items() if cell[1] != "none"]
+        means = [np.mean([v for cell, v in lost.items() if cell[1] == kind]) for kind in kinds]
+        rows.append((np.mean(noisy), np.max(noisy), criterion, means))
+    lost = {  # what needs no criterion
+        "any candidate": [spread(fits).mean() for fits in measured.values()],
+        "the defaults": [spread(fits)[0] for fits in measured.values()],
+    }
+    for label, values in lost.items():
+        by_cell = dict(zip(measured, values, strict=True))
+        noisy = [value for cell, value in by_cell.items() if cell[1] != "none"]
+        means = [np.mean([v for cell, v in by_cell.items() if cell[1] == kind]) for kind in kinds]
+        rows.append((np.mean(noisy), np.max(noisy), label, means))
+    counts = [sum(cell[1] == kind for cell in measured) for kind in kinds]
+    head = [f"{kind} ({count})" for kind, count in zip(kinds, counts, strict=True)]
+    print("| criterion |", " | ".join([*head, "all noisy", "worst cell"]), "|")
+    print("|---|" + "---:|" * (len(kinds) + 2))
+    for mean, worst, label, means in sorted(rows, key=lambda row: row[0]):
+        print(f"| {label} |", " | ".join(f"{v:.2f}" for v in [*means, mean, worst]), "|")
+
+
+def spread(candidates: list[dict[str, float]]) -> np.ndarray:
+    """Regret of every candidate."""
+    accuracy = np.array([values[ORACLE] for values in candidates])
+    return 100 * (accuracy.max() - accuracy)
 
 
 def parse_args() -> argparse.Namespace:
@@ -157,10 +216,16 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Run what is missing."""
+    """Run what is missing and print the tables, by seed."""
     args = parse_args()
     if not args.tables:
         run(args)
+    measured = measure(args)
+    for seed in args.seeds:
+        fits = {cell: candidates for cell, candidates in measured.items() if cell[2] == seed}
+        if fits:
+            print(f"\nseed {seed}\n")
+            print_table(fits)
 
 
 if __name__ == "__main__":

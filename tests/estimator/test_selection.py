@@ -17,6 +17,7 @@ from torch import nn
 
 from sklearn_clidmu import CLIDMUClassifier, clid_loss, clid_score, noisy_label_scorer
 from sklearn_clidmu.estimator.selection import CLID_ROWS, WORST_CLID_SCORE
+from sklearn_clidmu.mathematics.leave_one_out import leave_one_out_shares
 from sklearn_clidmu.mathematics.noise_channel import fit_noise_channel
 
 from .data import SMALL, make_rows
@@ -155,52 +156,74 @@ def test_one_row_has_a_clid_score(fitted):
 # Labels that may be wrong
 
 
-class Oracle(ClassifierMixin, BaseEstimator):
-    """Predicts what is written in the columns of X."""
+class Told(ClassifierMixin, BaseEstimator):
+    """Predicts what the test says, and looks at no row."""
 
-    def __init__(self, classes_=(0, 1, 2)):
-        self.classes_ = np.asarray(classes_)
+    def __init__(self, probabilities, classes=(0, 1, 2)):
+        self.probabilities = probabilities
+        self.classes_ = np.asarray(classes)
 
     def predict_proba(self, X):
-        return np.asarray(X)
+        return self.probabilities
 
 
-def pairflip(n_rows=3000, rate=0.4, seed=0):
-    """True and noisy labels of three classes; two in five name the next class."""
+def blobs(n_samples=600, rate=0.4, seed=0):
+    """Rows of three classes, true labels, and labels of which two in five name the next class."""
     rng = np.random.RandomState(seed)
-    true = np.arange(n_rows) % 3
-    return true, np.where(rng.uniform(size=n_rows) < rate, (true + 1) % 3, true)
+    true = np.arange(n_samples) % 3
+    rows = rng.normal(size=(n_samples, 4)) + 3 * np.eye(3, 4)[true]
+    return rows, true, np.where(rng.uniform(size=n_samples) < rate, (true + 1) % 3, true)
 
 
-def test_the_noisy_label_score_of_true_predictions_is_minus_the_entropy_of_the_noise():
-    true, noisy = pairflip(rate=0.4)
-    share = (true != noisy).mean()
-    entropy = -share * np.log(share) - (1 - share) * np.log(1 - share)
-    score = noisy_label_scorer(Oracle(), np.eye(3)[true], noisy)
-    assert score == pytest.approx(-entropy, abs=0.01)
+def shares_around(rows, labels):
+    generator = torch.Generator().manual_seed(0)
+    targets, weight = torch.from_numpy(labels), torch.ones(len(rows), dtype=torch.float64)
+    return leave_one_out_shares(torch.from_numpy(rows), targets, 3, weight, generator).numpy()
 
 
-def test_the_noisy_label_score_is_the_log_likelihood_behind_the_fitted_channel(fitted):
-    probabilities = torch.from_numpy(fitted.predict_proba(X))
-    channel = fit_noise_channel(probabilities, torch.from_numpy(y), 3)
-    expected = np.log((probabilities @ channel).numpy()[np.arange(len(y)), y]).mean()
+def log_likelihood(p, labels):
+    channel = fit_noise_channel(torch.from_numpy(p), torch.from_numpy(labels), 3).numpy()
+    return np.log((p @ channel)[np.arange(len(labels)), labels]).mean()
+
+
+def test_the_noisy_label_score_adds_up_two_likelihoods_and_the_shares_around(fitted):
+    p = fitted.predict_proba(X)
+    around = (shares_around(X, y) * p).sum(axis=1).mean()
+    expected = log_likelihood(p, y) + log_likelihood(np.eye(3)[p.argmax(axis=1)], y) + around
     assert noisy_label_scorer(fitted, X, y) == pytest.approx(expected, abs=1e-12)
 
 
+def test_the_noisy_label_score_of_the_truth_follows_from_the_noise():
+    rows, true, noisy = blobs(n_samples=3000)
+    share = (true != noisy).mean()
+    entropy = -share * np.log(share) - (1 - share) * np.log(1 - share)
+    around = shares_around(rows, noisy)[np.arange(len(true)), true].mean()
+    score = noisy_label_scorer(Told(np.eye(3)[true]), rows, noisy)
+    assert score == pytest.approx(-2 * entropy + around, abs=0.02)
+
+
 def test_classes_told_apart_count_and_sureness_of_wrong_labels_costs_nothing():
-    true, noisy = pairflip()
+    rows, true, noisy = blobs()
     right = 0.97 * np.eye(3)[true] + 0.01
     merged = right[:, [0, 1, 1]] / right[:, [0, 1, 1]].sum(axis=1, keepdims=True)
     blank = np.full_like(right, 1 / 3)
     assert log_loss(noisy, right) > log_loss(noisy, blank)  # misled by sureness
-    scores = [noisy_label_scorer(Oracle(), p, noisy) for p in (right, merged, blank)]
+    scores = [noisy_label_scorer(Told(p), rows, noisy) for p in (right, merged, blank)]
     assert scores[0] > scores[1] + 0.1
     assert scores[1] > scores[2] + 0.1
 
 
+def test_following_wrong_labels_that_were_held_out_does_not_pay():
+    rows, true, noisy = blobs()
+    follower = np.where(np.arange(len(true)) % 2 == 0, true, (true + 1) % 3)
+    scores = [noisy_label_scorer(Told(np.eye(3)[told]), rows, noisy) for told in (true, follower)]
+    assert scores[0] > scores[1] + 0.3
+
+
 def test_the_noisy_label_score_does_not_depend_on_the_order_of_rows(fitted):
     score = noisy_label_scorer(fitted, X, y)
-    assert noisy_label_scorer(fitted, X[::-1], y[::-1]) == pytest.approx(score, abs=1e-12)
+    turned = noisy_label_scorer(fitted, X[::-1], y[::-1])
+    assert turned == pytest.approx(score, abs=1e-6)
     assert noisy_label_scorer(fitted, X, y) == score
 
 
@@ -216,6 +239,7 @@ def test_rows_without_a_label_are_left_out(fitted):
     finally:
         del fitted.missing_label
     assert found == pytest.approx(expected, abs=1e-12)
+    assert np.isfinite(noisy_label_scorer(fitted, X[:1], y[:1]))
     with pytest.raises(ValueError, match="every y is missing"):
         noisy_label_scorer(fitted, X, np.full(len(y), np.nan))
 
@@ -238,15 +262,22 @@ def test_any_classifier_with_probabilities_has_a_noisy_label_score():
 BOTH = {"clid": clid_score, "noisy": noisy_label_scorer}
 
 
-def test_a_grid_search_by_either_scorer_refits_the_best_in_two_processes():
+def test_a_grid_search_in_two_processes_takes_both_scorers_and_refits():
     grid = {"clidmuclassifier__lr": [1e-5, 0.2]}
     pipe = make_pipeline(StandardScaler(), small())
-    for name, scorer in BOTH.items():
-        search = GridSearchCV(pipe, grid, cv=2, scoring=scorer, n_jobs=2, error_score="raise")
-        search.fit(X, NAMES[y])
-        assert search.best_params_ == {"clidmuclassifier__lr": 0.2}, name
-        held = scorer(search.best_estimator_, X, NAMES[y])
-        assert search.score(X, NAMES[y]) == held
+    settings = {"cv": 2, "n_jobs": 2, "error_score": "raise"}
+    search = GridSearchCV(pipe, grid, scoring=BOTH, refit="noisy", **settings).fit(X, NAMES[y])
+    assert search.best_params_ == {"clidmuclassifier__lr": 0.2}
+    assert search.cv_results_["rank_test_clid"][1] == 1
+    held = noisy_label_scorer(search.best_estimator_, X, NAMES[y])
+    assert search.score(X, NAMES[y]) == held
+
+
+@pytest.mark.parametrize("scorer", BOTH.values(), ids=BOTH)
+def test_a_grid_search_by_one_scorer_refits_the_best(scorer):
+    search = GridSearchCV(small(), {"lr": [1e-5, 0.2]}, cv=2, scoring=scorer, error_score="raise")
+    assert search.fit(X, y).best_params_ == {"lr": 0.2}
+    assert search.score(X, y) == scorer(search.best_estimator_, X, y)
 
 
 def test_cross_validation_takes_both_scorers_at_once():
@@ -273,7 +304,9 @@ def test_both_scorers_pickle():
 
 
 @pytest.mark.parametrize(
-    "estimator", [LogisticRegression(), make_pipeline(StandardScaler(), LogisticRegression())]
+    "estimator",
+    [LogisticRegression(), make_pipeline(StandardScaler(), LogisticRegression())],
+    ids=["alone", "in a pipeline"],
 )
 def test_clid_score_of_another_classifier_is_an_error_that_says_what_to_do(estimator):
     with pytest.raises(TypeError, match=r"clid_score needs a CLIDMUClassifier.*noisy_label_scorer"):
