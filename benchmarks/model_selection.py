@@ -69,7 +69,8 @@ class Split(NamedTuple):
 
 def split(case: Case, seed: int) -> Split:
     """Cut a case to size and hold a quarter out, stratified by the wrong labels if possible."""
-    X, y, clean = (part[:N_ROWS] for part in (case.X, case.y_noisy, case.y))
+    X, clean = case.X[:N_ROWS], case.y[:N_ROWS]
+    y = case.y_noisy[:N_ROWS].astype(np.int64)  # real labels come in fewer bytes
     rare = np.unique(y, return_counts=True)[1].min() < 2
     rows, held = train_test_split(
         np.arange(len(y)), test_size=0.25, stratify=None if rare else y, random_state=seed
