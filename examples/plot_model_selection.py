@@ -52,6 +52,7 @@ for ax, criterion in zip(axes, CRITERIA, strict=True):
     ax.scatter(scores, true, color=OTHER, label="candidate")
     ax.scatter(scores[best], true[best], color=CHOSEN, marker="D", s=80, label="chosen")
     ax.set(title=criterion, xlabel="mean over held-out folds, wrong labels")
+    ax.locator_params(axis="x", nbins=5)
     ax.spines[["top", "right"]].set_visible(False)
 axes[0].set_ylabel("test accuracy, right labels")
 axes[0].legend(loc="lower right", frameon=False)

@@ -123,7 +123,9 @@ def noisy_label_scorer(estimator: Any, X: Any, y: Any) -> float:
         )
     probabilities = clf.predict_proba(X)
     y = column_or_1d(y)
-    given = (y == y) & (y != getattr(clf, "missing_label", None))  # nan differs from itself
+    one_by_one = y.astype(object)  # an array of strings cannot be compared with a number
+    given = one_by_one != getattr(clf, "missing_label", None)
+    given &= one_by_one == one_by_one  # nan differs from itself
     if not given.any():
         raise ValueError("noisy_label_scorer needs rows with a label, and every y is missing.")
     targets, n_labels = _encode(y[given], clf.classes_)

@@ -239,9 +239,24 @@ def test_rows_without_a_label_are_left_out(fitted):
     finally:
         del fitted.missing_label
     assert found == pytest.approx(expected, abs=1e-12)
-    assert np.isfinite(noisy_label_scorer(fitted, X[:1], y[:1]))
     with pytest.raises(ValueError, match="every y is missing"):
         noisy_label_scorer(fitted, X, np.full(len(y), np.nan))
+
+
+@pytest.mark.parametrize("mark", [-1, None, np.nan], ids=str)
+def test_names_may_be_missing_whatever_marks_it(mark):
+    clf = LogisticRegression().fit(X, NAMES[y])
+    clf.missing_label = mark
+    missing = np.arange(len(y)) % 4 == 0
+    expected = noisy_label_scorer(clf, X[~missing], NAMES[y[~missing]])
+    holes = NAMES[y].astype(object)
+    holes[missing] = mark
+    assert noisy_label_scorer(clf, X, holes) == pytest.approx(expected, abs=1e-12)
+    assert noisy_label_scorer(clf, X[~missing], NAMES[y[~missing]]) == expected
+
+
+def test_one_row_has_a_noisy_label_score(fitted):
+    assert np.isfinite(noisy_label_scorer(fitted, X[:1], y[:1]))
 
 
 def test_a_label_that_training_never_had_is_scored_like_any_other(fitted):
