@@ -3,6 +3,7 @@
 from sklearn_clidmu.estimator.audit import cross_val_noise_scores
 from sklearn_clidmu.estimator.classifier import CLIDMUClassifier
 from sklearn_clidmu.estimator.find_issues import find_label_issues
+from sklearn_clidmu.estimator.selection import clid_score, noisy_label_scorer
 from sklearn_clidmu.mathematics.clid import clid_loss
 from sklearn_clidmu.mathematics.weighting import LogitRectifier, LossWeightNet
 
@@ -11,7 +12,9 @@ __all__ = [
     "LogitRectifier",
     "LossWeightNet",
     "clid_loss",
+    "clid_score",
     "cross_val_noise_scores",
     "find_label_issues",
+    "noisy_label_scorer",
 ]
 __version__ = "0.1.0.dev0"

@@ -229,7 +229,7 @@ def prepare(
     everything = Table(SparseRows(X, kind, device) if sparse else values, labels)
     rivalry = noise = None
     if evidence or unlabeled.any():
-        places = tensor(principal_part(X), kind) if sparse else values
+        places = tensor(principal_part(X, torch.initial_seed() % 2**32), kind) if sparse else values
         shares, noise = judge_labels(
             places, labels.targets, n_classes, trained_weight, fits_one_batch
         )

@@ -109,9 +109,9 @@ def share_memory(values: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values))
 
 
-def principal_part(X: Any) -> np.ndarray:
-    """Sparse rows made dense, by at most :data:`N_COMPONENTS` singular vectors."""
+def principal_part(X: Any, seed: int) -> np.ndarray:
+    """Sparse rows made dense, by at most :data:`N_COMPONENTS` singular vectors; others as they are."""
     n_components = min(N_COMPONENTS, X.shape[0])
-    if X.shape[1] <= n_components:
+    if isinstance(X, np.ndarray) or X.shape[1] <= n_components:
         return as_dense(X)
-    return TruncatedSVD(n_components, random_state=torch.initial_seed() % 2**32).fit_transform(X)
+    return TruncatedSVD(n_components, random_state=seed).fit_transform(X)

@@ -75,7 +75,7 @@ def test_clid_of_a_large_table_is_measured_on_the_same_rows_in_every_epoch():
     index = (monitor.rows.X[:, :1] == table.X[:, 0]).int().argmax(dim=1)
     assert len(index.unique()) == N_MONITORED
     assert torch.equal(monitor.rows.X, table.X[index])
-    assert torch.equal(monitor.labels.sample_weight, table.labels.sample_weight[index])
+    assert torch.equal(monitor.rows.labels.sample_weight, table.labels.sample_weight[index])
 
 
 def test_dissent_and_predicted_classes_are_those_of_the_network_after_each_epoch():
