@@ -95,7 +95,9 @@ def main() -> None:
                     pd.DataFrame(runs, columns=columns).to_csv(arguments.csv, index=False)
     table = pd.DataFrame(runs, columns=["set", "noise", "seed", "method", "accuracy"])
     cells = table.pivot_table("accuracy", ["set", "noise"], "method", sort=False)
-    print(to_markdown(cells.T.assign(mean=cells.mean()), digits=1))
+    means = cells.mean()
+    cells.index = [" ".join(cell) for cell in cells.index]
+    print(to_markdown(cells.T.assign(mean=means), digits=1))
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ def share_memory(values: np.ndarray) -> Tensor:
 
 
 def principal_part(X: Any, seed: int) -> np.ndarray:
-    """Sparse rows made dense, by at most :data:`N_COMPONENTS` singular vectors; others as they are."""
+    """Sparse rows made dense, by at most :data:`N_COMPONENTS` singular vectors; others as is."""
     n_components = min(N_COMPONENTS, X.shape[0])
     if isinstance(X, np.ndarray) or X.shape[1] <= n_components:
         return as_dense(X)
