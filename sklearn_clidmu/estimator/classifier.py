@@ -23,7 +23,7 @@ from sklearn_clidmu.estimator.preparation import (
     resolve_device,
     row_weights,
 )
-from sklearn_clidmu.estimator.rows import as_rows, check_rows, sparse_unit, stack_rows
+from sklearn_clidmu.estimator.rows import as_rows, check_rows, divided, sparse_unit, stack_rows
 from sklearn_clidmu.mathematics.weighting import WeightingNet
 
 CURVES = ("train_loss", "meta_loss", "clid", "dissent", "valid_loss", "valid_score")
@@ -382,6 +382,8 @@ class CLIDMUClassifier(LabelReportMixin, ClassifierMixin, BaseEstimator):
         classes, codes = encode_labels(y, self.missing_label)
         check_consistent_length(X, codes)
         weight = row_weights(classes, codes, sample_weight, self.class_weight, self.unlabeled)
+        self._unit = sparse_unit(X, weight)
+        X = divided(X, self._unit)
         n_samples = len(codes)
         if X_unlabeled is not None:
             X_unlabeled = self._check_rows(X_unlabeled, reset=False)
@@ -472,10 +474,10 @@ class CLIDMUClassifier(LabelReportMixin, ClassifierMixin, BaseEstimator):
     def _check_rows(self, X: Any, *, reset: bool) -> Any:
         X = check_rows(self, X, reset=reset, allow_nd=self.module is not None)
         if reset:
-            self._row_shape, self._unit = X.shape[1:], sparse_unit(X)
+            self._row_shape, self._unit = X.shape[1:], 1.0
         elif X.shape[1:] != self._row_shape:
             raise ValueError(f"X has rows of shape {X.shape[1:]}, and in fit {self._row_shape}.")
-        return X if self._unit == 1 else X / self._unit
+        return divided(X, self._unit)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

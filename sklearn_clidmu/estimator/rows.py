@@ -63,17 +63,27 @@ def check_rows(estimator: BaseEstimator, X: Any, *, reset: bool, allow_nd: bool)
         ) from error
 
 
-def sparse_unit(X: Any) -> float:
+def sparse_unit(X: Any, sample_weight: np.ndarray) -> float:
     """Root mean square of a sparse table, with its zeros; 1 for any other, which is left as it is.
+
+    Every row counts ``sample_weight`` times, shape (n,).
 
     The entries of a row of unit length among many columns are too small for a network. Columns
     cannot be centred, nor should rare words count as much as frequent ones.
     """
-    if isinstance(X, np.ndarray) or not X.nnz:
+    if isinstance(X, np.ndarray):
         return 1.0
-    largest = np.abs(X.data).max() or 1.0  # whose square may overflow
-    squares = np.square(X.data / largest, dtype=np.float64).sum()
-    return float(largest * np.sqrt(squares / X.shape[0] / X.shape[1]))
+    weight = np.repeat(sample_weight, np.diff(X.indptr))
+    largest = np.abs(X.data).max(initial=0, where=weight > 0)  # whose square may overflow
+    if not largest:
+        return 1.0
+    squares = weight @ np.square(X.data / largest, dtype=np.float64)
+    return float(largest * np.sqrt(squares / sample_weight.sum() / X.shape[1]))
+
+
+def divided(X: Any, unit: float) -> Any:
+    """Rows in another unit, and X itself, uncopied, where that is 1."""
+    return X if unit == 1 else X / unit
 
 
 def stack_rows(first: Any, second: Any) -> Any:

@@ -94,9 +94,17 @@ def test_no_more_than_a_batch_of_a_wide_table_is_ever_dense(monkeypatch):
 
 def test_the_unit_of_a_sparse_table_survives_the_largest_and_smallest_numbers():
     for scale in (1e-300, 1.0, 1e300):
-        assert sparse_unit(sparse.csr_array(X * scale)) == pytest.approx(UNIT * scale)
-    assert sparse_unit(sparse.csr_array((3, 4))) == 1
-    assert sparse_unit(X) == 1
+        unit = sparse_unit(sparse.csr_array(X * scale), np.ones(60))
+        assert unit == pytest.approx(UNIT * scale)
+    assert sparse_unit(sparse.csr_array((3, 4)), np.ones(3)) == 1
+    assert sparse_unit(X, np.ones(60)) == 1
+
+
+def test_in_the_unit_of_a_sparse_table_a_row_counts_as_often_as_its_weight_says():
+    counts = np.arange(60) % 3
+    repeated = np.repeat(X, counts, axis=0)
+    unit = sparse_unit(sparse.csr_array(X), counts.astype(float))
+    assert unit == pytest.approx(np.sqrt(np.mean(repeated**2)))
 
 
 @pytest.mark.parametrize("forms", [(sparse.csr_array,) * 2, (sparse.csr_matrix, np.array)])
