@@ -13,8 +13,14 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklearn_clidmu.estimator.constraints import PARAMETER_CONSTRAINTS
+from sklearn_clidmu.estimator.fit_tasks import CallbackSupportMixin, following, with_callbacks
 from sklearn_clidmu.estimator.label_report import LabelReportMixin
-from sklearn_clidmu.estimator.learning import Learned, learn
+from sklearn_clidmu.estimator.learning import (
+    Learned,
+    count_trainings,
+    learn,
+    training_curves,
+)
 from sklearn_clidmu.estimator.preparation import (
     hold_out,
     local_generators,
@@ -25,11 +31,8 @@ from sklearn_clidmu.estimator.preparation import (
 )
 from sklearn_clidmu.mathematics.weighting import WeightingNet
 
-CURVES = ("train_loss", "meta_loss", "clid", "dissent", "valid_loss", "valid_score")
-"""Entries of the net's history that are passed on."""
 
-
-class CLIDMUClassifier(LabelReportMixin, ClassifierMixin, BaseEstimator):
+class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, BaseEstimator):
     """Neural network classifier for data whose labels are partly wrong.
 
     While the network trains, a second, small network learns how much to trust each row's
@@ -163,7 +166,9 @@ class CLIDMUClassifier(LabelReportMixin, ClassifierMixin, BaseEstimator):
         generators of NumPy and torch are left as they were, whatever it is.
 
     verbose : int, default=0
-        1 shows a progress bar.
+        1 shows a progress bar on standard error; from 2 on a line an epoch is printed instead,
+        to standard output. With scikit-learn 1.9 or later its own callbacks can be set as well
+        (``set_callbacks``): a fit is made of trainings, and those of epochs.
 
     Attributes
     ----------
@@ -218,7 +223,9 @@ class CLIDMUClassifier(LabelReportMixin, ClassifierMixin, BaseEstimator):
         Curves over all epochs, those of the second training after those of the first:
         "train_loss", "meta_loss" (nan where no meta step was taken), "clid" (CLID - log n on up
         to 1000 fixed training rows), "dissent" (share of them whose given label is not the one
-        predicted) and, with ``early_stopping``, "valid_loss" and "valid_score".
+        predicted) and, with ``early_stopping``, "valid_loss" and "valid_score"; "training" (number
+        of the training, counted from 1) and "chosen" (whether the epoch's network is one of
+        those that predict; none is after a divergence).
 
     collapse_epoch_ : int or None
         Epoch of the training that made ``net_``, counted from 1, at which the weighting
@@ -317,6 +324,7 @@ class CLIDMUClassifier(LabelReportMixin, ClassifierMixin, BaseEstimator):
         check_is_fitted(self, "net_")
         return getattr(self.net_, "weight_net_", None)
 
+    @with_callbacks
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> CLIDMUClassifier:
         """Train on rows whose labels may be wrong.
 
@@ -344,6 +352,7 @@ class CLIDMUClassifier(LabelReportMixin, ClassifierMixin, BaseEstimator):
             If the weighting collapsed and was switched off, or if training diverged.
         """
         self._validate_params()
+        given = X, y, sample_weight
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
         check_classification_targets(y)
         classes, encoded = np.unique(y, return_inverse=True)
@@ -370,11 +379,12 @@ class CLIDMUClassifier(LabelReportMixin, ClassifierMixin, BaseEstimator):
                 dtype=self.dtype,
                 device=device,
             )
-            learned = learn(self, data)
-        self.classes_ = classes
-        self.device_ = str(device)
-        self._report(learned)
-        self._audit(learned, encoded)
+            with following(self, count_trainings(self, data), classes, *given) as watchers:
+                learned = learn(self, data._replace(watchers=watchers))
+                self.classes_ = classes
+                self.device_ = str(device)
+                self._report(learned)
+                self._audit(learned, encoded)
         return self
 
     def predict(self, X: Any) -> np.ndarray:
@@ -438,12 +448,7 @@ class CLIDMUClassifier(LabelReportMixin, ClassifierMixin, BaseEstimator):
         net = learned.net
         self.sample_weights_ = learned.trust / learned.trust.mean()
         self.noise_scores_ = learned.suspicion
-        epochs = [epoch for net in learned.nets for epoch in net.history]
-        self.history_ = {
-            name: np.array([epoch.get(name, np.nan) for epoch in epochs], dtype=float)
-            for name in CURVES
-            if name in epochs[0]
-        }
+        self.history_ = training_curves(learned)
         self.n_iter_ = len(net.history)
         self.collapse_epoch_ = net.collapse_epoch_
         if net.collapse_epoch_ is not None:

@@ -38,6 +38,10 @@ CONTRADICTION = 0.25
 lower by at most 0.20, on regions of wrong labels by up to 0.38."""
 
 
+CURVES = ("train_loss", "meta_loss", "clid", "dissent", "valid_loss", "valid_score")
+"""Entries of a net's history that are passed on."""
+
+
 class Learned(NamedTuple):
     """What the trainings leave behind."""
 
@@ -65,8 +69,8 @@ def learn(params: BaseEstimator, data: Prepared) -> Learned:
         Read for its constructor parameters only.
     data : Prepared
     """
-    noise = data.noise if params.refit else None
-    if noise is None:
+    noise = data.noise
+    if count_trainings(params, data) == 1 or noise is None:
         net = train(params, data, params.weighting)
         return _learned(net, [net], data)
     doubtful = data.ledger.n_classes > 2 and bool(noise.rate < NEARLY_CLEAN)
@@ -84,6 +88,11 @@ def learn(params: BaseEstimator, data: Prepared) -> Learned:
     if _sound(first) and (keep or not _sound(second)):
         return _learned(first, [first, second], data)
     return _learned(second, [first, second], fresh)
+
+
+def count_trainings(params: BaseEstimator, data: Prepared) -> int:
+    """Trainings that :func:`learn` takes."""
+    return 2 if params.refit and data.noise is not None else 1
 
 
 def train(
@@ -115,6 +124,7 @@ def train(
         n_steps,
         n_warmup,
         n_predicted=1 if carry_on else 2,
+        watchers=list(data.watchers),
     )
     net = build_net(
         params,
@@ -145,6 +155,29 @@ def passed_on(trust: Tensor, data: Prepared) -> Tensor:
     ledger, targets = data.ledger, data.everything.labels.targets
     agreed = agreement(-trust, ledger.rivalry, targets, ledger.n_classes, ledger.sample_weight)
     return (agreed / AGREEMENT).clamp(0, 1)[targets] * distrust(trust)
+
+
+def training_curves(learned: Learned) -> dict[str, np.ndarray]:
+    """Curves over the epochs of all trainings, one after the other, each of shape (n_epochs,)."""
+    epochs = [epoch for net in learned.nets for epoch in net.history]
+    curves = {
+        name: np.array([epoch.get(name, np.nan) for epoch in epochs], dtype=float)
+        for name in CURVES
+        if name in epochs[0]
+    }
+    number = np.repeat(np.arange(1, len(learned.nets) + 1), [len(n.history) for n in learned.nets])
+    chosen = np.zeros(len(epochs), dtype=bool)
+    chosen[np.flatnonzero(number == learned.nets.index(learned.net) + 1)[_chosen(learned.net)]] = (
+        True
+    )
+    return {**curves, "training": number, "chosen": chosen}
+
+
+def _chosen(net: ReweightedNet) -> list[int]:
+    """Positions of the epochs whose networks predict; none after a divergence."""
+    if net.diverged_:
+        return []
+    return getattr(net, "chosen_epochs_", [len(net.history) - 1])
 
 
 def _sound(net: ReweightedNet) -> bool:
