@@ -1,8 +1,10 @@
 """CLID-MU for scikit-learn: classifiers that learn which of their labels to trust."""
 
 from sklearn_clidmu.estimator.classifier import CLIDMUClassifier
-from sklearn_clidmu.estimator.label_displays import NoiseMatrixDisplay, NoiseScoreDisplay
-from sklearn_clidmu.estimator.training_displays import TrainingCurveDisplay, WeightFunctionDisplay
+from sklearn_clidmu.estimator.noise_matrix_display import NoiseMatrixDisplay
+from sklearn_clidmu.estimator.noise_score_display import NoiseScoreDisplay
+from sklearn_clidmu.estimator.training_curve_display import TrainingCurveDisplay
+from sklearn_clidmu.estimator.weight_function_display import WeightFunctionDisplay
 from sklearn_clidmu.mathematics.clid import clid_loss
 from sklearn_clidmu.mathematics.weighting import LogitRectifier, LossWeightNet
 

@@ -11,9 +11,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklearn_clidmu.estimator.classifier import CLIDMUClassifier
 
-# Of Okabe and Ito: apart for the colour-blind, and from dark to light in greyscale.
-BLACK, BLUE, VERMILLION, GREEN, ORANGE = "#000000", "#0072b2", "#d55e00", "#009e73", "#e69f00"
-GREY = "#999999"
+# Of Okabe and Ito, apart for the colour-blind; lines that share axes differ in style as well.
+BLUE, VERMILLION, GREEN, BLACK, GREY = "#0072b2", "#d55e00", "#009e73", "#000000", "#999999"
 
 STYLES: list[dict[str, Any]] = [
     {"color": BLUE, "linestyle": "-"},

@@ -22,7 +22,7 @@ from sklearn_clidmu import (
     WeightFunctionDisplay,
 )
 from sklearn_clidmu.estimator.drawing import STYLES
-from sklearn_clidmu.estimator.training_displays import DOUBT
+from sklearn_clidmu.estimator.weight_function_display import DOUBT
 
 from .data import SMALL, make_rows
 
