@@ -32,7 +32,6 @@ from sklearn_clidmu.training.ledger import Ledger, LossRecord
 from sklearn_clidmu.training.meta_step import MAX_META_ROWS, MetaStep
 from sklearn_clidmu.training.monitor import CollapseGuard, Monitor
 from sklearn_clidmu.training.net import ReweightedNet
-from sklearn_clidmu.training.progress import Progress
 
 TRAINING_STEPS = 900
 """Optimizer steps that a training takes by itself, within :data:`EPOCHS`."""
@@ -130,6 +129,7 @@ def build_callbacks(
     n_steps: int,
     n_warmup: int | None,
     n_predicted: int,
+    watchers: list[tuple[str, Callback]],
 ) -> list[tuple[str, Callback]]:
     """Build the callbacks, in the order in which they act.
 
@@ -148,6 +148,8 @@ def build_callbacks(
         Epochs before the first meta step; None where there is none.
     n_predicted : int
         Classes that must be predicted from the start where there is no warm-up.
+    watchers : list of (str, Callback)
+        Those that follow the whole fit.
     """
     meta_step = None
     callbacks: list[tuple[str, Callback]] = [("losses", LossRecord(ledger))]
@@ -179,8 +181,7 @@ def build_callbacks(
         callbacks.append(("snapshots", Snapshots(params.n_snapshots, "clid", True)))
     elif held_out is not None:
         callbacks.append(("snapshots", Snapshots(1, "valid_score", False)))
-    if params.verbose:
-        callbacks.append(("progress", Progress()))
+    callbacks += watchers
     if held_out is not None:
         callbacks.append(("early_stopping", EarlyStopping(params.n_iter_no_change)))
     return callbacks

@@ -13,9 +13,15 @@ from sklearn.utils import Tags, check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_clidmu.estimator.constraints import PARAMETER_CONSTRAINTS
+from sklearn_clidmu.estimator.fit_tasks import CallbackSupportMixin, following, with_callbacks
 from sklearn_clidmu.estimator.label_report import LabelReportMixin
 from sklearn_clidmu.estimator.labels import encode_labels
-from sklearn_clidmu.estimator.learning import Learned, learn
+from sklearn_clidmu.estimator.learning import (
+    Learned,
+    count_trainings,
+    learn,
+    training_curves,
+)
 from sklearn_clidmu.estimator.preparation import (
     hold_out,
     local_generators,
@@ -26,11 +32,8 @@ from sklearn_clidmu.estimator.preparation import (
 from sklearn_clidmu.estimator.rows import as_rows, check_rows, divided, sparse_unit, stack_rows
 from sklearn_clidmu.mathematics.weighting import WeightingNet
 
-CURVES = ("train_loss", "meta_loss", "clid", "dissent", "valid_loss", "valid_score")
-"""Entries of the net's history that are passed on."""
 
-
-class CLIDMUClassifier(LabelReportMixin, ClassifierMixin, BaseEstimator):
+class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, BaseEstimator):
     """Neural network classifier for data whose labels are partly wrong.
 
     While the network trains, a second, small network learns how much to trust each row's
@@ -179,7 +182,9 @@ class CLIDMUClassifier(LabelReportMixin, ClassifierMixin, BaseEstimator):
         generators of NumPy and torch are left as they were, whatever it is.
 
     verbose : int, default=0
-        1 shows a progress bar.
+        1 shows a progress bar on standard error; from 2 on a line an epoch is printed instead,
+        to standard output. With scikit-learn 1.9 or later its own callbacks can be set as well
+        (``set_callbacks``): a fit is made of trainings, and those of epochs.
 
     Attributes
     ----------
@@ -236,7 +241,9 @@ class CLIDMUClassifier(LabelReportMixin, ClassifierMixin, BaseEstimator):
         Curves over all epochs, those of the second training after those of the first:
         "train_loss", "meta_loss" (nan where no meta step was taken), "clid" (CLID - log n on up
         to 1000 fixed training rows), "dissent" (share of them whose given label is not the one
-        predicted) and, with ``early_stopping``, "valid_loss" and "valid_score".
+        predicted) and, with ``early_stopping``, "valid_loss" and "valid_score"; "training" (number
+        of the training, counted from 1) and "chosen" (whether the epoch's network is one of
+        those that predict; none is after a divergence).
 
     collapse_epoch_ : int or None
         Epoch of the training that made ``net_``, counted from 1, at which the weighting
@@ -339,6 +346,7 @@ class CLIDMUClassifier(LabelReportMixin, ClassifierMixin, BaseEstimator):
         check_is_fitted(self, "net_")
         return getattr(self.net_, "weight_net_", None)
 
+    @with_callbacks
     def fit(
         self, X: Any, y: Any, sample_weight: Any = None, X_unlabeled: Any = None
     ) -> CLIDMUClassifier:
@@ -373,6 +381,7 @@ class CLIDMUClassifier(LabelReportMixin, ClassifierMixin, BaseEstimator):
             If the weighting collapsed and was switched off, or if training diverged.
         """
         self._validate_params()
+        given = X, y, sample_weight
         if y is None:
             raise ValueError(
                 "CLIDMUClassifier requires y to be passed, but the target y is None: rows without "
@@ -408,11 +417,12 @@ class CLIDMUClassifier(LabelReportMixin, ClassifierMixin, BaseEstimator):
                 dtype=self.dtype,
                 device=device,
             )
-            learned = learn(self, data).of_first(n_samples)
-        self.classes_ = classes
-        self.device_ = str(device)
-        self._report(learned, codes[:n_samples])
-        self._audit(learned, codes[:n_samples], data.noise)
+            with following(self, count_trainings(self, data), classes, *given) as watchers:
+                learned = learn(self, data._replace(watchers=watchers)).of_first(n_samples)
+                self.classes_ = classes
+                self.device_ = str(device)
+                self._report(learned, codes[:n_samples])
+                self._audit(learned, codes[:n_samples], data.noise)
         return self
 
     def predict(self, X: Any) -> np.ndarray:
@@ -490,12 +500,7 @@ class CLIDMUClassifier(LabelReportMixin, ClassifierMixin, BaseEstimator):
         trust = np.where(labeled, learned.trust, 0)
         self.sample_weights_ = trust / trust[labeled].mean()
         self.noise_scores_ = np.where(labeled, learned.suspicion, np.nan)
-        epochs = [epoch for net in learned.nets for epoch in net.history]
-        self.history_ = {
-            name: np.array([epoch.get(name, np.nan) for epoch in epochs], dtype=float)
-            for name in CURVES
-            if name in epochs[0]
-        }
+        self.history_ = training_curves(learned)
         self.n_iter_ = len(net.history)
         self.collapse_epoch_ = net.collapse_epoch_
         if net.collapse_epoch_ is not None:

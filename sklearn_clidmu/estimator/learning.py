@@ -38,10 +38,12 @@ CONTRADICTION = 0.25
 """How much lower VRI's CLID must be, in nats, for its opinion to be taken: on clean labels it is
 lower by at most 0.20, on regions of wrong labels by up to 0.38."""
 
-
 N_FILLINGS = 2
 """Times that rows without a label are given one, and all rows are trained on: after the first, the
 network has learned from all of them, and knows better."""
+
+CURVES = ("train_loss", "meta_loss", "clid", "dissent", "valid_loss", "valid_score")
+"""Entries of a net's history that are passed on."""
 
 
 class Learned(NamedTuple):
@@ -75,9 +77,7 @@ def learn(params: BaseEstimator, data: Prepared) -> Learned:
     data : Prepared
     """
     learned = learn_labeled(params, data)
-    if data.unlabeled is None or params.unlabeled != "consistency":
-        return learned
-    for _ in range(N_FILLINGS):
+    for _ in range(count_fillings(params, data)):
         filled = fill_in(data, learned.net)
         net = train(params, filled, params.weighting)
         if not _sound(net):
@@ -98,8 +98,8 @@ def learn_labeled(params: BaseEstimator, data: Prepared) -> Learned:
         Read for its constructor parameters only.
     data : Prepared
     """
-    noise = data.noise if params.refit else None
-    if noise is None:
+    noise = data.noise
+    if noise is None or not params.refit:
         net = train(params, data, params.weighting)
         return _learned(net, [net], data)
     doubtful = data.ledger.n_classes > 2 and bool(noise.rate < NEARLY_CLEAN)
@@ -117,6 +117,17 @@ def learn_labeled(params: BaseEstimator, data: Prepared) -> Learned:
     if _sound(first) and (keep or not _sound(second)):
         return _learned(first, [first, second], data)
     return _learned(second, [first, second], fresh)
+
+
+def count_fillings(params: BaseEstimator, data: Prepared) -> int:
+    """Say how often rows without a label are given one."""
+    return N_FILLINGS if data.unlabeled is not None and params.unlabeled == "consistency" else 0
+
+
+def count_trainings(params: BaseEstimator, data: Prepared) -> int:
+    """Trainings that :func:`learn` takes at most."""
+    n_labeled = 2 if params.refit and data.noise is not None else 1
+    return n_labeled + count_fillings(params, data)
 
 
 def train(
@@ -150,6 +161,7 @@ def train(
         n_steps,
         n_warmup,
         n_predicted=1 if carry_on else 2,
+        watchers=list(data.watchers),
     )
     net = build_net(
         params,
@@ -180,6 +192,29 @@ def passed_on(trust: Tensor, data: Prepared) -> Tensor:
     ledger, targets = data.ledger, data.everything.labels.targets
     agreed = agreement(-trust, ledger.rivalry, targets, ledger.n_classes, ledger.sample_weight)
     return (agreed / AGREEMENT).clamp(0, 1)[targets] * distrust(trust)
+
+
+def training_curves(learned: Learned) -> dict[str, np.ndarray]:
+    """Curves over the epochs of all trainings, one after the other, each of shape (n_epochs,)."""
+    epochs = [epoch for net in learned.nets for epoch in net.history]
+    curves = {
+        name: np.array([epoch.get(name, np.nan) for epoch in epochs], dtype=float)
+        for name in CURVES
+        if name in epochs[0]
+    }
+    number = np.repeat(np.arange(1, len(learned.nets) + 1), [len(n.history) for n in learned.nets])
+    chosen = np.zeros(len(epochs), dtype=bool)
+    chosen[np.flatnonzero(number == learned.nets.index(learned.net) + 1)[_chosen(learned.net)]] = (
+        True
+    )
+    return {**curves, "training": number, "chosen": chosen}
+
+
+def _chosen(net: ReweightedNet) -> list[int]:
+    """Positions of the epochs whose networks predict; none after a divergence."""
+    if net.diverged_:
+        return []
+    return getattr(net, "chosen_epochs_", [len(net.history) - 1])
 
 
 def _sound(net: ReweightedNet) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from sklearn.model_selection import ShuffleSplit, StratifiedShuffleSplit
 from sklearn.utils import check_random_state
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import _check_sample_weight
+from skorch.callbacks import Callback
 from torch import Tensor
 
 from sklearn_clidmu.estimator.rows import principal_part, share_memory
@@ -57,6 +58,8 @@ class Prepared(NamedTuple):
     noise: NoiseEstimate | None
     """What is known of the noise before any training, where it was asked for."""
     fits_one_batch: bool
+    watchers: Sequence[tuple[str, Callback]] = ()
+    """Callbacks that follow all trainings of the fit."""
 
 
 def resolve_device(device: str) -> torch.device:

@@ -16,6 +16,9 @@ from sklearn_clidmu.training.net import ReweightedNet
 CHUNK = 8192
 """Rows whose features are in memory at a time."""
 
+N_KEPT = 500
+"""Rows whose evidence is kept, to show what the weighting net makes of it."""
+
 
 class Readings(NamedTuple):
     """What the final pass reads out of a net, for every row passed to fit."""
@@ -34,7 +37,8 @@ def read_rows(net: ReweightedNet, data: Prepared, weighted: bool = True) -> Read
     net : ReweightedNet
         Trained; with a weighting net, if ``weighted``.
     data : Prepared
-        What it was trained on. Rows that training never saw are entered in the ledger.
+        What it was trained on. Rows that training never saw are entered in the ledger. The
+        evidence and labels of up to :data:`N_KEPT` rows stay with it, as ``evidence_sample_``.
     weighted : bool, default=True
         Whether the weighting net is asked; otherwise all rows are trusted alike.
     """
@@ -43,6 +47,8 @@ def read_rows(net: ReweightedNet, data: Prepared, weighted: bool = True) -> Read
     trust = torch.ones_like(data.ledger.sample_weight)
     predicted = torch.empty_like(labels.targets)
     evidence = data.ledger.evidence()
+    kept = training.rows[:: -(-len(training.rows) // N_KEPT)]
+    net.evidence_sample_ = evidence[kept].cpu().numpy(), labels.targets[kept].cpu().numpy()
     if weighted:
         net.weight_net_.balance(evidence[training.rows], training.targets, training.sample_weight)
     for chunk in torch.arange(len(trust), device=trust.device).split(CHUNK):

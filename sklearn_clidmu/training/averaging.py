@@ -86,6 +86,7 @@ class Snapshots(Callback):
         modules = [module for _, _, module in self.kept]
         if modules:
             net.module_ = modules[0] if len(modules) == 1 else Ensemble(modules)
+            net.chosen_epochs_ = [n_epochs - 1 for _, n_epochs, _ in self.kept]
 
 
 class EarlyStopping(Callback):

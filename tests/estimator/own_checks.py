@@ -33,7 +33,7 @@ N_ROWS = 40
 FULL_BATCH_TOLERANCE = 1e-6
 """What is equal up to rounding may differ by as much after training in float64."""
 
-CURVES = {"train_loss", "clid", "dissent"}
+CURVES = {"train_loss", "clid", "dissent", "training", "chosen"}
 META_CURVES = {"meta_loss"}
 VALIDATION_CURVES = {"valid_loss", "valid_score"}
 

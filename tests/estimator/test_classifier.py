@@ -345,7 +345,8 @@ def test_early_stopping_ends_before_the_last_epoch_and_scores_every_row():
 def test_without_early_stopping_every_epoch_is_run():
     clf = small().fit(X, y)
     assert clf.n_iter_ == clf.max_epochs
-    assert set(clf.history_) == {"train_loss", "meta_loss", "clid", "dissent"}
+    curves = {"train_loss", "meta_loss", "clid", "dissent", "training", "chosen"}
+    assert set(clf.history_) == curves
 
 
 # So few rows teach the weighting nothing, and it may say so.
@@ -381,6 +382,24 @@ def test_a_refit_trains_a_fresh_network_and_a_fresh_weighting_net_after_the_firs
         assert (fresh - learned).abs().max() > 1e-3
 
 
+def test_history_tells_the_trainings_apart_and_marks_the_epoch_that_predicts():
+    history = small().fit(X, y).history_
+    np.testing.assert_array_equal(history["training"], [1, 1, 1, 2, 2, 2])
+    np.testing.assert_array_equal(history["chosen"], [0, 0, 0, 0, 0, 1])
+
+
+def test_history_marks_the_epochs_whose_mean_predicts():
+    clf = small(n_snapshots=2, max_epochs=5, refit=False).fit(X, y)
+    lowest = np.argsort(clf.history_["clid"], kind="stable")[:2]
+    np.testing.assert_array_equal(np.flatnonzero(clf.history_["chosen"]), np.sort(lowest))
+
+
+def test_history_marks_the_best_epoch_of_early_stopping():
+    clf = small(early_stopping=True, max_epochs=20, n_iter_no_change=2, refit=False).fit(X, y)
+    best = clf.history_["valid_score"].argmax()
+    np.testing.assert_array_equal(np.flatnonzero(clf.history_["chosen"]), [best])
+
+
 @pytest.mark.parametrize("weighting", ["wnet", "vri", None])
 def test_only_the_evidence_net_is_refitted(weighting):
     fits = [small(weighting=weighting, refit=refit).fit(X, y) for refit in (False, True)]
@@ -407,11 +426,21 @@ def test_silence_is_the_default(verbose, capfd):
 
 @pytest.mark.parametrize("verbose", [1, True])
 def test_a_progress_bar_goes_to_standard_error_alone(verbose, capfd):
-    small(verbose=verbose, early_stopping=True).fit(X, y)
+    small(verbose=verbose).fit(X, y)
     out, err = capfd.readouterr()
     assert out == ""
-    assert "3/3" in err
-    assert "CLID-MU" in err
+    assert "CLID-MU 2/2: 100%" in err
+    assert "6/6" in err
+
+
+def test_a_line_an_epoch_goes_to_standard_output_alone(capfd):
+    clf = small(verbose=2).fit(X, y)
+    out, err = capfd.readouterr()
+    assert err == ""
+    _, *lines = out.splitlines()
+    assert [float(line.split()[2]) for line in lines] == clf.history_["train_loss"].round(
+        4
+    ).tolist()
 
 
 # What the defaults promise
