@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from collections.abc import Callable
+from os import PathLike
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklearn_clidmu.estimator.constraints import PARAMETER_CONSTRAINTS
+from sklearn_clidmu.estimator.describing import describe_net, restore_net
 from sklearn_clidmu.estimator.learning import Learned, learn
 from sklearn_clidmu.estimator.preparation import (
     hold_out,
@@ -22,7 +25,10 @@ from sklearn_clidmu.estimator.preparation import (
     row_weights,
     share_memory,
 )
+from sklearn_clidmu.estimator.saving import load_model, save_model
 from sklearn_clidmu.mathematics.weighting import WeightingNet
+
+Self = TypeVar("Self", bound="CLIDMUClassifier")
 
 CURVES = ("train_loss", "meta_loss", "clid", "dissent", "valid_loss", "valid_score")
 """Entries of the net's history that are passed on."""
@@ -193,7 +199,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         The trained weighting net.
 
     device_ : str
-        Device that was trained on.
+        Device that was trained on and that predicts. A loaded model is on the device that it was
+        trained on if there is one here, else on the CPU.
 
     n_iter_ : int
         Number of epochs of the training that made ``net_``.
@@ -415,6 +422,69 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         """
         with np.errstate(divide="ignore"):
             return np.log(self.predict_proba(X))
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the fitted classifier to a file that holds numbers and text but no code.
+
+        The file is a safetensors file: arrays, and parameters and attributes as JSON in its
+        metadata. All constructor parameters and fitted attributes are kept but for ``module``,
+        which is code.
+
+        Parameters
+        ----------
+        path : str or path-like
+            An existing file is overwritten.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is neither a number nor text nor made of them, such as a callable
+            ``meta_objective`` or a ``RandomState``; the message names it.
+        ImportError
+            If the package safetensors is missing.
+        """
+        save_model(self, path)
+
+    @classmethod
+    def load(cls: type[Self], path: str | PathLike[str], *, module: Callable | None = None) -> Self:
+        """Read a classifier that :meth:`save` wrote; nothing in the file is executed.
+
+        Parameters
+        ----------
+        path : str or path-like
+        module : callable, optional
+            The parameter ``module`` of the classifier that was saved, if it had one. It is called,
+            and the result given the saved ``state_dict``.
+
+        Returns
+        -------
+        CLIDMUClassifier
+            Predicts what the saved one did, to the bit on the same machine and versions. On the
+            device of the saved one if there is one here, else on the CPU.
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged, was changed, or is of another kind; the message names it.
+        OSError
+            If there is no such file, or it cannot be read.
+        ImportError
+            If the package safetensors is missing.
+        """
+        return load_model(cls, path, module)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(super().__getstate__())
+        if "net_" in state:
+            state["net_"] = describe_net(state["net_"])
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        if "net_" in state:
+            state["net_"] = restore_net(state["net_"], state["device_"])
+            state["device_"] = str(state["net_"].device)
+        super().__setstate__(state)
 
     def _report(self, learned: Learned) -> None:
         """Set what the trainings have left behind, and warn of what went wrong."""
