@@ -569,13 +569,13 @@ def header_of_terabytes(saved):
     return struct.pack("<Q", len(header)) + header + b"\0" * 100
 
 
-def network_of_terabytes(saved):
-    """A file that describes a network of a million times a million parameters."""
+def network_of(n_units, saved):
+    """A file that describes a network of two layers of as many units."""
     text, arrays = read(saved)
     document = json.loads(text)
     network = dict(document["state"]["net_"]["dict"])["network"]["dict"]
     [sizes] = [entry for entry in network if entry[0] == "hidden_layer_sizes"]
-    sizes[1] = {"tuple": [10**6, 10**6]}
+    sizes[1] = {"tuple": [n_units, n_units]}
     write(saved, json.dumps(document), arrays)
     return saved.read_bytes()
 
@@ -592,8 +592,16 @@ def input_of_terabytes(saved):
     return saved.read_bytes()
 
 
-@pytest.mark.parametrize("attack", [header_of_terabytes, network_of_terabytes, input_of_terabytes])
-def test_claims_of_terabytes_allocate_nothing(attack, saved, tmp_path):
+ATTACKS = {
+    "array of 10 TB": header_of_terabytes,
+    "network of 4 TB": partial(network_of, 10**6),
+    "network of 800 MB": partial(network_of, 10**4),  # a machine might well allocate it
+    "input of 40 TB": input_of_terabytes,
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
+def test_claims_of_more_than_the_file_has_allocate_nothing(attack, saved, tmp_path):
     resource = pytest.importorskip("resource")
     path = tmp_path / "model"
     path.write_bytes(saved.read_bytes())
