@@ -545,6 +545,37 @@ def test_a_file_cannot_replace_a_method(name, saved, tmp_path):
         CLIDMUClassifier.load(tmp_path / "model")
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("n_features_in_", 5),
+        ("n_features_in_", 4.0),
+        ("classes_", [0, 1]),
+        ("classes_", {"objects": [0, 1, 2]}),
+        ("feature_names_in_", {"objects": ["a", "b", "c"]}),
+        ("feature_names_in_", {"objects": ["a", "b", "c", 4]}),
+        ("device_", None),
+    ],
+)
+def test_attributes_that_do_not_fit_the_network_are_refused(name, value, saved, tmp_path):
+    text, arrays = read(saved)
+    document = json.loads(text)
+    document["state"][name] = value
+    write(tmp_path / "model", json.dumps(document), arrays)
+    with pytest.raises(ValueError, match=f"CLIDMUClassifier: {name} (is|are) not "):
+        CLIDMUClassifier.load(tmp_path / "model")
+
+
+@pytest.mark.parametrize(("name", "value"), [("dropout", 2), ("weighting", "none"), ("lr", "-1")])
+def test_parameters_are_validated(name, value, saved, tmp_path):
+    text, arrays = read(saved)
+    document = json.loads(text)
+    document["state"][name] = value
+    write(tmp_path / "model", json.dumps(document), arrays)
+    with pytest.raises(ValueError, match=f"cannot be loaded .* The '{name}' parameter"):
+        CLIDMUClassifier.load(tmp_path / "model")
+
+
 def test_a_later_format_is_told_with_the_version_that_reads_it(saved, tmp_path):
     text, arrays = read(saved)
     later = json.dumps({**json.loads(text), "format": 99, "version": "9.8"})
