@@ -2,6 +2,7 @@
 
 from sklearn_clidmu.estimator.audit import cross_val_noise_scores
 from sklearn_clidmu.estimator.classifier import CLIDMUClassifier
+from sklearn_clidmu.estimator.export import export_onnx
 from sklearn_clidmu.estimator.find_issues import find_label_issues
 from sklearn_clidmu.estimator.noise_matrix_display import NoiseMatrixDisplay
 from sklearn_clidmu.estimator.noise_score_display import NoiseScoreDisplay
@@ -22,6 +23,7 @@ __all__ = [
     "clid_loss",
     "clid_score",
     "cross_val_noise_scores",
+    "export_onnx",
     "find_label_issues",
     "noisy_label_scorer",
 ]

@@ -81,12 +81,12 @@ def build_network(
 
 
 def build_weight_net(
+    network: nn.Module,
     weighting: str,
     row_shape: tuple[int, ...],
     n_classes: int,
     believed: Tensor | None,
     dtype: torch.dtype,
-    network: nn.Module,
 ) -> WeightingNet:
     """Build the weighting net for a network."""
     weight_net: WeightingNet
@@ -251,20 +251,20 @@ def build_net(
     ``believed`` is the share of right labels among those given to each class, for the weighting
     net that asks for it, and None for the others.
     """
+    # By keyword, so that a saved model can name them.
+    common: dict[str, Any] = {"row_shape": row_shape, "n_classes": n_classes, "dtype": dtype}
     network = partial(
         build_network,
-        params.module,
-        layer_sizes(params.hidden_layer_sizes),
-        params.dropout,
-        one_mask,
-        row_shape,
-        n_classes,
-        dtype,
+        module=params.module,
+        hidden_layer_sizes=layer_sizes(params.hidden_layer_sizes),
+        dropout=params.dropout,
+        one_mask=one_mask,
+        **common,
     )
     fused = device.type in ("cpu", "cuda")  # one call for all parameters
     meta: dict[str, Any] = {}
     if weighting is not None:
-        build = partial(build_weight_net, weighting, row_shape, n_classes, believed, dtype)
+        build = partial(build_weight_net, weighting=weighting, believed=believed, **common)
         lr = META_LEARNING_RATES[weighting] if params.meta_lr == "auto" else params.meta_lr
         meta = {"weight_net": build, "meta_optimizer__lr": lr, "meta_optimizer__fused": fused}
     optimizer: dict[str, Any] = {"optimizer": torch.optim.AdamW}

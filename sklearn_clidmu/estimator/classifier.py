@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from collections.abc import Callable
+from os import PathLike
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from sklearn.utils import Tags, check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_clidmu.estimator.constraints import PARAMETER_CONSTRAINTS
+from sklearn_clidmu.estimator.describing import describe_net, restore_net
 from sklearn_clidmu.estimator.fit_tasks import CallbackSupportMixin, following, with_callbacks
 from sklearn_clidmu.estimator.label_report import LabelReportMixin
 from sklearn_clidmu.estimator.labels import encode_labels
@@ -30,7 +33,10 @@ from sklearn_clidmu.estimator.preparation import (
     row_weights,
 )
 from sklearn_clidmu.estimator.rows import as_rows, check_rows, divided, sparse_unit, stack_rows
+from sklearn_clidmu.estimator.saving import load_model, save_model
 from sklearn_clidmu.mathematics.weighting import WeightingNet
+
+Self = TypeVar("Self", bound="CLIDMUClassifier")
 
 
 class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, BaseEstimator):
@@ -232,7 +238,8 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
         The trained weighting net.
 
     device_ : str
-        Device that was trained on.
+        Device that was trained on and that predicts. A loaded model is on the device that it was
+        trained on if there is one here, else on the CPU.
 
     n_iter_ : int
         Number of epochs of the training that made ``net_``.
@@ -493,6 +500,69 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the fitted classifier to a file that holds numbers and text but no code.
+
+        The file is a safetensors file: arrays, and parameters and attributes as JSON in its
+        metadata. All constructor parameters and fitted attributes are kept but for ``module``,
+        which is code.
+
+        Parameters
+        ----------
+        path : str or path-like
+            An existing file is overwritten.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is neither a number nor text nor made of them, such as a callable
+            ``meta_objective`` or a ``RandomState``; the message names it.
+        ImportError
+            If the package safetensors is missing.
+        """
+        save_model(self, path)
+
+    @classmethod
+    def load(cls: type[Self], path: str | PathLike[str], *, module: Callable | None = None) -> Self:
+        """Read a classifier that :meth:`save` wrote; nothing in the file is executed.
+
+        Parameters
+        ----------
+        path : str or path-like
+        module : callable, optional
+            The parameter ``module`` of the classifier that was saved, if it had one. It is called,
+            and the result given the saved ``state_dict``.
+
+        Returns
+        -------
+        CLIDMUClassifier
+            Predicts what the saved one did, to the bit on the same machine and versions. On the
+            device of the saved one if there is one here, else on the CPU.
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged, was changed, or is of another kind; the message names it.
+        OSError
+            If there is no such file, or it cannot be read.
+        ImportError
+            If the package safetensors is missing.
+        """
+        return load_model(cls, path, module)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(super().__getstate__())
+        if "net_" in state:
+            state["net_"] = describe_net(state["net_"])
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        if "net_" in state:
+            state["net_"] = restore_net(state["net_"], state["device_"])
+            state["device_"] = str(state["net_"].device)
+        super().__setstate__(state)
 
     def _report(self, learned: Learned, codes: np.ndarray) -> None:
         """Set what the trainings have left behind, and warn of what went wrong."""

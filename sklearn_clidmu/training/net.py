@@ -53,7 +53,7 @@ class ReweightedNet(NeuralNet):
     ema_decay : float or None, default=None
         Decay of the moving average of the parameters; None for no average.
     **kwargs
-        As in :class:`skorch.NeuralNet`.
+        As in :class:`skorch.NeuralNet`. ``optimizer=None`` makes a net that only predicts.
     """
 
     module_: nn.Module
@@ -90,6 +90,8 @@ class ReweightedNet(NeuralNet):
 
     def initialize_optimizer(self, *args: Any, **kwargs: Any) -> ReweightedNet:
         """Build one optimizer for the network and one for the weighting net."""
+        if self.optimizer is None:
+            return self
         super().initialize_optimizer(*args, **kwargs)
         if self.weight_net is not None:
             args, kwargs = self.get_params_for_optimizer(

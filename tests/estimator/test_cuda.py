@@ -9,6 +9,7 @@ import torch
 from sklearn_clidmu import CLIDMUClassifier
 
 from .data import SMALL, make_rows
+from .graph import names_of_cuda, tensors
 
 # Most machines have no such device; what can be tested without one is tested in the other files.
 pytestmark = [
@@ -21,27 +22,6 @@ X, y, _ = make_rows()
 
 def on_cuda(**params):
     return CLIDMUClassifier(**{**SMALL, "device": "cuda", **params})
-
-
-def cuda_tensors(root):
-    """Paths of the CUDA tensors in a graph of objects."""
-    found, seen, stack = [], set(), [("", root)]
-    while stack:
-        path, value = stack.pop()
-        if id(value) in seen:
-            continue
-        seen.add(id(value))
-        if isinstance(value, torch.Tensor):
-            found += [path] if value.is_cuda else []
-        elif isinstance(value, dict):
-            stack += [(f"{path}[{key!r}]", entry) for key, entry in value.items()]
-        elif isinstance(value, (list, tuple, set)):
-            stack += [(f"{path}[{i}]", entry) for i, entry in enumerate(value)]
-        elif hasattr(value, "__dict__") and not isinstance(value, type):
-            stack += [(f"{path}.{key}", entry) for key, entry in vars(value).items()]
-        for cell in getattr(value, "__closure__", None) or ():
-            stack.append((f"{path}<closure>", cell.cell_contents))
-    return found
 
 
 def test_auto_is_cuda_where_there_is_one():
@@ -71,8 +51,7 @@ def test_attributes_are_numpy_and_no_tensor_is_left_outside_the_net(weighting, e
     assert isinstance(clf.predict_proba(X), np.ndarray)
     copied = pickle.loads(pickle.dumps(clf))
     for fitted in (clf, copied):
-        stray = [path for path in cuda_tensors(fitted) if not path.startswith(".net_")]
-        assert stray == []
+        assert [path for path in tensors(fitted) if not path.startswith(".net_")] == []
     np.testing.assert_array_equal(copied.predict_proba(X), clf.predict_proba(X))
 
 
@@ -82,3 +61,20 @@ def test_the_generators_of_cuda_are_left_alone(random_state):
     on_cuda(random_state=random_state, batch_size=16).fit(X, y).predict(X)
     after = torch.cuda.get_rng_state_all()
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_what_is_pickled_on_cuda_names_the_device_once():
+    clf = on_cuda(device="auto").fit(X, y)
+    state = clf.__getstate__()
+    assert tensors(state) == []
+    assert names_of_cuda(state) == ["['device_']"]
+    assert b"torch" not in pickle.dumps(clf)
+
+
+def test_a_model_that_is_saved_on_cuda_is_loaded_on_it(tmp_path):
+    pytest.importorskip("safetensors")
+    clf = on_cuda().fit(X, y)
+    clf.save(tmp_path / "model.safetensors")
+    loaded = CLIDMUClassifier.load(tmp_path / "model.safetensors")
+    assert loaded.device_ == clf.device_
+    np.testing.assert_array_equal(loaded.predict_proba(X), clf.predict_proba(X))

@@ -115,7 +115,14 @@ def make_net(*callbacks, weighting=None, network=None, **settings):
     """Untrained net on the CPU, trained by plain SGD unless told otherwise."""
     if weighting is not None:
         believed = BELIEVED.clone() if weighting == "evidence" else None
-        build = partial(build_weight_net, weighting, (N_FEATURES,), N_CLASSES, believed, DTYPE)
+        build = partial(
+            build_weight_net,
+            weighting=weighting,
+            row_shape=(N_FEATURES,),
+            n_classes=N_CLASSES,
+            believed=believed,
+            dtype=DTYPE,
+        )
         settings = {"weight_net": build, **settings}
     defaults = {
         "optimizer": torch.optim.SGD,

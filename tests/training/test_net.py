@@ -391,6 +391,16 @@ def test_a_pickled_net_carries_no_training_rows():
     assert large < small + 1000
 
 
+def test_a_net_without_an_optimizer_predicts():
+    table = make_table(20)
+    net = make_net(weighting="evidence", optimizer=None).initialize()
+    assert not hasattr(net, "optimizer_")
+    assert not hasattr(net, "meta_optimizer_")
+    net.trim_for_prediction()
+    logits, _ = net.evaluate(table.X)
+    torch.testing.assert_close(torch.tensor(net.predict_proba(table.X)), logits.softmax(dim=1))
+
+
 def test_fitting_again_starts_anew():
     table = make_table(20)
     net = make_net(make_meta_step(table), Seed(), weighting="wnet", max_epochs=2)
