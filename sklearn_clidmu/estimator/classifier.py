@@ -48,7 +48,8 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
     rows are alike (cross-layer information divergence, CLID).
 
     Features should be on comparable scales: put a ``StandardScaler`` in front. Sparse tables, which
-    that would make dense, are multiplied by one number so that their mean square is 1.
+    that would make dense, are divided by a power of two that brings their root mean square near 1,
+    if it is off by more than a factor of 8.
 
     Parameters
     ----------

@@ -19,6 +19,10 @@ N_COMPONENTS = 256
 of tens of thousands of columns cannot be made dense."""
 
 
+NEAR = 3
+"""Powers of two by which the root mean square of a sparse table may be off without harm."""
+
+
 def check_rows(estimator: BaseEstimator, X: Any, *, reset: bool, allow_nd: bool) -> Any:
     """Rows of finite floating-point numbers, float32 where they came so or in half precision.
 
@@ -64,8 +68,10 @@ def check_rows(estimator: BaseEstimator, X: Any, *, reset: bool, allow_nd: bool)
 
 
 def sparse_unit(X: Any, sample_weight: np.ndarray) -> float:
-    """Root mean square of a sparse table, with its zeros; 1 for any other, which is left as it is.
+    """Find a unit in which a sparse table has a root mean square near 1, its zeros included.
 
+    A power of two, so that dividing by it is exact. 1, to leave the table as it is, within a
+    factor of 8, and for tables that are not sparse, whose columns can be scaled one by one.
     Every row counts ``sample_weight`` times, shape (n,).
 
     The entries of a row of unit length among many columns are too small for a network. Columns
@@ -78,7 +84,9 @@ def sparse_unit(X: Any, sample_weight: np.ndarray) -> float:
     if not largest:
         return 1.0
     squares = weight @ np.square(X.data / largest, dtype=np.float64)
-    return float(largest * np.sqrt(squares / sample_weight.sum() / X.shape[1]))
+    mean_square = squares / sample_weight.sum() / X.shape[1]
+    exponent = round(np.log2(largest) + np.log2(mean_square) / 2)
+    return 2.0**exponent if abs(exponent) > NEAR else 1.0
 
 
 def divided(X: Any, unit: float) -> Any:
@@ -121,7 +129,7 @@ def share_memory(values: np.ndarray) -> Tensor:
 
 def principal_part(X: Any, seed: int) -> np.ndarray:
     """Sparse rows made dense, by at most :data:`N_COMPONENTS` singular vectors; others as is."""
-    n_components = min(N_COMPONENTS, X.shape[0])
-    if isinstance(X, np.ndarray) or X.shape[1] <= n_components:
+    if isinstance(X, np.ndarray) or X.shape[1] <= N_COMPONENTS:
         return as_dense(X)
+    n_components = min(N_COMPONENTS, X.shape[0])
     return TruncatedSVD(n_components, random_state=seed).fit_transform(X)
