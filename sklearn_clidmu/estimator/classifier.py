@@ -65,7 +65,8 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
         A ``torch.nn.Module`` class, or any callable, that builds the network when called as
         ``module(n_features, n_classes)``. Its output is the logits, of shape (n_samples,
         n_classes); the features are the input of its last linear layer. It may also return the
-        pair (logits, features). None builds a multi-layer perceptron.
+        pair (logits, features). Rows of X may then be of any shape; where they are more than
+        vectors, the first argument is that shape. None builds a multi-layer perceptron.
 
     weighting : {"evidence", "wnet", "vri"} or None, default="evidence"
         What the second network sees of a row and how it acts.
@@ -173,7 +174,8 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
         - "consistency": after a training on the labels that there are, rows without one get the
           class that network, kernel regression and neighbouring rows agree on. Then all rows are
           trained on, and the second network learns which labels to trust, those that were
-          given and those that were filled in; all this twice. The most accurate, by far.
+          given and those that were filled in; all this twice. The most accurate, unless a class
+          has hardly more than a few labels and many of those are wrong.
         - "meta": they are among the rows that CLID is measured on, and nothing else.
         - "ignore": nothing, as if they had not been passed.
 
@@ -362,8 +364,8 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
-            Training rows, finite numbers.
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Training rows, finite numbers. Of shape (n_samples, ...) with a ``module``.
         y : array-like of shape (n_samples,)
             Given labels: numbers, strings or booleans, of at least two classes, and
             ``missing_label`` where there is none.
@@ -372,7 +374,8 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
         X_unlabeled : array-like of shape (n_unlabeled, n_features), default=None
             More rows without a label, each of the mean weight of X's rows. Unlike those in X they
             have no place in the attributes. To pass it through a meta-estimator, ask for it with
-            ``set_fit_request(X_unlabeled=True)``; a pipeline does not transform it by itself.
+            ``set_fit_request(X_unlabeled=True)``; a pipeline does not transform it by itself, and
+            cross-validation cuts it to the fold if it has exactly as many rows as X.
 
         Returns
         -------
