@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from accuracy_tables import ORACLE, print_tables
 from cleanlab.classification import CleanLearning
-from noisy_data import NOISES, OPENML, Case, load, make_case, noises
+from noisy_data import NOISES, Case, known_sets, load, make_case, noises
 from sklearn.base import ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
@@ -197,7 +197,7 @@ def parse_args(methods: dict[str, Factory]) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("accuracy.csv"))
     parser.add_argument("--tables", action="store_true", help="print the tables, fit nothing")
     args = parser.parse_args()
-    known = sorted(path.stem for path in args.data.glob("*.npz")) if args.data else list(OPENML)
+    known = known_sets(args.data)
     args.sets = args.sets or known
     for given, allowed in ((args.sets, known), (args.noises, NOISES), (args.methods, methods)):
         for name in given:

@@ -26,7 +26,7 @@ import torch
 from accuracy_tables import to_markdown
 from cleanlab.count import estimate_joint
 from cleanlab.filter import find_label_issues as cleanlab_issues
-from noisy_data import NOISES, OPENML, Case, load, make_case, noises
+from noisy_data import NOISES, Case, known_sets, load, make_case, noises
 from sklearn.metrics import confusion_matrix
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="number of seeds")
     parser.add_argument("--out", type=Path, default=Path("audit.csv"))
     args = parser.parse_args()
-    known = sorted(path.stem for path in args.data.glob("*.npz")) if args.data else list(OPENML)
+    known = known_sets(args.data)
     run(args, known)
     print_table(read(args.out))
 

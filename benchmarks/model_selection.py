@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from model_selection_criteria import ORACLE, criteria, judge
-from noisy_data import NOISES, OPENML, Case, Data, load, make_case, noises
+from noisy_data import NOISES, Case, Data, known_sets, load, make_case, noises
 from sklearn.model_selection import train_test_split
 from threadpoolctl import threadpool_limits
 
@@ -207,7 +207,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("model_selection"))
     parser.add_argument("--tables", action="store_true", help="print the tables, fit nothing")
     args = parser.parse_args()
-    known = sorted(path.stem for path in args.data.glob("*.npz")) if args.data else list(OPENML)
+    known = known_sets(args.data)
     args.sets = args.sets or known
     for given, allowed in ((args.sets, known), (args.noises, NOISES)):
         for name in given:

@@ -69,6 +69,11 @@ def load(name: str, folder: Path | None) -> Data:
     return Data(encode.fit_transform(X), LabelEncoder().fit_transform(y))
 
 
+def known_sets(folder: Path | None) -> list[str]:
+    """Names that :func:`load` knows."""
+    return sorted(path.stem for path in folder.glob("*.npz")) if folder else list(OPENML)
+
+
 def noises(data: Data) -> list[str]:
     """Kinds of noise that make sense for a set: with two classes a pair flip is symmetric."""
     without = set()

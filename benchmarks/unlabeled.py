@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from accuracy_tables import to_markdown
-from noisy_data import OPENML, Case, load, make_case, noises
+from noisy_data import Case, known_sets, load, make_case, noises
 from sklearn.base import BaseEstimator
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.semi_supervised import LabelSpreading, SelfTrainingClassifier
@@ -24,6 +24,7 @@ from sklearn.svm import SVC
 
 from sklearn_clidmu import CLIDMUClassifier
 
+COLUMNS = ["set", "noise", "seed", "method", "accuracy"]
 KINDS = ("symmetric", "pairflip")
 MIN_LABELS = 20
 
@@ -75,9 +76,8 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, help="where every run is written")
     arguments = parser.parse_args()
     folder = arguments.data
-    names = arguments.sets or (sorted(p.stem for p in folder.glob("*.npz")) if folder else OPENML)
     runs = []
-    for name in names:
+    for name in arguments.sets or known_sets(folder):
         data = load(name, folder)
         for kind in [kind for kind in noises(data) if kind in KINDS]:
             for seed in range(arguments.seeds):
@@ -91,9 +91,8 @@ def main() -> None:
                     runs.append((name, kind, seed, method, accuracy))
                     print(*runs[-1], flush=True)
                 if arguments.csv:
-                    columns = ["set", "noise", "seed", "method", "accuracy"]
-                    pd.DataFrame(runs, columns=columns).to_csv(arguments.csv, index=False)
-    table = pd.DataFrame(runs, columns=["set", "noise", "seed", "method", "accuracy"])
+                    pd.DataFrame(runs, columns=COLUMNS).to_csv(arguments.csv, index=False)
+    table = pd.DataFrame(runs, columns=COLUMNS)
     cells = table.pivot_table("accuracy", ["set", "noise"], "method", sort=False)
     means = cells.mean()
     cells.index = [" ".join(cell) for cell in cells.index]

@@ -48,8 +48,6 @@ class Prepared(NamedTuple):
     """All rows passed to fit, in the caller's order. Rows without a label are of class 0."""
     training: Table
     """The rows trained on."""
-    meta: Table
-    """The rows that meta batches are drawn from: those trained on, and those without a label."""
     held_out: Table | None
     """The rows kept for early stopping."""
     unlabeled: Unlabeled | None
@@ -60,6 +58,14 @@ class Prepared(NamedTuple):
     fits_one_batch: bool
     watchers: Sequence[tuple[str, Callback]] = ()
     """Callbacks that follow all trainings of the fit."""
+
+    @property
+    def meta(self) -> Table:
+        """The rows trained on, and those without a label; made anew at every call."""
+        if self.unlabeled is None:
+            return self.training
+        rows = torch.cat([self.training.labels.rows, self.unlabeled.rows])
+        return self.everything.take(rows.unique())  # sorted
 
 
 def resolve_device(device: str) -> torch.device:
@@ -230,31 +236,28 @@ def prepare(
         )
     trained_weight = weight * tensor(trained, kind)
     everything = Table(SparseRows(X, kind, device) if sparse else values, labels)
-    rivalry = noise = None
+    rivalry = noise = without_label = None
     if evidence or unlabeled.any():
         places = tensor(principal_part(X, torch.initial_seed() % 2**32), kind) if sparse else values
         shares, noise = judge_labels(
             places, labels.targets, n_classes, trained_weight, fits_one_batch
         )
         rivalry = rival_margin(shares, labels.targets).to(weight)
+        if unlabeled.any():
+            rows = tensor(np.flatnonzero(unlabeled), torch.int64)
+            without_label = Unlabeled(rows, shares, places)
     training = everything
     if n_trained < len(y):
         training = everything.take(tensor(np.flatnonzero(trained), torch.int64))
-    data = Prepared(
+    return Prepared(
         everything=everything,
         training=training,
-        meta=training,
         held_out=everything.take(tensor(held_out, torch.int64)) if len(held_out) else None,
-        unlabeled=None,
+        unlabeled=without_label,
         ledger=Ledger(trained_weight, n_classes, rivalry),
         noise=noise if evidence else None,
         fits_one_batch=fits_one_batch,
     )
-    if not unlabeled.any():
-        return data
-    meta = everything.take(tensor(np.flatnonzero(trained | unlabeled), torch.int64))
-    rows = tensor(np.flatnonzero(unlabeled), torch.int64)
-    return data._replace(meta=meta, unlabeled=Unlabeled(rows, shares, places))
 
 
 def start_over(data: Prepared, distrust: Tensor | None = None) -> Prepared:
@@ -292,7 +295,6 @@ def relabel(data: Prepared, targets: Tensor, noise: NoiseEstimate | None) -> Pre
     return data._replace(
         everything=everything,
         training=training,
-        meta=training,
         ledger=Ledger(weight, old.n_classes, rivalry),
         noise=noise,
         fits_one_batch=False,  # however few they are, neighbours depend on repeated rows

@@ -18,7 +18,6 @@ N_COMPONENTS = 256
 """The judge sees as many singular vectors of a sparse table: it looks at distances, and a table
 of tens of thousands of columns cannot be made dense."""
 
-
 NEAR = 3
 """Powers of two by which the root mean square of a sparse table may be off without harm."""
 

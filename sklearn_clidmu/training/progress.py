@@ -67,8 +67,7 @@ class Bar(Callback):
             from tqdm.auto import tqdm  # comes with skorch; slow to import and seldom needed
 
             self.bar = tqdm(total=0, bar_format=BAR, dynamic_ncols=True)
-        # Trainings on more rows may be of fewer epochs.
-        self.bar.total = self.bar.n + (self.n_trainings - self.n_begun) * net.max_epochs
+        self._expect_all_left(net)
         self.n_begun += 1
         self.bar.set_description(f"CLID-MU {self.n_begun}/{self.n_trainings}", refresh=False)
 
@@ -82,8 +81,12 @@ class Bar(Callback):
 
     def on_train_end(self, net: ReweightedNet, **kwargs: Any) -> None:
         """Take epochs that were not needed off what is left."""
-        self.bar.total = self.bar.n + (self.n_trainings - self.n_begun) * net.max_epochs
+        self._expect_all_left(net)
         self.bar.refresh()
+
+    def _expect_all_left(self, net: ReweightedNet) -> None:
+        """Set the end of the bar as if trainings not yet begun were of as many epochs as this."""
+        self.bar.total = self.bar.n + (self.n_trainings - self.n_begun) * net.max_epochs
 
     def close(self) -> None:
         """Close the bar, and leave it on the screen."""
