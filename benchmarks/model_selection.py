@@ -3,10 +3,11 @@
     python benchmarks/model_selection.py [--data FOLDER] [--sets a,b] [--noises symmetric,...]
         [--seeds 0,1] [--out FOLDER] [--tables]
 
-Fits every candidate of a grid on three quarters of at most 2,000 rows with wrong labels and keeps,
-as one ``.npz`` file a fit, what it says of the other quarter and its accuracy on clean test rows.
-Fits that are there already are skipped. Ends with the regret of every criterion: the test accuracy
-of the best candidate minus that of the criterion's pick; ``--tables`` fits nothing.
+Cross-validates every candidate of a grid on at most 2,000 rows with wrong labels and keeps, as one
+``.npz`` file a fit, what it says of the fold left out and its accuracy on clean test rows. Fits
+that are there already are skipped. Ends with the regret of every criterion, both read as means
+over the folds: the test accuracy of the best candidate minus that of the criterion's pick.
+``--tables`` fits nothing.
 """
 
 from __future__ import annotations
@@ -22,13 +23,15 @@ import numpy as np
 import torch
 from model_selection_criteria import ORACLE, criteria, judge
 from noisy_data import NOISES, Case, Data, known_sets, load, make_case, noises
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import KFold, StratifiedKFold
 from threadpoolctl import threadpool_limits
 
 from sklearn_clidmu import CLIDMUClassifier
 
 N_ROWS = 2000
-"""At most as many rows, of which a quarter is held out."""
+"""At most as many rows."""
+
+N_FOLDS = 3
 
 CANDIDATES: dict[str, dict[str, Any]] = {
     "default": {},
@@ -67,15 +70,16 @@ class Split(NamedTuple):
     y_test: np.ndarray
 
 
-def split(case: Case, seed: int) -> Split:
-    """Cut a case to size and hold a quarter out, stratified by the wrong labels if possible."""
+def split(case: Case, seed: int) -> list[Split]:
+    """Cut a case to size and into folds, stratified by the wrong labels if possible."""
     X, clean = case.X[:N_ROWS], case.y[:N_ROWS]
     y = case.y_noisy[:N_ROWS].astype(np.int64)  # real labels come in fewer bytes
-    rare = np.unique(y, return_counts=True)[1].min() < 2
-    rows, held = train_test_split(
-        np.arange(len(y)), test_size=0.25, stratify=None if rare else y, random_state=seed
-    )
-    return Split(X[rows], y[rows], X[held], y[held], clean[held], case.X_test, case.y_test)
+    rare = np.unique(y, return_counts=True)[1].min() < N_FOLDS
+    folds = (KFold if rare else StratifiedKFold)(N_FOLDS, shuffle=True, random_state=seed)
+    return [
+        Split(X[rows], y[rows], X[held], y[held], clean[held], case.X_test, case.y_test)
+        for rows, held in folds.split(X, y)
+    ]
 
 
 def fit(parameters: dict[str, Any], part: Split, seed: int) -> dict[str, Any]:
@@ -111,9 +115,10 @@ def cells(args: argparse.Namespace) -> Iterator[tuple[str, Data, str, int]]:
                     yield name, data, noise, seed
 
 
-def fit_path(folder: Path, name: str, noise: str, seed: int, candidate: str) -> Path:
+def fit_path(folder: Path, cell: tuple[str, str, int], candidate: str, fold: int) -> Path:
     """File of one fit."""
-    return folder / f"{name}-{noise}-{seed}-{candidate.replace(' ', '_')}.npz"
+    name, noise, seed = cell
+    return folder / f"{name}-{noise}-{seed}-{candidate.replace(' ', '_')}-{fold}.npz"
 
 
 def run(args: argparse.Namespace) -> None:
@@ -121,32 +126,42 @@ def run(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
     for name, data, noise, seed in cells(args):
-        part = None
+        parts = None
         for candidate, parameters in CANDIDATES.items():
-            path = fit_path(args.out, name, noise, seed, candidate)
-            if path.exists():
-                continue
-            part = part or split(make_case(data, noise, seed), seed)
-            with threadpool_limits(1):
-                result = fit(parameters, part, seed)
-            unfinished = path.with_suffix(".part.npz")
-            np.savez_compressed(unfinished, **result)
-            unfinished.rename(path)
-            figures = f"{result['accuracy']:.4f}  {result['seconds']:.1f} s"
-            print(name, noise, seed, candidate, figures, sep="  ", flush=True)
+            for fold in range(N_FOLDS):
+                path = fit_path(args.out, (name, noise, seed), candidate, fold)
+                if path.exists():
+                    continue
+                parts = parts or split(make_case(data, noise, seed), seed)
+                with threadpool_limits(1):
+                    result = fit(parameters, parts[fold], seed)
+                unfinished = path.with_suffix(".part.npz")
+                np.savez_compressed(unfinished, **result)
+                unfinished.rename(path)
+                figures = f"{result['accuracy']:.4f}  {result['seconds']:.1f} s"
+                print(name, noise, seed, candidate, fold, figures, sep="  ", flush=True)
 
 
 def measure(args: argparse.Namespace) -> dict[tuple[str, str, int], list[dict[str, float]]]:
-    """Compute the criteria of every cell whose candidates are all there."""
+    """Compute the criteria, means over the folds, of every cell whose fits are all there."""
     measured = {}
     for name, data, noise, seed in cells(args):
-        paths = [fit_path(args.out, name, noise, seed, candidate) for candidate in CANDIDATES]
-        if all(path.exists() for path in paths):
-            part = split(make_case(data, noise, seed), seed)
+        cell = name, noise, seed
+        by_fold = [
+            [fit_path(args.out, cell, candidate, fold) for candidate in CANDIDATES]
+            for fold in range(N_FOLDS)
+        ]
+        if not all(path.exists() for paths in by_fold for path in paths):
+            continue
+        found = []
+        for part, paths in zip(split(make_case(data, noise, seed), seed), by_fold, strict=True):
             n_classes = max(part.y.max(), part.y_held.max(), part.y_test.max()) + 1
             held = judge(part.X_held, part.y_held, part.y_held_clean, n_classes)
-            runs = [dict(np.load(path)) for path in paths]
-            measured[name, noise, seed] = [criteria(run, held) for run in runs]
+            found.append([criteria(dict(np.load(path)), held) for path in paths])
+        measured[cell] = [
+            {name: np.mean([values[name] for values in folds]) for name in folds[0]}
+            for folds in zip(*found, strict=True)
+        ]
     return measured
 
 
