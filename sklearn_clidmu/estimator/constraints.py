@@ -31,11 +31,13 @@ PARAMETER_CONSTRAINTS: dict[str, list[Any]] = {
     "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
     "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
     "class_weight": [StrOptions({"balanced"}), dict, None],
+    "warm_start": ["boolean"],
     "missing_label": [Real, str, None],
     "unlabeled": [StrOptions({"consistency", "meta", "ignore"})],
     "device": [str],
     "dtype": [StrOptions({"auto", "float32", "float64"})],
     "random_state": ["random_state"],
+    "on_interrupt": [StrOptions({"raise", "keep"})],
     "verbose": ["verbose"],
 }
 

@@ -100,6 +100,60 @@ def encode_labels(y: Any, missing_label: Any) -> tuple[np.ndarray, np.ndarray]:
     return classes, codes
 
 
+def known_classes(classes: Any, before: np.ndarray | None) -> np.ndarray:
+    """Classes of labels that come in parts, sorted, shape (n_classes,).
+
+    Parameters
+    ----------
+    classes : array-like of shape (n_classes,) or None
+        As they were passed.
+    before : ndarray of shape (n_classes,) or None
+        Those of the parts before; None for the first.
+
+    Raises
+    ------
+    ValueError
+        If they are missing in the first part, or others than before.
+    """
+    if classes is None:
+        if before is None:
+            raise ValueError("classes must be passed to the first call of partial_fit.")
+        return before
+    sorted_classes = np.unique(column_or_1d(classes))
+    if len(sorted_classes) < 2:
+        raise ValueError(f"classes must be at least two, got {list(classes)}.")
+    if before is not None and not np.array_equal(sorted_classes, before):
+        raise ValueError(f"classes={list(classes)} are not those of earlier calls: {before}.")
+    return sorted_classes
+
+
+def encode_more(y: Any, classes: np.ndarray, missing_label: Any) -> np.ndarray:
+    """Position of each row's label among classes that are known, -1 where it is missing.
+
+    Parameters
+    ----------
+    y : array-like of shape (n,)
+    classes : ndarray of shape (n_classes,)
+    missing_label : int, float, str or None
+
+    Returns
+    -------
+    ndarray of shape (n,), int64
+
+    Raises
+    ------
+    ValueError
+        If a label is not among the classes, or if there is none.
+    """
+    y = check_labels(y)
+    given = ~is_missing(y, missing_label)
+    if not given.any():
+        raise ValueError(f"y must have labels, got {len(y)} rows without one.")
+    codes = np.full(len(y), NO_LABEL)
+    codes[given] = positions(y[given], classes)
+    return codes
+
+
 def positions(y: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """Positions of labels among the classes, shape (n,), int.
 

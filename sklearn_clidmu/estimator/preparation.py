@@ -94,12 +94,14 @@ def numpy_generator(random_state: Any) -> np.random.RandomState:
 
 
 @contextmanager
-def local_generators(random_state: object, device: torch.device) -> Iterator[int]:
+def local_generators(
+    random_state: object, device: torch.device, n_earlier: int = 0
+) -> Iterator[int]:
     """Seed torch's generators for the time of a fit, and put them back as they were.
 
-    Yields the seed, drawn from ``random_state``.
+    Yields the seed, drawn from ``random_state``; another one after ``n_earlier`` epochs.
     """
-    seed = int(numpy_generator(random_state).randint(np.iinfo(np.int32).max))
+    seed = int(numpy_generator(random_state).randint(np.iinfo(np.int32).max)) + n_earlier
     devices = []
     if device.type == "cuda":
         devices = [torch.cuda.current_device() if device.index is None else device.index]

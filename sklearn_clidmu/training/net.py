@@ -40,7 +40,7 @@ class ReweightedNet(NeuralNet):
     ``module_`` is trained by ``optimizer_``, on the weighted cross entropy or on the
     :class:`BatchLoss` that a callback's ``on_logits`` returns; ``weight_net_`` and its
     ``meta_optimizer_`` are there for such a callback to train, ``averaged_module_`` for one that
-    keeps a moving average of ``module_``.
+    keeps a moving average of ``module_``. ``n_steps_`` counts the steps behind it.
 
     Parameters
     ----------
@@ -52,6 +52,9 @@ class ReweightedNet(NeuralNet):
         Optimizer of the weighting net.
     ema_decay : float or None, default=None
         Decay of the moving average of the parameters; None for no average.
+    keep_interrupted : bool, default=False
+        Whether KeyboardInterrupt ends training at the last sound epoch, which callbacks with
+        ``on_interrupt`` go back to, instead of being passed on.
     **kwargs
         As in :class:`skorch.NeuralNet`. ``optimizer=None`` makes a net that only predicts.
     """
@@ -66,12 +69,14 @@ class ReweightedNet(NeuralNet):
         weight_net: Callable[[nn.Module], WeightingNet] | None = None,
         meta_optimizer: type[torch.optim.Optimizer] = torch.optim.Adam,
         ema_decay: float | None = None,
+        keep_interrupted: bool = False,
         criterion: type[nn.Module] = nn.CrossEntropyLoss,
         **kwargs: Any,
     ) -> None:
         self.weight_net = weight_net
         self.meta_optimizer = meta_optimizer
         self.ema_decay = ema_decay
+        self.keep_interrupted = keep_interrupted
         super().__init__(module, criterion=criterion, **kwargs)
 
     def get_default_callbacks(self) -> list:
@@ -81,6 +86,7 @@ class ReweightedNet(NeuralNet):
     def initialize_module(self) -> ReweightedNet:
         """Build the network, its weighting net and its moving average."""
         super().initialize_module()
+        self.n_steps_ = 0
         if self.weight_net is not None:
             with torch.random.fork_rng(devices=[]):  # training draws the same without it
                 self.weight_net_ = self.weight_net(self.module_)
@@ -136,19 +142,32 @@ class ReweightedNet(NeuralNet):
             share = labels.sample_weight / labels.sample_weight.sum()
             loss = BatchLoss(share @ losses, partial(logits.backward, share[:, None] * errors))
         loss.backward()
+        self.n_steps_ += 1
         return {"loss": loss.value, "y_pred": logits}
 
     def partial_fit(
         self, X: Any, y: Any = None, classes: Any = None, **fit_params: Any
     ) -> ReweightedNet:
-        """Train; unlike skorch's own, let KeyboardInterrupt through."""
+        """Train; unlike skorch's own, let KeyboardInterrupt through unless it is to be kept."""
         if not self.initialized_:
             self.initialize()
+        self.interrupted_ = False
         self.notify("on_train_begin", X=X, y=y)
-        with suppress(StopTraining):
-            self.fit_loop(X, y, **fit_params)
+        try:
+            with suppress(StopTraining):
+                self.fit_loop(X, y, **fit_params)
+        except KeyboardInterrupt:
+            if not self.keep_interrupted:
+                raise
+            self._end_interrupted()
         self.notify("on_train_end", X=X, y=y)
         return self
+
+    def _end_interrupted(self) -> None:
+        self.interrupted_ = True
+        for _, callback in self.callbacks_:
+            if hasattr(callback, "on_interrupt"):
+                callback.on_interrupt(self)
 
     @property
     def evaluated_module(self) -> nn.Module:
