@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from sklearn.base import BaseEstimator
-from skorch.callbacks import Callback, LRScheduler, PassthroughScoring
+from skorch.callbacks import Callback, PassthroughScoring
 from torch import Tensor, nn
 
 from sklearn_clidmu.estimator.constraints import layer_sizes
@@ -32,6 +32,7 @@ from sklearn_clidmu.training.ledger import Ledger, LossRecord
 from sklearn_clidmu.training.meta_step import MAX_META_ROWS, MetaStep
 from sklearn_clidmu.training.monitor import CollapseGuard, Monitor
 from sklearn_clidmu.training.net import ReweightedNet
+from sklearn_clidmu.training.schedule import Schedule
 
 TRAINING_STEPS = 900
 """Optimizer steps that a training takes by itself, within :data:`EPOCHS`."""
@@ -169,7 +170,7 @@ def build_callbacks(
         )
         callbacks.append(("meta_step", meta_step))
     if course.n_decay_steps is not None:
-        schedule = LRScheduler(
+        schedule = Schedule(
             torch.optim.lr_scheduler.CosineAnnealingLR,
             step_every="batch",
             event_name=None,

@@ -14,6 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Tags, check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_clidmu.estimator.checkpoints import open_checkpoints
 from sklearn_clidmu.estimator.constraints import PARAMETER_CONSTRAINTS
 from sklearn_clidmu.estimator.describing import describe_net, restore_net
 from sklearn_clidmu.estimator.fit_tasks import CallbackSupportMixin, following, with_callbacks
@@ -27,6 +28,7 @@ from sklearn_clidmu.estimator.learning import (
     learn_more,
     training_curves,
 )
+from sklearn_clidmu.estimator.memory import explained
 from sklearn_clidmu.estimator.preparation import (
     Prepared,
     hold_out,
@@ -201,6 +203,13 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
         Drives initialisation, shuffling, meta batches, dropout and the hold-out. The global
         generators of NumPy and torch are left as they were, whatever it is.
 
+    checkpoint_dir : str, path-like or None, default=None
+        Directory that ``fit`` writes its state to after every epoch. A fit that was killed or
+        interrupted goes on from there when it is started again with the same parameters and data,
+        and ends as if nothing had happened: on the CPU in one thread with the same
+        predictions to the bit. At its end the files are deleted. Other fits may use the same
+        directory. The files hold numbers and text but no code. Not used by ``partial_fit``.
+
     on_interrupt : {"raise", "keep"}, default="raise"
         What Ctrl-C in the midst of ``fit`` leaves behind; KeyboardInterrupt reaches the caller in
         either case.
@@ -342,6 +351,7 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
         device: str = "auto",
         dtype: str = "auto",
         random_state: Any = None,
+        checkpoint_dir: str | PathLike[str] | None = None,
         on_interrupt: str = "raise",
         verbose: int = 0,
     ) -> None:
@@ -374,6 +384,7 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
         self.device = device
         self.dtype = dtype
         self.random_state = random_state
+        self.checkpoint_dir = checkpoint_dir
         self.on_interrupt = on_interrupt
         self.verbose = verbose
 
@@ -414,6 +425,8 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
         ValueError
             If the data or a parameter is unfit; the message names it. The estimator is left as it
             was before.
+        MemoryError
+            If the device has too little memory even with halved batches.
         KeyboardInterrupt
             On Ctrl-C; what is left behind says ``on_interrupt``.
 
@@ -422,6 +435,8 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
         ConvergenceWarning
             If the weighting collapsed and was switched off, if training diverged, or if it was cut
             short by Ctrl-C.
+        RuntimeWarning
+            If the device ran out of memory and batches were halved.
         """
         self._validate_params()
         given = X, y, sample_weight
@@ -450,7 +465,11 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
             mean = float(self.unlabeled != "ignore")
             weight = np.pad(weight, (0, X_unlabeled.shape[0]), constant_values=mean)
         device = resolve_device(self.device)
-        with local_generators(self.random_state, device) as seed:
+        checkpoints = open_checkpoints(self, X, codes, weight, classes, start=start)
+        random_state = self.random_state
+        if checkpoints is not None:
+            random_state = checkpoints.fix_seed(random_state)
+        with local_generators(random_state, device) as seed:
             candidates = np.flatnonzero((codes >= 0) & (weight > 0))
             held_out = candidates[:0]
             if self.early_stopping:
@@ -458,10 +477,13 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
             data = self._prepare(X, codes, weight, held_out, classes, device)
             n_trainings = count_trainings(self, data, start)
             with following(self, n_trainings, classes, *given) as watchers:
-                learned = learn(self, data._replace(watchers=watchers), start)
+                data = data._replace(watchers=watchers, checkpoints=checkpoints)
+                learned = learn(self, data, start)
                 self._take(learned.of_first(n_samples), codes[:n_samples], classes, data)
         if self.interrupted_:
             raise FitInterrupted
+        if checkpoints is not None:
+            checkpoints.delete()
         return self
 
     @all_or_nothing
@@ -561,11 +583,14 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
         ------
         ValueError
             If rows are so large that the network's output overflows.
+        MemoryError
+            If the device has too little memory for a single row; batches are halved before.
         """
         check_is_fitted(self, "net_")
         X = self._check_rows(X, reset=False)
-        outputs = self.net_.outputs(as_rows(X))
-        parts = [logits.double().softmax(dim=1).cpu() for logits, _ in outputs]
+        with explained():
+            outputs = self.net_.outputs(as_rows(X))
+            parts = [logits.double().softmax(dim=1).cpu() for logits, _ in outputs]
         probabilities = torch.cat(parts).numpy()
         if not np.isfinite(probabilities).all():
             raise ValueError(
@@ -597,17 +622,18 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
         classes: np.ndarray,
         device: torch.device,
     ) -> Prepared:
-        return prepare(
-            X,
-            codes,
-            weight,
-            held_out=held_out,
-            n_classes=len(classes),
-            evidence=self.weighting == "evidence",
-            batch_size=self.batch_size,
-            dtype=self.dtype,
-            device=device,
-        )
+        with explained():
+            return prepare(
+                X,
+                codes,
+                weight,
+                held_out=held_out,
+                n_classes=len(classes),
+                evidence=self.weighting == "evidence",
+                batch_size=self.batch_size,
+                dtype=self.dtype,
+                device=device,
+            )
 
     def _choose_unit(self, X: Any, weight: np.ndarray) -> Any:
         """Choose the unit of sparse rows; return the rows in it."""

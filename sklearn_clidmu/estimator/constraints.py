@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from numbers import Integral, Real
+from os import PathLike
 from typing import Any
 
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -37,6 +38,7 @@ PARAMETER_CONSTRAINTS: dict[str, list[Any]] = {
     "device": [str],
     "dtype": [StrOptions({"auto", "float32", "float64"})],
     "random_state": ["random_state"],
+    "checkpoint_dir": [str, PathLike, None],
     "on_interrupt": [StrOptions({"raise", "keep"})],
     "verbose": ["verbose"],
 }

@@ -87,17 +87,25 @@ class FitTasks(Callback):
         self.epoch: Any = None
 
     def on_train_begin(self, net: ReweightedNet, **kwargs: Any) -> None:
-        """Begin the next training."""
+        """Begin the next training, unless it is one that begins anew."""
+        if self.training is not None:
+            return
+        self.n_epochs = 0
         self.training = self.fit.subcontext("training", max_subtasks=net.max_epochs)
         self._begin(self.training)
 
     def on_epoch_begin(self, net: ReweightedNet, **kwargs: Any) -> None:
-        """Begin the next epoch."""
+        """Begin the next epoch, unless it is one that begins anew."""
+        if len(net.history) <= self.n_epochs:
+            return
+        self.n_epochs = len(net.history)
         self.epoch = self.training.subcontext("epoch")
         self._begin(self.epoch)
 
     def on_epoch_end(self, net: ReweightedNet, **kwargs: Any) -> None:
         """End the epoch, and the training if a callback says so."""
+        if len(net.history) < self.n_epochs:
+            return
         epoch, self.epoch = self.epoch, None
         if self._end(epoch, net):
             raise StopTraining
@@ -106,7 +114,8 @@ class FitTasks(Callback):
         """End the training, and the epoch that ended it before its time."""
         if self.epoch is not None:
             self.epoch.call_on_fit_task_end(estimator=self.estimator)
-        self._end(self.training, net)
+        training, self.training = self.training, None
+        self._end(training, net)
 
     def end_fit(self) -> None:
         """End the fit, all attributes of which are set."""

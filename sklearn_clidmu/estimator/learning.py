@@ -95,7 +95,7 @@ def learn(params: BaseEstimator, data: Prepared, start: ReweightedNet | None = N
     interrupted = False
     try:
         for trained in trainings(params, data, start):
-            interrupted = trained.net.interrupted_
+            interrupted = any(net.interrupted_ for net in trained.nets)
     except KeyboardInterrupt:
         if trained is None or params.on_interrupt == "raise":
             raise
@@ -133,9 +133,11 @@ def trainings(
             return
         filled = fill_in(data, trained.net)
         net = train(params, filled, params.weighting)
+        nets = [*trained.nets, net]
         if not _sound(net):
+            yield trained._replace(nets=nets)
             return
-        trained = Trained(net, [*trained.nets, net], filled)
+        trained = Trained(net, nets, filled)
         yield trained
 
 

@@ -12,7 +12,7 @@ import torch
 from sklearn.base import BaseEstimator
 
 from sklearn_clidmu.estimator.building import MIN_META_ROWS
-from sklearn_clidmu.estimator.preparation import Prepared
+from sklearn_clidmu.estimator.preparation import Prepared, generators
 from sklearn_clidmu.training.meta_step import MAX_META_ROWS
 from sklearn_clidmu.training.net import ReweightedNet
 
@@ -44,7 +44,8 @@ def with_less_memory(
     RuntimeWarning
         Of what has been halved.
     """
-    entries = data.ledger.copy_entries()
+    device, entries = data.training.X.device, data.ledger.copy_entries()
+    states = [(generator, generator.get_state()) for generator in generators(device)]
     settings: Any = SimpleNamespace(**params.get_params(deep=False))
     for name in ("meta_batch_size", "batch_size"):
         try:
@@ -53,13 +54,15 @@ def with_less_memory(
             pass  # only after the handler is the memory given back of what failed
         halved = max(_batch_size(settings, name) // 2, 2)
         warnings.warn(
-            f"Out of memory on {data.training.X.device}: training begins anew with "
+            f"Out of memory on {device}: training begins anew with "
             f"{name}={halved}. Set it, and no time is lost.",
             RuntimeWarning,
             stacklevel=2,
         )
         setattr(settings, name, halved)
         data.ledger.put_back(entries)
+        for generator, state in states:
+            generator.set_state(state)
     with explained():
         return work(settings, data)
 

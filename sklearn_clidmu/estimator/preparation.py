@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from sklearn_clidmu.mathematics.leave_one_out import Kernel, leave_one_out_share
 from sklearn_clidmu.mathematics.noise_matrix import NoiseEstimate, estimate_noise
 from sklearn_clidmu.training.batches import Labels, SparseRows, Table
 from sklearn_clidmu.training.ledger import Ledger
+
+if TYPE_CHECKING:
+    from sklearn_clidmu.estimator.checkpoints import Checkpoints
 
 SMALL_KERNEL = Kernel(inverse_width=0.3, penalty=3.0)
 """Kernel for a training set that fits one batch, where choosing would depend on how often a row
@@ -58,6 +61,8 @@ class Prepared(NamedTuple):
     fits_one_batch: bool
     watchers: Sequence[tuple[str, Callback]] = ()
     """Callbacks that follow all trainings of the fit."""
+    checkpoints: Checkpoints | None = None
+    """Where the trainings are written to, and go on from."""
 
     @property
     def meta(self) -> Table:
@@ -108,6 +113,14 @@ def local_generators(
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         yield seed
+
+
+def generators(device: torch.device) -> list[torch.Generator]:
+    """List the generators of torch that a training on this device draws from."""
+    if device.type != "cuda":
+        return [torch.default_generator]
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return [torch.default_generator, torch.cuda.default_generators[index]]
 
 
 def row_weights(

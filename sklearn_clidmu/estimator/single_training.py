@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sklearn.base import BaseEstimator
 
 from sklearn_clidmu.estimator.building import (
@@ -12,6 +14,7 @@ from sklearn_clidmu.estimator.building import (
     is_warm,
     warmup_epochs,
 )
+from sklearn_clidmu.estimator.memory import with_less_memory
 from sklearn_clidmu.estimator.preparation import Prepared
 from sklearn_clidmu.mathematics.backbone import Ensemble
 from sklearn_clidmu.training.batches import ShuffledBatches
@@ -40,13 +43,17 @@ def train(
     start : ReweightedNet, optional
         Net of an earlier fit, whose parameters are the first; by default they are drawn.
     """
-    n_steps = len(ShuffledBatches(data.training, params.batch_size))
-    n_epochs = count_epochs(params, n_steps)
-    n_warmup = None
-    if weighting is not None:
-        n_warmup = 0 if carry_on else warmup_epochs(params, weighting, n_epochs, n_steps)
-    course = Course(n_epochs, n_warmup, 1 if carry_on else 2, n_decay_steps=n_epochs * n_steps)
-    return run(params, data, weighting, course, start)
+
+    def work(settings: Any, data: Prepared) -> ReweightedNet:
+        n_steps = len(ShuffledBatches(data.training, settings.batch_size))
+        n_epochs = count_epochs(settings, n_steps)
+        n_warmup = None
+        if weighting is not None:
+            n_warmup = 0 if carry_on else warmup_epochs(settings, weighting, n_epochs, n_steps)
+        course = Course(n_epochs, n_warmup, 1 if carry_on else 2, n_epochs * n_steps)
+        return run(settings, data, weighting, course, start)
+
+    return with_less_memory(params, data, work)
 
 
 def train_one_epoch(
@@ -66,13 +73,17 @@ def train_one_epoch(
     n_steps = 0 if start is None else start.n_steps_
     n_warmup = None
     if params.weighting is not None:
-        warm = is_warm(params, params.weighting, n_earlier, n_steps)
-        n_warmup = 0 if warm else 1
-    return run(params, data, params.weighting, Course(1, n_warmup, 1, n_decay_steps=None), start)
+        n_warmup = 0 if is_warm(params, params.weighting, n_earlier, n_steps) else 1
+    course = Course(1, n_warmup, n_predicted=1, n_decay_steps=None)
+
+    def work(settings: Any, data: Prepared) -> ReweightedNet:
+        return run(settings, data, settings.weighting, course, start)
+
+    return with_less_memory(params, data, work)
 
 
 def run(
-    params: BaseEstimator,
+    params: Any,
     data: Prepared,
     weighting: str | None,
     course: Course,
@@ -89,6 +100,8 @@ def run(
         course,
         watchers=list(data.watchers),
     )
+    if data.checkpoints is not None:
+        callbacks.append(("checkpoint", data.checkpoints.next_training()))
     net = build_net(
         params,
         tuple(data.training.X.shape[1:]),

@@ -131,6 +131,17 @@ class CollapseGuard(Callback):
             self._keep(net)
         self.n_judged = len(net.history)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the last sound epoch, and what later ones are compared with."""
+        names = ("clid", "n_predicted", "n_poor", "n_judged", "states", "entries")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state: dict[str, Any], net: ReweightedNet) -> None:
+        """Go on from there."""
+        for name, value in state.items():
+            setattr(self, name, value)
+        self.entries = [entries.to(self.ledger.loss) for entries in state["entries"]]
+
     def on_interrupt(self, net: ReweightedNet) -> None:
         """Go back to the last sound epoch, and forget the one that was cut short.
 

@@ -155,7 +155,8 @@ class ReweightedNet(NeuralNet):
         self.notify("on_train_begin", X=X, y=y)
         try:
             with suppress(StopTraining):
-                self.fit_loop(X, y, **fit_params)
+                n_left = self.max_epochs - len(self.history)  # a callback may have put back some
+                self.fit_loop(X, y, epochs=n_left, **fit_params)
         except KeyboardInterrupt:
             if not self.keep_interrupted:
                 raise
@@ -184,7 +185,7 @@ class ReweightedNet(NeuralNet):
         X : Tensor of shape (n, ...), or SparseRows
             On any device and of any floating-point type; moved to the net's batch by batch.
         batch_size : int, default=4096
-            Bounds the memory of one forward pass.
+            Bounds the memory of one forward pass; halved wherever a GPU has less.
 
         Yields
         ------
@@ -194,8 +195,19 @@ class ReweightedNet(NeuralNet):
         module = self.evaluated_module.eval()
         dtype = next(module.parameters()).dtype
         for rows in X.split(batch_size):
-            with torch.no_grad():
-                yield module(rows.to(self.device, dtype))
+            todo = list(rows.split(batch_size))
+            while todo:
+                try:
+                    with torch.no_grad():
+                        outputs = module(todo[0].to(self.device, dtype))
+                except torch.cuda.OutOfMemoryError:
+                    if len(todo[0]) == 1:
+                        raise
+                    batch_size = -(-len(todo[0]) // 2)
+                    todo[:1] = todo[0].split(batch_size)
+                else:
+                    todo.pop(0)
+                    yield outputs
 
     def evaluate(self, X: Tensor | SparseRows) -> tuple[Tensor, Tensor]:
         """All of :meth:`outputs` at once: Tensor of shape (n, n_classes) and (n, d)."""
