@@ -34,6 +34,7 @@ from sklearn_clidmu.estimator.preparation import (
 )
 from sklearn_clidmu.estimator.rows import as_rows, check_rows, divided, sparse_unit, stack_rows
 from sklearn_clidmu.estimator.saving import load_model, save_model
+from sklearn_clidmu.estimator.scoring import class_probabilities
 from sklearn_clidmu.mathematics.weighting import WeightingNet
 
 Self = TypeVar("Self", bound="CLIDMUClassifier")
@@ -94,7 +95,7 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
         whose output is not that of a linear layer takes the full step.
 
     temperature : float, default=0.5
-        Temperature of the feature graph. Lower looks at nearer rows only.
+        Temperature of the feature graph, at least 1e-6. Lower looks at nearer rows only.
 
     max_epochs : int or "auto", default="auto"
         Number of epochs; "auto" takes 15, and up to 30 where they are fewer than 900 steps. The
@@ -464,19 +465,14 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
         Raises
         ------
         ValueError
-            If rows are so large that the network's output overflows.
+            If the network's output is not finite, as that for very large rows.
         """
         check_is_fitted(self, "net_")
         X = self._check_rows(X, reset=False)
+        network = self.net_.evaluated_module
         outputs = self.net_.outputs(as_rows(X))
-        parts = [logits.double().softmax(dim=1).cpu() for logits, _ in outputs]
-        probabilities = torch.cat(parts).numpy()
-        if not np.isfinite(probabilities).all():
-            raise ValueError(
-                "X has rows too large for the network, whose output overflows: scale the "
-                "features, for example with sklearn.preprocessing.StandardScaler."
-            )
-        return probabilities
+        parts = [class_probabilities(logits, network).cpu() for logits, _ in outputs]
+        return torch.cat(parts).numpy()
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
         """Logarithm of the probability of each class.
