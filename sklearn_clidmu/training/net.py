@@ -8,6 +8,7 @@ from copy import deepcopy
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from skorch import NeuralNet
 from skorch.dataset import unpack_data
@@ -145,7 +146,8 @@ class ReweightedNet(NeuralNet):
         if not self.initialized_:
             self.initialize()
         self.notify("on_train_begin", X=X, y=y)
-        with suppress(StopTraining):
+        # Means of losses that overflow are infinite; the guard judges them, in its own words.
+        with suppress(StopTraining), np.errstate(over="ignore"):
             self.fit_loop(X, y, **fit_params)
         self.notify("on_train_end", X=X, y=y)
         return self
