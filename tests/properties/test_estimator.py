@@ -29,6 +29,8 @@ def fit(clf, given):
         warnings.simplefilter("error")
         warnings.simplefilter("ignore", ConvergenceWarning)
         warnings.filterwarnings("ignore", "The number of unique classes is greater than 50%")
+        # scikit-learn's own, where it looks for infinity and finds it with both signs.
+        warnings.filterwarnings("ignore", "invalid value encountered in reduce", RuntimeWarning)
         try:
             return clf.fit(given.X, given.y, given.sample_weight)
         except (ValueError, TypeError) as error:
