@@ -76,8 +76,18 @@ def build_network(
             "module must build a torch.nn.Module when called as module(n_features, n_classes), "
             f"got {built!r}."
         )
-    network = FeatureTap(built, n_classes).to(dtype)
-    _feature_width(network, row_shape, dtype)  # an unfit module is found out here
+    name = type(built).__name__
+    if not any(parameter.requires_grad for parameter in built.parameters()):
+        raise ValueError(f"module {name} has no parameters to train: none requires a gradient.")
+    network = FeatureTap(built, n_classes)
+    try:
+        network = network.to("cpu", dtype)  # wherever it was built; training moves it
+        _feature_width(network, row_shape, dtype)  # an unfit module is found out here
+    except RuntimeError as error:  # torch's own, which do not know whose the module is
+        raise ValueError(
+            f"module {name} cannot take a batch of shape {(2, *row_shape)} and type {dtype} on the "
+            f"CPU: {error}"
+        ) from error
     return network
 
 

@@ -39,6 +39,7 @@ from sklearn_clidmu.estimator.preparation import (
 )
 from sklearn_clidmu.estimator.rows import as_rows, check_rows, divided, sparse_unit, stack_rows
 from sklearn_clidmu.estimator.saving import load_model, save_model
+from sklearn_clidmu.estimator.scoring import class_probabilities
 from sklearn_clidmu.mathematics.weighting import WeightingNet
 from sklearn_clidmu.training.progress import progress
 
@@ -103,7 +104,7 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
         whose output is not that of a linear layer takes the full step.
 
     temperature : float, default=0.5
-        Temperature of the feature graph. Lower looks at nearer rows only.
+        Temperature of the feature graph, at least 1e-6. Lower looks at nearer rows only.
 
     max_epochs : int or "auto", default="auto"
         Number of epochs; "auto" takes 15, and up to 30 where they are fewer than 900 steps. The
@@ -582,22 +583,17 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
         Raises
         ------
         ValueError
-            If rows are so large that the network's output overflows.
+            If the network's output is not finite, as that for very large rows.
         MemoryError
             If the device has too little memory for a single row; batches are halved before.
         """
         check_is_fitted(self, "net_")
         X = self._check_rows(X, reset=False)
+        network = self.net_.evaluated_module
         with explained():
             outputs = self.net_.outputs(as_rows(X))
-            parts = [logits.double().softmax(dim=1).cpu() for logits, _ in outputs]
-        probabilities = torch.cat(parts).numpy()
-        if not np.isfinite(probabilities).all():
-            raise ValueError(
-                "X has rows too large for the network, whose output overflows: scale the "
-                "features, for example with sklearn.preprocessing.StandardScaler."
-            )
-        return probabilities
+            parts = [class_probabilities(logits, network).cpu() for logits, _ in outputs]
+        return torch.cat(parts).numpy()
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
         """Logarithm of the probability of each class.

@@ -15,7 +15,8 @@ PARAMETER_CONSTRAINTS: dict[str, list[Any]] = {
     "weighting": [StrOptions({"evidence", "wnet", "vri"}), None],
     "meta_objective": [StrOptions({"clid", "mae", "small_loss"}), callable],
     "virtual_step": [StrOptions({"head", "full"})],
-    "temperature": [Interval(Real, 0, None, closed="neither")],
+    # Cosines of single precision are no better than 1e-7.
+    "temperature": [Interval(Real, 1e-6, None, closed="left")],
     "max_epochs": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
     "warmup_epochs": [StrOptions({"auto"}), Interval(Integral, 0, None, closed="left")],
     "batch_size": [Interval(Integral, 1, None, closed="left")],

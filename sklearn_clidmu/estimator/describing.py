@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sklearn_clidmu.estimator.building import build_network, build_weight_net
-from sklearn_clidmu.estimator.preparation import resolve_device
+from sklearn_clidmu.estimator.preparation import forked_generators, resolve_device
 from sklearn_clidmu.mathematics.backbone import Ensemble
 from sklearn_clidmu.training.net import ReweightedNet
 
@@ -66,7 +66,7 @@ def restore_net(description: dict[str, Any], device: str) -> ReweightedNet:
         build = partial(
             build_weight_net, weighting=description["weighting"], believed=believed, **common
         )
-    with torch.random.fork_rng(devices=[]):  # new networks draw parameters
+    with forked_generators():  # new networks draw parameters
         net = ReweightedNet(
             partial(build_network, **arguments),
             weight_net=build,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from threading import RLock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -98,6 +100,31 @@ def numpy_generator(random_state: Any) -> np.random.RandomState:
     return check_random_state(np.random.RandomState() if random_state is None else random_state)
 
 
+_generators = RLock()
+"""Held by the one thread that draws from torch's global generators."""
+
+
+def _renew_lock() -> None:
+    """Forget who held the lock: in a forked process no other thread is left to give it back."""
+    global _generators
+    _generators = RLock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, where nothing is forked
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
+@contextmanager
+def forked_generators(devices: Sequence[int] = ()) -> Iterator[None]:
+    """Put torch's generators back as they were in the end, those of CUDA ``devices`` included.
+
+    One thread at a time, others wait: initialisation and dropout, above all in modules of the
+    caller's own, draw from generators that all threads share.
+    """
+    with _generators, torch.random.fork_rng(devices=devices):
+        yield
+
+
 @contextmanager
 def local_generators(
     random_state: object, device: torch.device, n_earlier: int = 0
@@ -110,7 +137,7 @@ def local_generators(
     devices = []
     if device.type == "cuda":
         devices = [torch.cuda.current_device() if device.index is None else device.index]
-    with torch.random.fork_rng(devices=devices):
+    with forked_generators(devices):
         torch.manual_seed(seed)
         yield seed
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -121,9 +120,20 @@ def share_memory(values: np.ndarray) -> Tensor:
 
     Copied only if its rows are not in C order, so that sums over them round alike.
     """
-    with warnings.catch_warnings():  # of a tensor on read-only memory
-        warnings.simplefilter("ignore", UserWarning)
-        return torch.from_numpy(np.ascontiguousarray(values))
+    values = np.ascontiguousarray(values)
+    return torch.from_numpy(values if values.flags.writeable else np.asarray(Unlocked(values)))
+
+
+class Unlocked:
+    """The memory of a read-only array as if it could be written to, of which torch would warn.
+
+    Unlike a filter of warnings, which all threads share, it can be used in several at a time.
+    """
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values = values  # kept alive
+        described = values.__array_interface__
+        self.__array_interface__ = {**described, "data": (described["data"][0], False)}
 
 
 def principal_part(X: Any, seed: int) -> np.ndarray:

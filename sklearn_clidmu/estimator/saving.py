@@ -137,7 +137,10 @@ def _state(
         raise ValueError("it holds the parameters of a module of your own: load(path, module=...).")
     if module is not None and not document["own_module"]:
         raise ValueError("it was saved without a module of your own: load(path).")
-    state = {name: decode(entry, arrays) for name, entry in document["state"].items()}
+    try:
+        state = {name: decode(entry, arrays) for name, entry in document["state"].items()}
+    except ValueError as error:  # such as "not enough values to unpack", which says too little
+        raise TypeError(str(error)) from error
     strange = {k for k in state.keys() - params if k.startswith("__") or hasattr(type(clf), k)}
     strange |= state.keys() & {REQUESTS}
     if strange:

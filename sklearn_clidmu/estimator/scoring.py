@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sklearn_clidmu.estimator.preparation import Prepared
+from sklearn_clidmu.mathematics.backbone import Ensemble, FeatureTap
 from sklearn_clidmu.mathematics.weighting import Rows, cross_entropy_errors
 from sklearn_clidmu.training.net import ReweightedNet
 
@@ -29,6 +30,32 @@ class Readings(NamedTuple):
     """Most probable class, shape (n,), int64."""
 
 
+def class_probabilities(logits: Tensor, network: nn.Module) -> Tensor:
+    """Probability of each class, shape (n, n_classes), float64.
+
+    Parameters
+    ----------
+    logits : Tensor of shape (n, n_classes)
+    network : nn.Module
+        That they come from.
+
+    Raises
+    ------
+    ValueError
+        If there are probabilities that are not finite.
+    """
+    probabilities = logits.double().softmax(dim=1)
+    if not probabilities.isfinite().all():
+        member = network.members[0] if isinstance(network, Ensemble) else network
+        fault = "X has rows too large for the network, whose output overflows"
+        mend = "scale the features, for example with sklearn.preprocessing.StandardScaler"
+        if isinstance(member, FeatureTap):
+            fault = f"module {member.name} returns numbers that are not finite for rows of X"
+            mend += ", if it is not the module's own fault"
+        raise ValueError(f"{fault}: {mend}.")
+    return probabilities
+
+
 def read_rows(net: ReweightedNet, data: Prepared, weighted: bool = True) -> Readings:
     """Trust in the label of every row passed to fit, and its most probable class, in one pass.
 
@@ -41,6 +68,11 @@ def read_rows(net: ReweightedNet, data: Prepared, weighted: bool = True) -> Read
         evidence and labels of up to :data:`N_KEPT` rows stay with it, as ``evidence_sample_``.
     weighted : bool, default=True
         Whether the weighting net is asked; otherwise all rows are trusted alike.
+
+    Raises
+    ------
+    ValueError
+        If the net's output for a row is not finite.
     """
     _enter_unseen(net, data)
     labels, training = data.everything.labels, data.training.labels
@@ -55,7 +87,7 @@ def read_rows(net: ReweightedNet, data: Prepared, weighted: bool = True) -> Read
         some = data.everything.take(chunk)
         part = some.labels
         logits, features = net.evaluate(some.X)
-        predicted[chunk] = logits.argmax(dim=1)
+        predicted[chunk] = class_probabilities(logits, net.evaluated_module).argmax(dim=1)
         if weighted:
             losses, errors = cross_entropy_errors(logits, part.targets)
             seen = evidence[chunk]

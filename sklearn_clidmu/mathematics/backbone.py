@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from threading import get_ident
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -106,16 +108,23 @@ class FeatureTap(nn.Module):
     Parameters
     ----------
     module : nn.Module
-        Maps a batch to logits of shape (n, n_classes), or to (logits, features).
+        Maps a batch to logits of shape (n, n_classes), or to (logits, features). Of whatever
+        floating-point type they are, they are converted to that of the batch.
     n_classes : int
         Number of logits it must return.
+
+    Raises
+    ------
+    ValueError
+        In a pass, if the module returns something else; the message names it.
     """
 
     def __init__(self, module: nn.Module, n_classes: int) -> None:
         super().__init__()
         self.module = module
         self.n_classes = n_classes
-        self._seen: tuple[Tensor, Tensor, int] | None = None
+        # By thread: several may predict with one network at a time.
+        self._seen: dict[int, tuple[Tensor, Tensor, int]] = {}
         self._exposes_head = False
         last = self._last_linear()
         if last is not None:
@@ -131,31 +140,63 @@ class FeatureTap(nn.Module):
         return linear[-1] if linear else None
 
     def _watch(self, layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        self._seen = inputs[0], output, output._version
+        self._seen[get_ident()] = inputs[0], output, output._version
 
     def forward(self, X: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of shape (n, n_classes) and features of shape (n, d)."""
-        output = self.module(X)
-        seen, self._seen = self._seen, None
-        if isinstance(output, tuple):
+        try:
+            output = self.module(X)
+        finally:
+            seen = self._seen.pop(get_ident(), None)
+        if isinstance(output, tuple) and len(output) == 2:
             logits, features = output
         elif seen is None:
             raise ValueError(
-                f"module {type(self.module).__name__} has no torch.nn.Linear layer to take the "
-                "features from: let its forward return (logits, features)."
+                f"module {self.name} has no torch.nn.Linear layer to take the features from: let "
+                "its forward return (logits, features)."
             )
         else:
             logits, features = output, seen[0]
-        if logits.ndim != 2 or logits.shape[1] != self.n_classes:
-            raise ValueError(
-                f"module {type(self.module).__name__} must return logits of shape (n_samples, "
-                f"{self.n_classes}), got {tuple(logits.shape)}."
-            )
+        self._check(logits, features, X)
         # The version tells of operations in place, such as an activation after the layer.
         self._exposes_head = seen is not None and (
             seen[0] is features and seen[1] is logits and seen[2] == logits._version
         )
-        return logits, features.flatten(start_dim=1)
+        return logits.to(X.dtype), features.flatten(start_dim=1).to(X.dtype)
+
+    @property
+    def name(self) -> str:
+        """Of the module's class, for messages."""
+        return type(self.module).__name__
+
+    def _check(self, logits: Any, features: Any, X: Tensor) -> None:
+        for what, value in (("logits", logits), ("features", features)):
+            if not isinstance(value, Tensor) or not value.is_floating_point():
+                kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+                raise ValueError(
+                    f"module {self.name} must return logits, or the pair (logits, features), as "
+                    f"tensors of floating-point numbers, got {what} of type {kind}."
+                )
+            if value.device != X.device:
+                raise ValueError(
+                    f"module {self.name} must stay on the device of its input, {X.device}, got "
+                    f"{what} on {value.device}."
+                )
+        if logits.shape != (len(X), self.n_classes):
+            raise ValueError(
+                f"module {self.name} must return logits of shape (n_samples, {self.n_classes}), "
+                f"got {tuple(logits.shape)} for {len(X)} rows."
+            )
+        if features.ndim < 2 or len(features) != len(X):
+            raise ValueError(
+                f"module {self.name} must return features of shape (n_samples, n_hidden), got "
+                f"{tuple(features.shape)} for {len(X)} rows."
+            )
+        detached = self.training and torch.is_grad_enabled() and not logits.requires_grad
+        if detached and any(parameter.requires_grad for parameter in self.parameters()):
+            raise ValueError(
+                f"module {self.name} returns logits without a gradient: do not detach them."
+            )
 
 
 class Ensemble(nn.Module):

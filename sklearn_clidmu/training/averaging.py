@@ -26,7 +26,7 @@ class WeightAverage(Callback):
         self.n_steps = 0
         # Looked up once: a walk over the modules costs more than the average itself.
         pairs = zip(average.parameters(), net.module_.parameters(), strict=True)
-        self.parameters = [(mean.detach(), value.detach()) for mean, value in pairs]
+        self.parameters = [(m.detach(), v.detach()) for m, v in pairs if v.is_floating_point()]
         self.has_buffers = any(True for _ in average.buffers())
 
     def on_batch_end(self, net: ReweightedNet, training: bool = False, **kwargs: Any) -> None:

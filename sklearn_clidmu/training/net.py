@@ -8,6 +8,7 @@ from copy import deepcopy
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from skorch import NeuralNet
 from skorch.dataset import unpack_data
@@ -154,7 +155,8 @@ class ReweightedNet(NeuralNet):
         self.interrupted_ = False
         self.notify("on_train_begin", X=X, y=y)
         try:
-            with suppress(StopTraining):
+            # Means of losses that overflow are infinite; the guard judges them, in its own words.
+            with suppress(StopTraining), np.errstate(over="ignore"):
                 n_left = self.max_epochs - len(self.history)  # a callback may have put back some
                 self.fit_loop(X, y, epochs=n_left, **fit_params)
         except KeyboardInterrupt:

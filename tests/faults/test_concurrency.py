@@ -1,0 +1,202 @@
+"""Threads and processes: every fit gives what it gives alone, and fitted models can be shared."""
+
+import multiprocessing
+import pickle
+import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier, Event, Thread
+
+import joblib
+import numpy as np
+import pytest
+import torch
+from estimator.data import SMALL, make_rows
+from sklearn.base import clone
+from torch import nn
+
+from sklearn_clidmu import CLIDMUClassifier
+from sklearn_clidmu.estimator import preparation
+from sklearn_clidmu.mathematics.backbone import FeatureTap
+
+X, y, _ = make_rows()
+SEEDS = [0, 1, 2, 3]
+DEADLINE = 120
+"""Seconds after which a process that should long have ended is taken to hang."""
+
+
+def dropping(n_features, n_classes):
+    """A module whose dropout draws from torch's global generator."""
+    return nn.Sequential(nn.Linear(n_features, 8), nn.ReLU(), nn.Dropout(), nn.Linear(8, n_classes))
+
+
+def results(seed=0):
+    """Probabilities of two fits, one of them with a module of the caller's own."""
+    params = {**SMALL, "batch_size": 16, "weighting": "vri", "max_epochs": 2, "random_state": seed}
+    fits = [CLIDMUClassifier(**params, module=module).fit(X, y) for module in (None, dropping)]
+    return [clf.predict_proba(X) for clf in fits]
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return [results(seed) for seed in SEEDS]
+
+
+@pytest.fixture
+def eager():
+    """Threads that take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("eager")
+def test_fits_in_threads_give_what_they_give_alone(alone):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        before = torch.get_rng_state()
+        with ThreadPoolExecutor(len(SEEDS)) as threads:
+            together = list(threads.map(results, SEEDS))
+        assert torch.equal(torch.get_rng_state(), before)
+    np.testing.assert_array_equal(together, alone)
+    assert not np.array_equal(alone[0], alone[1])
+
+
+@pytest.mark.usefixtures("eager")
+def test_models_that_are_copied_meanwhile_do_not_disturb_a_fit(alone):
+    fitted = CLIDMUClassifier(**SMALL, weighting="wnet").fit(X, y)
+    done = Event()
+
+    def copy_on():
+        while not done.is_set():
+            pickle.loads(pickle.dumps(fitted))
+
+    copying = Thread(target=copy_on)
+    copying.start()
+    try:
+        actual = results()
+    finally:
+        done.set()
+        copying.join(DEADLINE)
+    np.testing.assert_array_equal(actual, alone[0])
+
+
+def test_a_fit_inside_a_fit_does_not_wait_for_itself():
+    inner = CLIDMUClassifier(**SMALL, weighting=None)
+
+    def build(n_features, n_classes):
+        inner.fit(X, y)
+        return nn.Linear(n_features, n_classes)
+
+    CLIDMUClassifier(module=build, max_epochs=1, weighting=None).fit(X, y)
+    assert inner.score(X, y) > 0.5
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("module", [None, dropping], ids=["own", "module"])
+def test_one_fitted_model_predicts_in_many_threads(module):
+    clf = CLIDMUClassifier(**SMALL, module=module, weighting=None).fit(X, y)
+    many = [np.tile(X, (1 + 30 * i, 1)) for i in range(8)]  # of other lengths: nothing may mix
+    for rows in many[::2]:
+        rows.flags.writeable = False  # torch would warn of those
+    expected = [clf.predict_proba(rows) for rows in many]
+    filters = list(warnings.filters)
+    with ThreadPoolExecutor(len(many)) as threads:
+        for _ in range(10):
+            for actual, wanted in zip(threads.map(clf.predict_proba, many), expected, strict=True):
+                np.testing.assert_array_equal(actual, wanted)
+    assert warnings.filters == filters
+
+
+class Meeting(nn.Module):
+    """Two threads have to be in its pass before either comes out of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+        self.both = Barrier(2)
+
+    def forward(self, rows):
+        logits = self.layer(rows)
+        self.both.wait(DEADLINE)
+        return logits
+
+
+def test_passes_of_two_threads_do_not_mix_their_features():
+    network = FeatureTap(Meeting(), n_classes=2)
+    inputs = [torch.zeros(3, 4), torch.ones(5, 4)]
+    with ThreadPoolExecutor(2) as threads:
+        outputs = list(threads.map(network, inputs))
+    for rows, (_, features) in zip(inputs, outputs, strict=True):
+        assert torch.equal(features, rows)
+
+
+def answer(connection):
+    torch.set_num_threads(1)
+    connection.send(results())
+    connection.close()
+
+
+def in_child(start):
+    """What :func:`results` gives in a process that is started in this way."""
+    context = multiprocessing.get_context(start)
+    here, there = context.Pipe(duplex=False)
+    child = context.Process(target=answer, args=(there,))
+    child.start()
+    there.close()
+    try:
+        assert here.poll(DEADLINE), "the child hangs"
+        return here.recv()
+    finally:
+        child.kill()
+        child.join()
+
+
+forks = pytest.mark.skipif(
+    "fork" not in multiprocessing.get_all_start_methods(), reason="nothing is forked here"
+)
+
+
+@pytest.mark.parametrize("start", [pytest.param("fork", marks=forks), "spawn"])
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_child_processes_give_what_the_parent_gives(start, alone):
+    np.testing.assert_array_equal(in_child(start), alone[0])
+
+
+@forks
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_process_that_is_forked_during_a_fit_does_not_hang(alone):
+    fitting, forked = Event(), Event()
+
+    def fit():
+        with preparation.local_generators(0, torch.device("cpu")):
+            fitting.set()
+            forked.wait(DEADLINE)
+
+    thread = Thread(target=fit)
+    thread.start()
+    try:
+        assert fitting.wait(DEADLINE)
+        actual = in_child("fork")
+    finally:
+        forked.set()
+        thread.join(DEADLINE)
+    np.testing.assert_array_equal(actual, alone[0])
+
+
+def test_workers_of_joblib_give_what_the_parent_gives(alone):
+    # As many threads in the workers as here: sums in another order round otherwise.
+    with joblib.parallel_backend("loky", inner_max_num_threads=1):
+        there = joblib.Parallel(n_jobs=2)(joblib.delayed(results)(seed) for seed in SEEDS[:2])
+    np.testing.assert_array_equal(there, alone[:2])
+
+
+def test_clones_that_are_fitted_in_threads_of_joblib_give_what_they_give_alone():
+    clf = CLIDMUClassifier(**SMALL, weighting="wnet")
+    expected = clone(clf).fit(X, y).predict_proba(X)
+    fits = joblib.Parallel(n_jobs=4, backend="threading")(
+        joblib.delayed(clone(clf).fit)(X, y) for _ in range(4)
+    )
+    for fitted in fits:
+        np.testing.assert_array_equal(fitted.predict_proba(X), expected)

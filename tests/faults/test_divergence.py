@@ -1,0 +1,139 @@
+"""Absurd data and settings: sound results and a warning, or an error that says what is wrong."""
+
+import warnings
+
+import numpy as np
+import pytest
+from estimator.data import make_rows
+from estimator.own_checks import _assert_sound as assert_sound
+from sklearn.exceptions import ConvergenceWarning
+
+from sklearn_clidmu import CLIDMUClassifier
+
+rng = np.random.RandomState(0)
+X, y, _ = make_rows()
+
+WEIGHTINGS = ["evidence", "wnet", "vri", None]
+IN_BATCHES, WHOLE = {"batch_size": 16}, {"batch_size": 64}
+
+
+def fit(rows, labels, weighting, **params):
+    """Fit quickly; return the classifier and the messages of its warnings of convergence."""
+    quick = {"hidden_layer_sizes": (6, 5), "max_epochs": 2, "warmup_epochs": 1, "refit": False}
+    clf = CLIDMUClassifier(weighting=weighting, random_state=0, **{**quick, **params})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("error")
+        warnings.simplefilter("always", ConvergenceWarning)
+        clf.fit(rows, labels)
+    return clf, [str(warning.message) for warning in caught]
+
+
+def with_column(values):
+    return np.column_stack([X, np.broadcast_to(values, len(X))])
+
+
+def one_row_of_its_own():
+    labels = y.copy()
+    labels[7] = 2
+    return labels
+
+
+HARD = {
+    "constant column": (with_column(7.0), y, IN_BATCHES),
+    "all columns constant": (np.ones((40, 4)), y, IN_BATCHES),
+    "zeros alone": (np.zeros((40, 4)), y, WHOLE),
+    "tiny features": (1e-30 * X, y, IN_BATCHES),
+    "subnormal features": (1e-310 * X, y, WHOLE),
+    "huge features in float64": (1e30 * X, y, WHOLE),
+    "duplicated rows with both labels": (np.repeat(X[:20], 2, axis=0), np.tile([0, 1], 20), WHOLE),
+    "one row of 1000 in the second class": (
+        rng.normal(size=(1000, 4)),
+        (np.arange(1000) == 3).astype(int),
+        {"batch_size": 250, "max_epochs": 1, "warmup_epochs": 0},
+    ),
+    "noise alone": (rng.normal(size=(60, 4)), rng.randint(3, size=60), IN_BATCHES),
+    "a class with one row": (X, one_row_of_its_own(), IN_BATCHES),
+    "more classes than rows in a batch": (
+        rng.normal(size=(60, 4)),
+        np.arange(60) % 20,
+        {"batch_size": 8},
+    ),
+    "least temperature": (X, y, {"temperature": 1e-6, **IN_BATCHES}),
+    "temperature of a million": (X, y, {"temperature": 1e6, **IN_BATCHES}),
+    "least temperature, whole": (X, y, {"temperature": 1e-6, **WHOLE}),
+    "one feature": (X[:, :1], y, IN_BATCHES),
+    "100,000 features": (
+        rng.normal(size=(12, 100_000)).astype(np.float32),
+        y[:12],
+        {"max_epochs": 1, "warmup_epochs": 0, **WHOLE},
+    ),
+    "two rows": (X[:2], [0, 1], WHOLE),
+    "two rows, one at a time": (X[:2], [0, 1], {"batch_size": 1}),
+    "three rows": (X[:3], [0, 1, 0], {"batch_size": 2}),
+    "one row at a time": (X, y, {"batch_size": 1}),
+    "learning rate of 1000": (X, y, {"lr": 1e3, **IN_BATCHES}),
+    "nearly all units dropped": (X, y, {"dropout": 0.999999, **IN_BATCHES}),
+}
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+@pytest.mark.parametrize("case", HARD)
+def test_hard_data_and_settings_give_sound_results(case, weighting):
+    rows, labels, params = HARD[case]
+    # Neighbours of what is in a case take the other step, so that both meet most of them.
+    step = ("head", "full")[list(HARD).index(case) % 2]
+    clf, messages = fit(rows, labels, weighting, virtual_step=step, **params)
+    assert_sound(case, clf, rows)
+    assert all("collapsed" in m for m in messages)  # of so few rows the weighting may
+    assert (clf.collapse_epoch_ is not None) == bool(messages)
+
+
+DIVERGING = {
+    "learning rate of 1e10": {"lr": 1e10, **IN_BATCHES},
+    "learning rate of 1e30 in float64": {"lr": 1e30, **WHOLE},
+    "learning rate of 1e300": {"lr": 1e300, **WHOLE},
+    "learning rate of 1e10 with adamw": {"lr": 1e10, "optimizer": "adamw", **IN_BATCHES},
+    "weight decay of 1e10": {"weight_decay": 1e10, **IN_BATCHES},
+}
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+@pytest.mark.parametrize("case", DIVERGING)
+def test_divergence_is_told_and_ends_with_the_last_sound_network(case, weighting):
+    clf, messages = fit(X, y, weighting, max_epochs=3, **DIVERGING[case])
+    assert_sound(case, clf, X)
+    assert any("Training diverged in epoch" in m for m in messages)
+    assert not clf.history_["chosen"].any()
+    np.testing.assert_array_equal(clf.sample_weights_, np.ones(len(X)))
+
+
+@pytest.mark.parametrize("weighting", ["evidence", "wnet", "vri"])
+@pytest.mark.parametrize("virtual_step", ["head", "full"])
+@pytest.mark.parametrize("batches", [IN_BATCHES, WHOLE], ids=["in batches", "whole"])
+def test_a_weighting_that_runs_away_collapses_and_is_told(weighting, virtual_step, batches):
+    clf, messages = fit(X, y, weighting, meta_lr=1e30, virtual_step=virtual_step, **batches)
+    assert_sound("meta_lr=1e30", clf, X)
+    assert clf.collapse_epoch_ == 2
+    assert len(messages) == 1
+    assert "The weighting collapsed in epoch 2" in messages[0]
+    np.testing.assert_array_equal(clf.sample_weights_, np.ones(len(X)))
+
+
+def test_a_collapse_of_the_first_training_does_not_spoil_the_second():
+    clf, messages = fit(X, y, "evidence", meta_lr=1e30, refit=True, **WHOLE)
+    assert_sound("meta_lr=1e30, refit", clf, X)
+    assert list(clf.history_["training"]) == [1, 1, 2, 2]
+    assert len(messages) == 1
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+@pytest.mark.parametrize("rows", [1e30 * X, np.where(X.max() == X, 1e30, X)], ids=["all", "one"])
+def test_rows_that_overflow_the_network_in_fit_are_refused_with_advice(rows, weighting):
+    with pytest.raises(ValueError, match=r"^X has rows too large .*StandardScaler"):
+        fit(rows, y, weighting, dtype="float32", **WHOLE)
+
+
+@pytest.mark.parametrize("value", [1e-7, 1e-30])
+def test_a_temperature_that_precision_cannot_resolve_is_refused(value):
+    with pytest.raises(ValueError, match=r"'temperature' parameter .* \[1e-06, inf\)"):
+        fit(X, y, "wnet", temperature=value)

@@ -1,0 +1,98 @@
+"""Whatever is passed: a sound result, or an error that names its cause."""
+
+import pickle
+import re
+import warnings
+
+import numpy as np
+import pytest
+from estimator.data import make_rows
+from hypothesis import event, given
+from hypothesis import strategies as st
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
+
+from sklearn_clidmu import CLIDMUClassifier
+from sklearn_clidmu.estimator.constraints import PARAMETER_CONSTRAINTS
+
+from .strategies import data, invalid, parameters
+
+X, y, _ = make_rows(20)
+CAUSES = re.compile(
+    rf"\b(X|y|sample_weight|labels?|class(es)?|{'|'.join(PARAMETER_CONSTRAINTS)})\b|StandardScaler"
+)
+
+
+def fit(clf, given):
+    """Fit; return None where the data and parameters are refused in words that name the cause."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.filterwarnings("ignore", "The number of unique classes is greater than 50%")
+        # scikit-learn's own, where it looks for infinity and finds it with both signs.
+        warnings.filterwarnings("ignore", "invalid value encountered in reduce", RuntimeWarning)
+        try:
+            return clf.fit(given.X, given.y, given.sample_weight)
+        except (ValueError, TypeError) as error:
+            refusal = error
+    assert CAUSES.search(str(refusal)), repr(refusal)
+    return None
+
+
+def results(clf, rows):
+    probabilities = clf.predict_proba(rows)
+    return [probabilities, clf.sample_weights_, clf.noise_scores_, clf.noise_matrix_]
+
+
+def assert_sound(clf, given):
+    n, n_classes = len(given.y), len(clf.classes_)
+    probabilities, weights, scores, matrix = results(clf, given.X)
+    assert (np.sort(clf.classes_) == clf.classes_).all()
+    assert len(set(clf.classes_.tolist())) == n_classes >= 2
+    assert probabilities.shape == (n, n_classes)
+    assert probabilities.min() >= 0
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=0, atol=1e-9)
+    assert weights.shape == scores.shape == (n,)
+    labeled = np.isfinite(scores)
+    if given.missing_label is None:
+        assert labeled.all()
+    assert ((scores[labeled] >= 0) & (scores[labeled] <= 1)).all()
+    assert (weights >= 0).all()
+    assert weights[labeled].mean() == pytest.approx(1, abs=1e-9)
+    assert (weights[~labeled] == 0).all()
+    assert matrix.shape == (n_classes, n_classes)
+    assert (matrix >= 0).all()
+    np.testing.assert_allclose(matrix.sum(axis=0), 1, rtol=0, atol=1e-9)
+    assert 0 <= clf.noise_rate_ <= 1
+    predicted = clf.predict(given.X)
+    assert predicted.dtype == clf.classes_.dtype
+    assert np.isin(predicted, clf.classes_).all()
+    np.testing.assert_array_equal(clf.suggested_labels_, predicted)
+
+
+@given(st.data())
+def test_a_fit_is_sound_or_refused_in_words_that_name_the_cause(drawn):
+    given_data = drawn.draw(data())
+    params = drawn.draw(parameters())
+    params.setdefault("missing_label", given_data.missing_label)
+    clf = CLIDMUClassifier(**params)
+    twin = clone(clf)
+    if fit(clf, given_data) is None:
+        event("refused")
+        return
+    event("sound")
+    given_data = given_data._replace(missing_label=params["missing_label"])
+    assert_sound(clf, given_data)
+    expected = results(clf, given_data.X)
+    copied, again = pickle.loads(pickle.dumps(clf)), fit(twin, given_data)
+    for other in (copied, again):
+        for actual, wanted in zip(results(other, given_data.X), expected, strict=True):
+            np.testing.assert_array_equal(actual, wanted)
+
+
+@given(st.data())
+def test_a_value_that_the_table_forbids_is_refused_by_the_name_of_its_parameter(drawn):
+    name = drawn.draw(st.sampled_from(sorted(PARAMETER_CONSTRAINTS)))
+    clf = CLIDMUClassifier(**{**drawn.draw(parameters()), name: drawn.draw(invalid(name))})
+    with pytest.raises(ValueError, match=rf"\b{name}\b"):
+        clf.fit(X, y)
