@@ -6,12 +6,11 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
-from sklearn.utils import column_or_1d
 from sklearn.utils.extmath import softmax
 from sklearn.utils.validation import check_array, check_consistent_length
 
 from sklearn_clidmu.estimator.arguments import as_numpy
-from sklearn_clidmu.estimator.labels import check_one_type, is_missing
+from sklearn_clidmu.estimator.labels import check_labels, check_one_type, is_missing
 from sklearn_clidmu.estimator.preparation import numpy_generator
 
 KINDS = ("symmetric", "pairflip", "asymmetric", "instance")
@@ -85,7 +84,7 @@ def make_label_noise(
     >>> int(flipped.sum()), bool((y_noisy[~flipped] == y[~flipped]).all())
     (2, True)
     """
-    y = column_or_1d(as_numpy(y))
+    y = check_labels(y)
     if is_missing(y, np.nan).any():
         raise ValueError("y must have a label for every row, got nan or None: leave such rows out.")
     if y.dtype == object:

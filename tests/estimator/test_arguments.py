@@ -167,11 +167,20 @@ def test_the_scorer_says_how_many_labels_it_got(clf, rows):
         ([0, 1, np.nan], ValueError, "y must have a label for every row.*leave such rows out"),
         (np.array(["a", None], object), ValueError, "y must have a label for every row"),
         (np.array(["a", 1], object), TypeError, "labels of one type, got int and str"),
+        (["a", 1], TypeError, "labels of one type, got int and str"),
     ],
 )
 def test_noise_is_made_of_labels_that_are_all_there_and_of_one_type(labels, error, message):
     with pytest.raises(error, match=message):
         make_label_noise(labels)
+
+
+def test_noise_keeps_the_type_of_whole_numbers_that_might_be_missing():
+    pandas = pytest.importorskip("pandas")
+    noisy, _ = make_label_noise(pandas.Series(y, dtype="Int64"), random_state=0)
+    expected, _ = make_label_noise(y, random_state=0)
+    assert noisy.dtype == y.dtype
+    np.testing.assert_array_equal(noisy, expected)
 
 
 @pytest.mark.parametrize("rate", ["a", None, [0.1, 0.2], np.array([0.1])])
