@@ -59,7 +59,9 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
 
     Features should be on comparable scales: put a ``StandardScaler`` in front. Sparse tables, which
     that would make dense, are divided by a power of two that brings their root mean square near 1,
-    if it is off by more than a factor of 8.
+    if it is off by more than a factor of 8. Arrays of other libraries, such as torch tensors on any
+    device, are read into NumPy's memory and NumPy arrays come back, whatever scikit-learn's
+    ``array_api_dispatch`` says; where is trained is for ``device`` alone to say.
 
     Parameters
     ----------
@@ -179,8 +181,8 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
         beginning with new ones. Classes, features and ``hidden_layer_sizes`` must be the same.
 
     missing_label : int, float, str or None, default=None
-        What stands in ``y`` in the place of a label that is not known: -1, nan (then None and
-        pandas.NA, too), a string. None says that every row has a label.
+        What stands in ``y`` in the place of a label that is not known: -1, a string, nan or
+        pandas.NA (either means None and the other, too). None says that every row has a label.
 
     unlabeled : {"consistency", "meta", "ignore"}, default="consistency"
         What rows without a label are used for.

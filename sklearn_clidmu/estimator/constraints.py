@@ -6,7 +6,7 @@ from numbers import Integral, Real
 from os import PathLike
 from typing import Any
 
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import Hidden, Interval, MissingValues, StrOptions
 
 PARAMETER_CONSTRAINTS: dict[str, list[Any]] = {
     "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
@@ -34,7 +34,7 @@ PARAMETER_CONSTRAINTS: dict[str, list[Any]] = {
     "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
     "class_weight": [StrOptions({"balanced"}), dict, None],
     "warm_start": ["boolean"],
-    "missing_label": [Real, str, None],
+    "missing_label": [Real, str, None, Hidden(MissingValues())],  # for pandas.NA alone
     "unlabeled": [StrOptions({"consistency", "meta", "ignore"})],
     "device": [str],
     "dtype": [StrOptions({"auto", "float32", "float64"})],

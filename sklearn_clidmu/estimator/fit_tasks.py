@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -16,16 +16,24 @@ from sklearn_clidmu.training.progress import progress
 
 __all__ = ["CallbackSupportMixin", "following", "with_callbacks"]
 
+Method = TypeVar("Method", bound=Callable)
+
 try:
-    from sklearn.callback import CallbackSupportMixin, with_callbacks
+    from sklearn.callback import CallbackSupportMixin
+    from sklearn.callback import with_callbacks as _with_callbacks
 except ImportError:  # scikit-learn < 1.9: there is nothing to call
 
     class CallbackSupportMixin:  # type: ignore[no-redef]
         """Stands in for scikit-learn's, with no methods."""
 
-    def with_callbacks(method: Callable) -> Callable:
+    def _with_callbacks(method: Callable) -> Callable:
         """Leave a method as it is."""
         return method
+
+
+def with_callbacks(method: Method) -> Method:
+    """Tell scikit-learn's callbacks of a fit; keeps its type, which theirs does not."""
+    return _with_callbacks(method)
 
 
 @contextmanager

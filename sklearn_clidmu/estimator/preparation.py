@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Real
 from threading import RLock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,6 +18,7 @@ from sklearn.utils.validation import _check_sample_weight
 from skorch.callbacks import Callback
 from torch import Tensor
 
+from sklearn_clidmu.estimator.arguments import check_numbers
 from sklearn_clidmu.estimator.rows import principal_part, share_memory
 from sklearn_clidmu.mathematics.evidence import rival_margin
 from sklearn_clidmu.mathematics.leave_one_out import Kernel, leave_one_out_shares
@@ -172,14 +174,19 @@ def row_weights(
     Raises
     ------
     ValueError
-        If a sample weight is negative or not finite, or if all are zero.
+        If a weight is negative or not finite, or if all sample weights are zero.
     """
     labeled = codes >= 0
+    if not isinstance(sample_weight, (Real, type(None))):
+        sample_weight = check_numbers(sample_weight, "sample_weight")
     weight = _check_sample_weight(
         sample_weight, codes, dtype=np.float64, ensure_non_negative=True, copy=True
     )
     if class_weight is not None:
-        weight[labeled] *= compute_sample_weight(class_weight, classes[codes[labeled]])
+        factors = compute_sample_weight(class_weight, classes[codes[labeled]])
+        if not (np.isfinite(factors).all() and (factors >= 0).all()):
+            raise ValueError(f"class_weight must be finite and not negative, got {class_weight!r}.")
+        weight[labeled] *= factors
     if not weight[labeled].any():
         raise ValueError("sample_weight must have a positive entry, got zeros alone.")
     if unlabeled == "ignore":
