@@ -345,6 +345,8 @@ def test_files_of_earlier_versions_are_loaded(path):
         ("random_state", np.random.RandomState(0)),
         ("meta_objective", lambda features, logits, targets, weight: logits.sum() * 0),
         ("class_weight", {0: np.longdouble(1), 1: 2}),
+        ("class_weight", np.array([[{}]])),
+        ("class_weight", np.array(["2020-01-01"], dtype="M8[D]")),
     ],
 )
 def test_a_parameter_that_is_code_is_refused_by_its_name(name, value, tmp_path):
@@ -572,6 +574,17 @@ def test_attributes_that_do_not_fit_the_network_are_refused(name, value, saved, 
     document["state"][name] = value
     write(tmp_path / "model", json.dumps(document), arrays)
     with pytest.raises(ValueError, match=f"CLIDMUClassifier: {name} (is|are) not "):
+        CLIDMUClassifier.load(tmp_path / "model")
+
+
+def test_rows_that_are_no_vectors_are_refused_without_a_module(saved, tmp_path):
+    text, arrays = read(saved)
+    document = json.loads(text)
+    network = dict(document["state"]["net_"]["dict"])["network"]["dict"]
+    [shape] = [entry for entry in network if entry[0] == "row_shape"]
+    shape[1] = document["state"]["_row_shape"] = {"tuple": [4, 1]}
+    write(tmp_path / "model", json.dumps(document), arrays)
+    with pytest.raises(ValueError, match="more than one dimension need a module of your own"):
         CLIDMUClassifier.load(tmp_path / "model")
 
 
