@@ -54,7 +54,7 @@ for share in np.unique(agreement):
 # What to train
 # -------------
 # The agreement of the annotators can be passed on as ``sample_weight``: a row on which they
-# agree then counts more. It helps every model, and those that believe their labels the most.
+# agree then counts more. It helps all three models, most of all the two that believe their labels.
 
 models = {
     "logistic regression": LogisticRegression(max_iter=1000),
@@ -97,7 +97,8 @@ for side, name in enumerate(("vote alone", "agreement as weight")):
     heights = [pair[side] for pair in accuracy.values()]
     right.plot(places, heights, MARKERS[side], color=COLORS[side], ms=9, label=name)
     for place, height in zip(places, heights, strict=True):
-        right.text(place + 0.1, height, f"{height:.3f}", va="center")
+        place += (-0.1, 0.1)[side]
+        right.text(place, height, f"{height:.3f}", va="center", ha=("right", "left")[side])
 right.set_xticks(places, labels=[name.replace(", ", ",\n") for name in models])
 right.set(ylabel="test accuracy", xlim=(-0.5, 2.5), ylim=(0.8, 1))
 right.legend(loc="upper left", frameon=False)
