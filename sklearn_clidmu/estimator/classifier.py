@@ -379,7 +379,8 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
 
         Returns
         -------
-        self : CLIDMUClassifier
+        CLIDMUClassifier
+            The classifier itself, fitted.
 
         Raises
         ------
@@ -441,11 +442,13 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Rows, in the features of ``fit``.
 
         Returns
         -------
         ndarray of shape (n_samples,)
+            Entries of ``classes_``.
         """
         probabilities = self.predict_proba(X)
         return self.classes_[probabilities.argmax(axis=1)]
@@ -455,11 +458,13 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Rows, in the features of ``fit``.
 
         Returns
         -------
         ndarray of shape (n_samples, n_classes), float64
+            Rows add up to one.
 
         Raises
         ------
@@ -483,11 +488,13 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Rows, in the features of ``fit``.
 
         Returns
         -------
         ndarray of shape (n_samples, n_classes), float64
+            At most 0; ``-inf`` where a probability is 0.
         """
         with np.errstate(divide="ignore"):
             return np.log(self.predict_proba(X))
@@ -534,6 +541,7 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
         Parameters
         ----------
         path : str or path-like
+            A file that :meth:`save` wrote.
         module : callable, optional
             The parameter ``module`` of the classifier that was saved, if it had one. It is called,
             and the result given the saved ``state_dict``.
