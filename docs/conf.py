@@ -69,7 +69,7 @@ html_sidebars = {name: [] for name in ("index", "installation", "api", "design",
 html_theme_options = {
     "logo": {"text": "sklearn-clidmu"},
     "navbar_align": "left",
-    "header_links_before_dropdown": 5,
+    "header_links_before_dropdown": 6,
     "github_url": "https://github.com/sklearn-clidmu/sklearn-clidmu",
     "footer_start": ["copyright"],
     "footer_end": [],
