@@ -10,6 +10,7 @@ from sklearn_clidmu import datasets
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 GALLERY = "auto_examples/index"  # made by the build
+EXAMPLE = re.compile(r"^   \.\./examples/(\w+)\.py$", re.MULTILINE)
 
 
 def pages():
@@ -39,6 +40,11 @@ def test_navigation_names_every_page_exactly_once():
 def test_links_between_pages_lead_somewhere(name):
     known = {*pages(), *(path.name for path in DOCS.iterdir()), GALLERY}
     assert links(pages()[name].read_text("utf-8")) <= known
+
+
+def test_every_example_is_shown_on_a_page_of_the_guide():
+    shown = {name for path in pages().values() for name in EXAMPLE.findall(path.read_text("utf-8"))}
+    assert {path.stem for path in DOCS.parent.glob("examples/*.py")} <= shown
 
 
 def test_the_api_reference_lists_every_public_name():
