@@ -64,6 +64,7 @@ html_title = "sklearn-clidmu"
 html_static_path = ["_static"]
 html_css_files = ["custom.css"]
 html_show_sourcelink = False
+toc_object_entries_show_parents = "hide"
 html_copy_source = False
 html_sidebars = {name: [] for name in ("index", "installation", "api", "design", "faq")}
 html_theme_options = {
