@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx_gallery.sorting import ExplicitOrder
 
 import sklearn_clidmu
 
@@ -50,11 +51,11 @@ sphinx_gallery_conf = {
     "gallery_dirs": "auto_examples",
     "backreferences_dir": "generated/backreferences",
     "doc_module": ("sklearn_clidmu",),
+    "within_subsection_order": ExplicitOrder(["plot_quickstart.py", "plot_audit.py", "*"]),
     "download_all_examples": False,
     "show_signature": False,
     "min_reported_time": 1e9,  # how long it took here says nothing to a reader
     "write_computation_times": False,
-    "abort_on_example_error": True,
 }
 
 # The pages
