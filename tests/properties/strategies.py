@@ -46,9 +46,10 @@ BY_PARAMETER = {
     "module": st.just(linear) | st.none(),
     "meta_objective": st.just(total) | st.sampled_from(["clid", "mae", "small_loss"]),
     "device": st.just("cpu"),
+    "checkpoint_dir": st.none(),
     "missing_label": st.none() | st.just(-1) | st.just(float("nan")) | st.just("?"),
 }
-"""Where a constraint says too little: callables, names of devices."""
+"""Where a constraint says too little: callables, names of devices and directories."""
 
 
 def interval(constraint, name):
