@@ -1,0 +1,178 @@
+"""The same data, parameters and ``random_state``: the same result, whatever goes on around it."""
+
+import subprocess
+import sys
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from estimator.data import SMALL, make_rows
+from joblib import parallel_config
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
+
+from sklearn_clidmu import CLIDMUClassifier, cross_val_noise_scores
+
+X, y, _ = make_rows(60, n_classes=3)
+
+SETTINGS = {
+    "whole": {"batch_size": 64},
+    "batches": {"batch_size": 16, "early_stopping": True},
+    "vri, all parameters": {"batch_size": 16, "weighting": "vri", "virtual_step": "full"},
+    "snapshots": {"batch_size": 32, "weighting": "wnet", "n_snapshots": 2},
+    "adamw": {"batch_size": 32, "weighting": None, "optimizer": "adamw", "ema_decay": None},
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
+
+
+def fitted(name, labels=y, **params):
+    return CLIDMUClassifier(**{**SMALL, "max_epochs": 2, **SETTINGS[name], **params}).fit(X, labels)
+
+
+def results(clf, rows=X):
+    """Everything that a user reads out of a fitted classifier, as numbers."""
+    return {
+        "probabilities": clf.predict_proba(rows),
+        "sample_weights_": clf.sample_weights_,
+        "noise_scores_": clf.noise_scores_,
+        "suggested_labels_": clf.suggested_labels_,
+        "noise_matrix_": clf.noise_matrix_,
+        **clf.history_,
+    }
+
+
+def assert_same(actual, expected, tolerance=0.0):
+    assert actual.keys() == expected.keys()
+    for key, values in expected.items():
+        np.testing.assert_allclose(actual[key], values, rtol=0, atol=tolerance, err_msg=key)
+
+
+@cache
+def once(name):
+    return results(fitted(name))
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_two_fits_are_the_same_to_the_bit(name):
+    assert_same(results(fitted(name)), once(name))
+    other = results(fitted(name, random_state=1))
+    assert not np.array_equal(other["probabilities"], once(name)["probabilities"])
+
+
+def test_a_fresh_process_comes_to_the_same_to_the_bit(tmp_path):
+    # Its hashes of strings are others, and the generators are as they are when torch is imported.
+    code = f"""
+import numpy as np
+import test_determinism as t
+t.torch.set_num_threads(1)
+for i, name in enumerate(t.SETTINGS):
+    np.savez(f"{tmp_path.as_posix()}/{{i}}.npz", **t.results(t.fitted(name)))
+"""
+    paths = [p for p in sys.path if p]
+    code = f"import sys; sys.path[:0] = {paths!r}\n{code}"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=600)
+    for i, name in enumerate(SETTINGS):
+        with np.load(tmp_path / f"{i}.npz") as there:
+            assert_same(dict(there), once(name))
+
+
+@pytest.mark.parametrize("name", ["whole", "vri, all parameters"])
+def test_the_seeds_of_the_caller_do_not_matter(name):
+    state = np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng(devices=[]):
+        np.random.seed(123)  # noqa: NPY002
+        torch.manual_seed(456)
+        torch.rand(3)
+        actual = results(fitted(name))
+    np.random.set_state(state)  # noqa: NPY002
+    assert_same(actual, once(name))
+
+
+@pytest.mark.parametrize("verbose", [1, 2])
+@pytest.mark.parametrize("name", ["whole", "batches"])
+def test_what_is_shown_does_not_matter(name, verbose):
+    assert_same(results(fitted(name, verbose=verbose)), once(name))
+
+
+class Predicting:
+    """A callback that predicts at every occasion."""
+
+    max_propagation_depth = None
+
+    def setup(self, estimator, context):
+        self.n_predictions = 0
+
+    def teardown(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context):
+        pass
+
+    def on_fit_task_end(self, estimator, context, *, fitted_estimator=None):
+        if fitted_estimator is not None:
+            fitted_estimator.predict(X)
+            self.n_predictions += 1
+
+
+def test_callbacks_do_not_matter():
+    pytest.importorskip("sklearn.callback", reason="scikit-learn has callbacks from 1.9 on")
+    callback = Predicting()
+    clf = CLIDMUClassifier(**{**SMALL, "max_epochs": 2, **SETTINGS["batches"]})
+    clf.set_callbacks(callback).fit(X, y)
+    assert callback.n_predictions >= 4
+    assert_same(results(clf), once("batches"))
+
+
+@pytest.mark.parametrize("labels", [y.astype(float), np.array(["a", "b", "c"])[y], y - 5])
+def test_what_classes_are_called_does_not_matter(labels):
+    actual, expected = results(fitted("batches", labels)), once("batches")
+    names = {"suggested_labels_"}
+    assert_same(*({k: v for k, v in r.items() if k not in names} for r in (actual, expected)))
+
+
+def test_jobs_of_a_search_do_not_matter():
+    clf = CLIDMUClassifier(**{**SMALL, "max_epochs": 2, "weighting": "wnet", "batch_size": 16})
+    folds = StratifiedKFold(2)
+
+    def search(n_jobs):
+        found = GridSearchCV(clone(clf), {"dropout": [0.0, 0.5]}, cv=folds, n_jobs=n_jobs)
+        found.fit(X, y)
+        return results(found.best_estimator_), found.cv_results_["mean_test_score"]
+
+    with parallel_config("threading"):
+        alone, together = search(1), search(4)
+        scores = [cross_val_noise_scores(clf, X, y, cv=folds, n_jobs=n) for n in (1, 2)]
+    assert_same(together[0], alone[0])
+    np.testing.assert_array_equal(together[1], alone[1])
+    np.testing.assert_array_equal(*scores)
+
+
+def test_threads_of_torch_change_no_more_than_the_last_digits():
+    rng = np.random.RandomState(0)
+    labels = np.arange(400) % 3
+    rows = rng.normal(size=(400, 20)) + 2 * np.eye(3, 20)[labels]
+    clf = CLIDMUClassifier(**{**SMALL, "max_epochs": 1, "warmup_epochs": 0, "refit": False})
+    clf.set_params(batch_size=200, dtype="float64")
+    found = []
+    for n_threads in (1, 2):
+        torch.set_num_threads(n_threads)
+        found.append(results(clone(clf).fit(rows, labels), rows))
+    torch.set_num_threads(1)
+    assert_same(*found, tolerance=1e-6)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
+@pytest.mark.parametrize("name", SETTINGS)
+def test_two_fits_on_cuda_are_the_same_up_to_rounding(name):
+    # Sums by index are made in no fixed order there.
+    first, second = (results(fitted(name, device="cuda", dtype="float64")) for _ in range(2))
+    assert_same(first, second, tolerance=1e-6)
