@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 import numpy as np
-from sklearn.utils import column_or_1d
 from sklearn.utils.extmath import softmax
 from sklearn.utils.validation import check_array, check_consistent_length
 
+from sklearn_clidmu.estimator.arguments import as_numpy
+from sklearn_clidmu.estimator.labels import check_labels, check_one_type, is_missing
 from sklearn_clidmu.estimator.preparation import numpy_generator
 
 KINDS = ("symmetric", "pairflip", "asymmetric", "instance")
@@ -67,9 +69,11 @@ def make_label_noise(
     Raises
     ------
     ValueError
-        If an argument is out of its range, if there are fewer than two classes, if ``X`` or
-        ``transition_matrix`` is missing where it is needed, or if ``transition_matrix`` is given
-        where it is not.
+        If an argument is out of its range, if labels are missing, if there are fewer than two
+        classes, if ``X`` or ``transition_matrix`` is missing where it is needed, or if
+        ``transition_matrix`` is given where it is not.
+    TypeError
+        If there are labels of several types.
 
     Examples
     --------
@@ -80,12 +84,16 @@ def make_label_noise(
     >>> int(flipped.sum()), bool((y_noisy[~flipped] == y[~flipped]).all())
     (2, True)
     """
-    y = column_or_1d(y)
+    y = check_labels(y)
+    if is_missing(y, np.nan).any():
+        raise ValueError("y must have a label for every row, got nan or None: leave such rows out.")
+    if y.dtype == object:
+        check_one_type(y)
     classes, targets = np.unique(y, return_inverse=True)
     _check_arguments(kind, rate, len(classes), X, transition_matrix)
     rng = numpy_generator(random_state)
     if kind == "instance":
-        X = check_array(X, dtype=np.float64, input_name="X")
+        X = check_array(as_numpy(X), dtype=np.float64, input_name="X")
         check_consistent_length(X, y)
         probabilities = _instance_probabilities(targets, X, len(classes), rate, rng)
         noisy = _draw(probabilities, rng)
@@ -104,7 +112,7 @@ def _check_arguments(
 ) -> None:
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {KINDS}, got {kind!r}.")
-    if not 0 <= rate < 1:
+    if not (isinstance(rate, Real) and 0 <= rate < 1):
         raise ValueError(f"rate must lie in [0, 1), got {rate!r}.")
     if n_classes < 2:
         raise ValueError(f"y must have at least two classes to flip between, got {n_classes}.")

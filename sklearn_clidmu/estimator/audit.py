@@ -8,11 +8,20 @@ import numpy as np
 from sklearn.base import BaseEstimator, clone, is_classifier
 from sklearn.model_selection import check_cv
 from sklearn.utils import indexable
+from sklearn.utils._param_validation import HasMethods, validate_parameter_constraints
 from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_method_params
 
+from sklearn_clidmu.estimator.arguments import as_numpy
+from sklearn_clidmu.estimator.constraints import PARAMETER_CONSTRAINTS
 from sklearn_clidmu.estimator.labels import NO_LABEL, check_labels, encode_labels
+
+CONSTRAINTS: dict[str, list[Any]] = {
+    "estimator": [HasMethods(["fit", "predict_proba"])],
+    "params": [dict, None],
+    "missing_label": PARAMETER_CONSTRAINTS["missing_label"],
+}
 
 
 def cross_val_noise_scores(
@@ -52,7 +61,7 @@ def cross_val_noise_scores(
     params : dict, default=None
         Passed to the estimator's ``fit``. What has as many entries as there are rows, such as
         ``sample_weight``, is cut to the training part of each fold.
-    missing_label : object, default=None
+    missing_label : int, float, str or None, default=None
         What stands in y for no label: nan (and then None as well), "" or -1, say. Such rows are
         passed on as they are, to estimators that know what to do with them, and their scores are
         nan. None means that every row has a label.
@@ -70,7 +79,8 @@ def cross_val_noise_scores(
     Raises
     ------
     ValueError
-        If labels of two classes are not there, or if ``cv`` does not test every row exactly once.
+        If an argument is unfit, if labels of two classes are not there, or if ``cv`` does not test
+        every row exactly once.
 
     Examples
     --------
@@ -83,7 +93,9 @@ def cross_val_noise_scores(
     >>> int(cross_val_noise_scores(LogisticRegression(), X, y).argmax())
     7
     """
-    X, y = indexable(X, y)
+    given_arguments = {"estimator": estimator, "params": params, "missing_label": missing_label}
+    validate_parameter_constraints(CONSTRAINTS, given_arguments, "cross_val_noise_scores")
+    X, y = indexable(as_numpy(X), as_numpy(y))
     labels = check_labels(y)
     classes, given = encode_labels(labels, missing_label)
     splits = list(check_cv(cv, given, classifier=is_classifier(estimator)).split(X, given))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from sklearn.base import BaseEstimator
-from skorch.callbacks import Callback, LRScheduler, PassthroughScoring
+from skorch.callbacks import Callback, PassthroughScoring
 from torch import Tensor, nn
 
 from sklearn_clidmu.estimator.constraints import layer_sizes
@@ -32,6 +32,7 @@ from sklearn_clidmu.training.ledger import Ledger, LossRecord
 from sklearn_clidmu.training.meta_step import MAX_META_ROWS, MetaStep
 from sklearn_clidmu.training.monitor import CollapseGuard, Monitor
 from sklearn_clidmu.training.net import ReweightedNet
+from sklearn_clidmu.training.schedule import Schedule
 
 TRAINING_STEPS = 900
 """Optimizer steps that a training takes by itself, within :data:`EPOCHS`."""
@@ -129,16 +130,25 @@ def build_objective(meta_objective: str | Callable, temperature: float) -> MetaO
     return named[meta_objective]
 
 
+class Course(NamedTuple):
+    """How long a training is."""
+
+    n_epochs: int
+    n_warmup: int | None
+    """Epochs before the first meta step; None where there is none."""
+    n_predicted: int
+    """Classes that must be predicted from the start where there is no warm-up."""
+    n_decay_steps: int | None
+    """Optimizer steps over which the learning rate falls to zero; None where it stays."""
+
+
 def build_callbacks(
     params: BaseEstimator,
     table: Table,
     meta_table: Table,
     ledger: Ledger,
     held_out: Table | None,
-    n_epochs: int,
-    n_steps: int,
-    n_warmup: int | None,
-    n_predicted: int,
+    course: Course,
     watchers: list[tuple[str, Callback]],
 ) -> list[tuple[str, Callback]]:
     """Build the callbacks, in the order in which they act.
@@ -151,42 +161,37 @@ def build_callbacks(
         Training set, the rows that meta batches are drawn from, which may be more, and, with
         early stopping, the rows kept from it.
     ledger : Ledger
-    n_epochs : int
-    n_steps : int
-        Optimizer steps in an epoch.
-    n_warmup : int or None
-        Epochs before the first meta step; None where there is none.
-    n_predicted : int
-        Classes that must be predicted from the start where there is no warm-up.
+    course : Course
     watchers : list of (str, Callback)
         Those that follow the whole fit.
     """
     meta_step = None
     callbacks: list[tuple[str, Callback]] = [("losses", LossRecord(ledger))]
-    if n_warmup is not None:
+    if course.n_warmup is not None:
         meta_step = MetaStep(
             table,
             meta_table,
             ledger,
             build_objective(params.meta_objective, params.temperature),
             virtual_step=params.virtual_step,
-            warmup_epochs=n_warmup,
+            warmup_epochs=course.n_warmup,
             interval=params.meta_interval,
             batch_size=meta_batch_size(params, drawn=meta_table is not table),
         )
         callbacks.append(("meta_step", meta_step))
-    schedule = LRScheduler(
-        torch.optim.lr_scheduler.CosineAnnealingLR,
-        step_every="batch",
-        event_name=None,
-        T_max=n_epochs * n_steps,
-    )
-    callbacks.append(("schedule", schedule))
+    if course.n_decay_steps is not None:
+        schedule = Schedule(
+            torch.optim.lr_scheduler.CosineAnnealingLR,
+            step_every="batch",
+            event_name=None,
+            T_max=course.n_decay_steps,
+        )
+        callbacks.append(("schedule", schedule))
     if params.ema_decay is not None:
         callbacks.append(("average", WeightAverage()))
     callbacks.append(("train_loss", PassthroughScoring("train_loss", on_train=True)))
     callbacks.append(("monitor", Monitor(table, params.temperature, ledger, held_out)))
-    callbacks.append(("guard", CollapseGuard(meta_step, ledger, n_predicted)))
+    callbacks.append(("guard", CollapseGuard(meta_step, ledger, course.n_predicted)))
     if params.n_snapshots is not None:
         callbacks.append(("snapshots", Snapshots(params.n_snapshots, "clid", True)))
     elif held_out is not None:
@@ -234,6 +239,13 @@ def warmup_epochs(params: BaseEstimator, weighting: str, n_epochs: int, n_steps:
             f"smaller than max_epochs={n_epochs}, or set weighting=None."
         )
     return params.warmup_epochs
+
+
+def is_warm(params: BaseEstimator, weighting: str, n_epochs: int, n_steps: int) -> bool:
+    """Whether warm-up is over after so many epochs and optimizer steps, one epoch at a time."""
+    if params.warmup_epochs == "auto":
+        return n_steps >= WARMUP_STEPS[weighting]
+    return n_epochs >= params.warmup_epochs
 
 
 def weight_decay(params: BaseEstimator, n_features: int) -> float:
@@ -289,6 +301,7 @@ def build_net(
         **meta,
         lr=LEARNING_RATES[params.optimizer] if params.lr == "auto" else params.lr,
         ema_decay=params.ema_decay,
+        keep_interrupted=params.on_interrupt == "keep",
         optimizer__fused=fused,
         optimizer__weight_decay=weight_decay(params, math.prod(row_shape)),
         **optimizer,

@@ -14,18 +14,23 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Tags, check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_clidmu.estimator.checkpoints import open_checkpoints
 from sklearn_clidmu.estimator.constraints import PARAMETER_CONSTRAINTS
 from sklearn_clidmu.estimator.describing import describe_net, restore_net
 from sklearn_clidmu.estimator.fit_tasks import CallbackSupportMixin, following, with_callbacks
+from sklearn_clidmu.estimator.interrupts import FitInterrupted, all_or_nothing
 from sklearn_clidmu.estimator.label_report import LabelReportMixin
-from sklearn_clidmu.estimator.labels import encode_labels
+from sklearn_clidmu.estimator.labels import encode_labels, encode_more, known_classes
 from sklearn_clidmu.estimator.learning import (
     Learned,
     count_trainings,
     learn,
+    learn_more,
     training_curves,
 )
+from sklearn_clidmu.estimator.memory import explained
 from sklearn_clidmu.estimator.preparation import (
+    Prepared,
     hold_out,
     local_generators,
     prepare,
@@ -36,8 +41,12 @@ from sklearn_clidmu.estimator.rows import as_rows, check_rows, divided, sparse_u
 from sklearn_clidmu.estimator.saving import load_model, save_model
 from sklearn_clidmu.estimator.scoring import class_probabilities
 from sklearn_clidmu.mathematics.weighting import WeightingNet
+from sklearn_clidmu.training.progress import progress
 
 Self = TypeVar("Self", bound="CLIDMUClassifier")
+
+STACK_LEVEL = 6
+"""Calls from a warning of a fit to the caller of ``fit``."""
 
 
 class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, BaseEstimator):
@@ -50,7 +59,9 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
 
     Features should be on comparable scales: put a ``StandardScaler`` in front. Sparse tables, which
     that would make dense, are divided by a power of two that brings their root mean square near 1,
-    if it is off by more than a factor of 8.
+    if it is off by more than a factor of 8. Arrays of other libraries, such as torch tensors on any
+    device, are read into NumPy's memory and NumPy arrays come back, whatever scikit-learn's
+    ``array_api_dispatch`` says; where is trained is for ``device`` alone to say.
 
     Parameters
     ----------
@@ -165,9 +176,13 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
     class_weight : "balanced", dict or None, default=None
         Weights of the classes, as in scikit-learn. They multiply ``sample_weight``.
 
+    warm_start : bool, default=False
+        Whether ``fit`` goes on with the networks of the last one, in one training, instead of
+        beginning with new ones. Classes, features and ``hidden_layer_sizes`` must be the same.
+
     missing_label : int, float, str or None, default=None
-        What stands in ``y`` in the place of a label that is not known: -1, nan (then None and
-        pandas.NA, too), a string. None says that every row has a label.
+        What stands in ``y`` in the place of a label that is not known: -1, a string, nan or
+        pandas.NA (either means None and the other, too). None says that every row has a label.
 
     unlabeled : {"consistency", "meta", "ignore"}, default="consistency"
         What rows without a label are used for.
@@ -190,6 +205,22 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
     random_state : int, RandomState instance or None, default=None
         Drives initialisation, shuffling, meta batches, dropout and the hold-out. The global
         generators of NumPy and torch are left as they were, whatever it is.
+
+    checkpoint_dir : str, path-like or None, default=None
+        Directory that ``fit`` writes its state to after every epoch. A fit that was killed or
+        interrupted goes on from there when it is started again with the same parameters and data,
+        and ends as if nothing had happened: on the CPU in one thread with the same
+        predictions to the bit. At its end the files are deleted. Other fits may use the same
+        directory. The files hold numbers and text but no code. Not used by ``partial_fit``.
+
+    on_interrupt : {"raise", "keep"}, default="raise"
+        What Ctrl-C in the midst of ``fit`` leaves behind; KeyboardInterrupt reaches the caller in
+        either case.
+
+        - "raise": the estimator as it was before, and at once.
+        - "keep": the estimator fitted with the last training that came to its end or, in the
+          first, with its last whole epoch; a ConvergenceWarning and ``interrupted_`` say so. It
+          takes the time of a final pass over the rows. In the first epoch there is nothing to keep.
 
     verbose : int, default=0
         1 shows a progress bar on standard error; from 2 on a line an epoch is printed instead,
@@ -256,6 +287,9 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
         of the training, counted from 1) and "chosen" (whether the epoch's network is one of
         those that predict; none is after a divergence).
 
+    interrupted_ : bool
+        Whether Ctrl-C cut the fit short, with ``on_interrupt="keep"``.
+
     collapse_epoch_ : int or None
         Epoch of the training that made ``net_``, counted from 1, at which the weighting
         collapsed: after it, training went on from the epoch before with equal weights. None if it
@@ -314,11 +348,14 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 5,
         class_weight: Any = None,
+        warm_start: bool = False,
         missing_label: Any = None,
         unlabeled: str = "consistency",
         device: str = "auto",
         dtype: str = "auto",
         random_state: Any = None,
+        checkpoint_dir: str | PathLike[str] | None = None,
+        on_interrupt: str = "raise",
         verbose: int = 0,
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -344,11 +381,14 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.class_weight = class_weight
+        self.warm_start = warm_start
         self.missing_label = missing_label
         self.unlabeled = unlabeled
         self.device = device
         self.dtype = dtype
         self.random_state = random_state
+        self.checkpoint_dir = checkpoint_dir
+        self.on_interrupt = on_interrupt
         self.verbose = verbose
 
     @property
@@ -357,6 +397,7 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
         check_is_fitted(self, "net_")
         return getattr(self.net_, "weight_net_", None)
 
+    @all_or_nothing
     @with_callbacks
     def fit(
         self, X: Any, y: Any, sample_weight: Any = None, X_unlabeled: Any = None
@@ -385,12 +426,20 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
         Raises
         ------
         ValueError
-            If the data or a parameter is unfit; the message names it.
+            If the data or a parameter is unfit; the message names it. The estimator is left as it
+            was before.
+        MemoryError
+            If the device has too little memory even with halved batches.
+        KeyboardInterrupt
+            On Ctrl-C; what is left behind says ``on_interrupt``.
 
         Warns
         -----
         ConvergenceWarning
-            If the weighting collapsed and was switched off, or if training diverged.
+            If the weighting collapsed and was switched off, if training diverged, or if it was cut
+            short by Ctrl-C.
+        RuntimeWarning
+            If the device ran out of memory and batches were halved.
         """
         self._validate_params()
         given = X, y, sample_weight
@@ -399,12 +448,18 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
                 "CLIDMUClassifier requires y to be passed, but the target y is None: rows without "
                 "a label are marked by missing_label."
             )
-        X = self._check_rows(X, reset=True)
+        start = getattr(self, "net_", None) if self.warm_start else None
+        X = self._check_rows(X, reset=start is None)
         classes, codes = encode_labels(y, self.missing_label)
+        if start is not None and not np.array_equal(classes, self.classes_):
+            raise ValueError(
+                f"y has the classes {classes}, and warm_start=True goes on with a network for "
+                f"{self.classes_}: fit with warm_start=False."
+            )
         check_consistent_length(X, codes)
         weight = row_weights(classes, codes, sample_weight, self.class_weight, self.unlabeled)
-        self._unit = sparse_unit(X, weight)
-        X = divided(X, self._unit)
+        if start is None:
+            X = self._choose_unit(X, weight)
         n_samples = len(codes)
         if X_unlabeled is not None:
             X_unlabeled = self._check_rows(X_unlabeled, reset=False)
@@ -413,28 +468,93 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
             mean = float(self.unlabeled != "ignore")
             weight = np.pad(weight, (0, X_unlabeled.shape[0]), constant_values=mean)
         device = resolve_device(self.device)
-        with local_generators(self.random_state, device) as seed:
+        checkpoints = open_checkpoints(self, X, codes, weight, classes, start=start)
+        random_state = self.random_state
+        if checkpoints is not None:
+            random_state = checkpoints.fix_seed(random_state)
+        with local_generators(random_state, device) as seed:
             candidates = np.flatnonzero((codes >= 0) & (weight > 0))
             held_out = candidates[:0]
             if self.early_stopping:
                 held_out = hold_out(codes, candidates, self.validation_fraction, seed)
-            data = prepare(
-                X,
-                codes,
-                weight,
-                held_out=held_out,
-                n_classes=len(classes),
-                evidence=self.weighting == "evidence",
-                batch_size=self.batch_size,
-                dtype=self.dtype,
-                device=device,
-            )
-            with following(self, count_trainings(self, data), classes, *given) as watchers:
-                learned = learn(self, data._replace(watchers=watchers)).of_first(n_samples)
-                self.classes_ = classes
-                self.device_ = str(device)
-                self._report(learned, codes[:n_samples])
-                self._audit(learned, codes[:n_samples], data.noise)
+            data = self._prepare(X, codes, weight, held_out, classes, device)
+            n_trainings = count_trainings(self, data, start)
+            with following(self, n_trainings, classes, *given) as watchers:
+                data = data._replace(watchers=watchers, checkpoints=checkpoints)
+                learned = learn(self, data, start)
+                self._take(learned.of_first(n_samples), codes[:n_samples], classes, data)
+        if self.interrupted_:
+            raise FitInterrupted
+        if checkpoints is not None:
+            checkpoints.delete()
+        return self
+
+    @all_or_nothing
+    def partial_fit(
+        self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None
+    ) -> CLIDMUClassifier:
+        """Train for one epoch on more rows, for data that come in parts.
+
+        Begins where no fit came before, and else goes on with its networks. Unlike in ``fit``, the
+        learning rate does not fall, nothing is trained twice, and rows without a label are not
+        used. The labels of each part are judged by its other rows, so a part should have
+        some hundreds of rows at least.
+
+        The rows of every call are added at the end of ``sample_weights_``, ``noise_scores_`` and
+        ``suggested_labels_``, where they keep their place as they were judged then;
+        ``noise_rate_``, ``noise_matrix_`` and the report count all of them. To judge rows by the
+        network of later calls, use :meth:`noise_scores`.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Rows, as in ``fit``.
+        y : array-like of shape (n_samples,)
+            Given labels, all among the classes, and ``missing_label`` where there is none.
+        classes : array-like of shape (n_classes,), default=None
+            All classes that ever come. Needed in the first call; may be left out afterwards.
+        sample_weight : array-like of shape (n_samples,), default=None
+            As in ``fit``; of mean 1 in each call.
+
+        Returns
+        -------
+        self : CLIDMUClassifier
+
+        Raises
+        ------
+        ValueError
+            If the data or a parameter is unfit, or with ``early_stopping`` or
+            ``class_weight="balanced"``, which need all rows at once.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If training diverged; the epoch is forgotten.
+        """
+        self._validate_params()
+        for name, unfit in (("early_stopping", True), ("class_weight", "balanced")):
+            if getattr(self, name) == unfit:
+                raise ValueError(
+                    f"partial_fit has not all rows at once: {name}={unfit!r} is unfit."
+                )
+        earlier = dict(vars(self)) if hasattr(self, "net_") else {}
+        known = known_classes(classes, earlier.get("classes_"))
+        X = self._check_rows(X, reset=not earlier)
+        codes = encode_more(y, known, self.missing_label)
+        check_consistent_length(X, codes)
+        weight = row_weights(known, codes, sample_weight, self.class_weight, "ignore")
+        if not earlier:
+            X = self._choose_unit(X, weight)
+        device = resolve_device(self.device)
+        n_earlier = earlier.get("n_iter_", 0)
+        with local_generators(self.random_state, device, n_earlier):
+            data = self._prepare(X, codes, weight, np.zeros(0, dtype=int), known, device)
+            with progress(self.verbose, 1) as watchers:
+                data = data._replace(watchers=watchers)
+                learned = learn_more(self, data, earlier.get("net_"), n_earlier)
+        self._take(learned, codes, known, data)
+        if earlier:
+            self._put_behind(earlier)
         return self
 
     def predict(self, X: Any) -> np.ndarray:
@@ -466,12 +586,15 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
         ------
         ValueError
             If the network's output is not finite, as that for very large rows.
+        MemoryError
+            If the device has too little memory for a single row; batches are halved before.
         """
         check_is_fitted(self, "net_")
         X = self._check_rows(X, reset=False)
         network = self.net_.evaluated_module
-        outputs = self.net_.outputs(as_rows(X))
-        parts = [class_probabilities(logits, network).cpu() for logits, _ in outputs]
+        with explained():
+            outputs = self.net_.outputs(as_rows(X))
+            parts = [class_probabilities(logits, network).cpu() for logits, _ in outputs]
         return torch.cat(parts).numpy()
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
@@ -487,6 +610,33 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
         """
         with np.errstate(divide="ignore"):
             return np.log(self.predict_proba(X))
+
+    def _prepare(
+        self,
+        X: Any,
+        codes: np.ndarray,
+        weight: np.ndarray,
+        held_out: np.ndarray,
+        classes: np.ndarray,
+        device: torch.device,
+    ) -> Prepared:
+        with explained():
+            return prepare(
+                X,
+                codes,
+                weight,
+                held_out=held_out,
+                n_classes=len(classes),
+                evidence=self.weighting == "evidence",
+                batch_size=self.batch_size,
+                dtype=self.dtype,
+                device=device,
+            )
+
+    def _choose_unit(self, X: Any, weight: np.ndarray) -> Any:
+        """Choose the unit of sparse rows; return the rows in it."""
+        self._unit = sparse_unit(X, weight)
+        return divided(X, self._unit)
 
     def _check_rows(self, X: Any, *, reset: bool) -> Any:
         X = check_rows(self, X, reset=reset, allow_nd=self.module is not None)
@@ -564,8 +714,23 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
             state["device_"] = str(state["net_"].device)
         super().__setstate__(state)
 
+    def _take(
+        self, learned: Learned, codes: np.ndarray, classes: np.ndarray, data: Prepared
+    ) -> None:
+        """Set all attributes that are left of the trainings; once more after Ctrl-C if asked to."""
+        try:
+            self.classes_ = classes
+            self.device_ = str(data.training.X.device)
+            self._report(learned, codes)
+            self._audit(learned, codes, data.noise)
+        except KeyboardInterrupt:
+            if learned.interrupted or self.on_interrupt == "raise":
+                raise
+            self._take(learned._replace(interrupted=True), codes, classes, data)
+        learned.net.trim_for_prediction()
+
     def _report(self, learned: Learned, codes: np.ndarray) -> None:
-        """Set what the trainings have left behind, and warn of what went wrong."""
+        """Set what is known of the rows and the trainings, and warn of what went wrong."""
         net, labeled = learned.net, codes >= 0
         trust = np.where(labeled, learned.trust, 0)
         self.sample_weights_ = trust / trust[labeled].mean()
@@ -573,19 +738,26 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
         self.history_ = training_curves(learned)
         self.n_iter_ = len(net.history)
         self.collapse_epoch_ = net.collapse_epoch_
+        self.interrupted_ = learned.interrupted
         if net.collapse_epoch_ is not None:
             warnings.warn(
                 f"The weighting collapsed in epoch {net.collapse_epoch_}: training went on with "
                 "equal weights. Raise warmup_epochs or lower meta_lr.",
                 ConvergenceWarning,
-                stacklevel=3,
+                stacklevel=STACK_LEVEL,
             )
         if net.diverged_:
             warnings.warn(
                 f"Training diverged in epoch {self.n_iter_} and was ended with the last sound "
                 "network. Lower lr, or scale the features.",
                 ConvergenceWarning,
-                stacklevel=3,
+                stacklevel=STACK_LEVEL,
+            )
+        if learned.interrupted:
+            warnings.warn(
+                f"Training was cut short by Ctrl-C: what predicts has learned for {self.n_iter_} "
+                f"epochs in training {learned.nets.index(net) + 1}. Fit again for all of it.",
+                ConvergenceWarning,
+                stacklevel=STACK_LEVEL,
             )
         self.net_ = net
-        self.net_.trim_for_prediction()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from numbers import Integral, Real
+from os import PathLike
 from typing import Any
 
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import Hidden, Interval, MissingValues, StrOptions
 
 PARAMETER_CONSTRAINTS: dict[str, list[Any]] = {
     "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
@@ -32,11 +33,14 @@ PARAMETER_CONSTRAINTS: dict[str, list[Any]] = {
     "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
     "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
     "class_weight": [StrOptions({"balanced"}), dict, None],
-    "missing_label": [Real, str, None],
+    "warm_start": ["boolean"],
+    "missing_label": [Real, str, None, Hidden(MissingValues())],  # for pandas.NA alone
     "unlabeled": [StrOptions({"consistency", "meta", "ignore"})],
     "device": [str],
     "dtype": [StrOptions({"auto", "float32", "float64"})],
     "random_state": ["random_state"],
+    "checkpoint_dir": [str, PathLike, None],
+    "on_interrupt": [StrOptions({"raise", "keep"})],
     "verbose": ["verbose"],
 }
 

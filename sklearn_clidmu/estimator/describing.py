@@ -30,8 +30,8 @@ def describe_net(net: ReweightedNet) -> dict[str, Any]:
     dict
         "network": arguments of ``build_network``; "members": the arrays of one network, or of
         those that predict by their mean; "weighting" and "weight_net": kind and arrays of the
-        weighting net, or None and no arrays; "diverged" and "evidence_sample": what training
-        has left beside them.
+        weighting net, or None and no arrays; "n_steps", "diverged" and "evidence_sample": what
+        training has left beside them.
     """
     build: Any = net.weight_net
     arguments = net.module.keywords
@@ -42,6 +42,7 @@ def describe_net(net: ReweightedNet) -> dict[str, Any]:
         "members": [_arrays(member) for member in members],
         "weighting": None if build is None else build.keywords["weighting"],
         "weight_net": {} if build is None else _arrays(net.weight_net_),
+        "n_steps": net.n_steps_,
         "diverged": net.diverged_,
         "evidence_sample": list(net.evidence_sample_),
     }
@@ -84,6 +85,7 @@ def restore_net(description: dict[str, Any], device: str) -> ReweightedNet:
     if build is not None:
         net.weight_net_.load_state_dict(_tensors(description["weight_net"]))
     net.trim_for_prediction()
+    net.n_steps_ = description["n_steps"]
     net.diverged_ = description["diverged"]
     net.evidence_sample_ = tuple(description["evidence_sample"])
     return net

@@ -65,6 +65,8 @@ def panels(
 
     Raises
     ------
+    TypeError
+        If they are no axes.
     ValueError
         If there are more or fewer axes than are needed.
     """
@@ -76,6 +78,12 @@ def panels(
         kwargs = {"figsize": size, "layout": "constrained", "squeeze": False, **kwargs}
         return plt.subplots(*shape, **kwargs)[1].ravel()
     axes, n_panels = np.asarray(ax, dtype=object).ravel(), shape[0] * shape[1]
+    strangers = [type(part).__name__ for part in axes if not hasattr(part, "get_xaxis")]
+    if strangers:
+        raise TypeError(
+            f"ax must be matplotlib Axes or an array of them, got {strangers[0]}: make them, for "
+            "example, with matplotlib.pyplot.subplots."
+        )
     if len(axes) != n_panels:
         raise ValueError(
             f"{name}.plot needs {n_panels} axes, got {len(axes)}. Pass as many, for example "

@@ -8,6 +8,7 @@ entry that says what it is: {"tuple": [...]}, {"dict": [[key, value], ...]}, {"a
 from __future__ import annotations
 
 from collections.abc import Callable
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,9 @@ def encode(value: Any, arrays: dict[str, np.ndarray], name: str) -> Any:
     Parameters
     ----------
     value : object
-        None, bool, int, float, str, a NumPy scalar, an array of numbers, strings or (of one
-        dimension) of any of these, or a list, tuple or dict of all that.
+        None, bool, int, float, str, a path, which becomes a str, a NumPy scalar, an array of
+        numbers, strings or (of one dimension) of any of these, or a list, tuple or dict of all
+        that.
     arrays : dict of ndarray
         Receives arrays of numbers or booleans, under names that begin with ``name``.
     name : str
@@ -35,7 +37,7 @@ def encode(value: Any, arrays: dict[str, np.ndarray], name: str) -> Any:
         return {"scalar": _put(np.asarray(value), arrays, name)}
     if value is None or isinstance(value, (bool, int, float)):
         return value
-    if isinstance(value, str):
+    if isinstance(value, (str, PathLike)):
         return str(value)  # np.str_ is one
     if isinstance(value, list):
         return _encode_all(value, arrays, name)

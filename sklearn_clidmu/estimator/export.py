@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
+from sklearn_clidmu.estimator.classifier import CLIDMUClassifier
 from sklearn_clidmu.estimator.saving import import_optional
 from sklearn_clidmu.mathematics.backbone import MLP, Ensemble
-
-if TYPE_CHECKING:
-    from sklearn_clidmu.estimator.classifier import CLIDMUClassifier
 
 OPSET = 17
 """The first with LayerNormalization."""
@@ -41,12 +39,19 @@ def export_onnx(clf: CLIDMUClassifier, path: str | PathLike[str]) -> None:
 
     Raises
     ------
+    TypeError
+        If it is no CLIDMUClassifier.
     ValueError
         If the network is a ``module`` of the caller's own, or if the classes are neither
         numbers, nor booleans, nor strings.
     ImportError
         If the package onnx is missing.
     """
+    if not isinstance(clf, CLIDMUClassifier):
+        raise TypeError(
+            f"export_onnx needs a CLIDMUClassifier, got {type(clf).__name__}: of a pipeline, pass "
+            "the last step, pipeline[-1]; the steps before it are not part of the graph."
+        )
     onnx = import_optional("onnx", extra="onnx")
     check_is_fitted(clf, "net_")
     network = clf.net_.module_

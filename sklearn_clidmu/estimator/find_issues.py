@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline
-from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
+from sklearn.utils.validation import check_is_fitted
 
+from sklearn_clidmu.estimator.arguments import check_same_length, check_scores, check_vector
 from sklearn_clidmu.estimator.label_issues import LabelIssues
 from sklearn_clidmu.estimator.label_report import LabelReportMixin
 from sklearn_clidmu.estimator.labels import NO_LABEL
@@ -62,8 +63,8 @@ def find_label_issues(
       1          dog        cat  0.900
       2          dog        cat  0.700
     """
-    number = isinstance(threshold, Real)
-    if threshold != "auto" and not (number and 0 <= float(threshold) <= 1):
+    auto = isinstance(threshold, str) and threshold == "auto"
+    if not auto and not (isinstance(threshold, Real) and 0 <= float(threshold) <= 1):
         raise ValueError(f"threshold must be 'auto' or a number in [0, 1], got {threshold!r}.")
     if isinstance(clf_or_scores, BaseEstimator):
         if y is not None or suggested is not None:
@@ -74,7 +75,7 @@ def find_label_issues(
         found = _of_classifier(clf_or_scores)
     else:
         found = _of_scores(clf_or_scores, y, suggested)
-    if threshold == "auto":
+    if auto:
         return found
     return replace(found, mask=found.scores >= threshold)  # which nan is not
 
@@ -86,8 +87,8 @@ def _of_classifier(clf: BaseEstimator) -> LabelIssues:
     if not isinstance(clf, LabelReportMixin):
         raise ValueError(
             "clf_or_scores must be a CLIDMUClassifier, a Pipeline that ends in one, or an array "
-            f"of scores, got {clf!r}. For other classifiers pass the scores of "
-            "cross_val_noise_scores."
+            f"of scores, got {type(clf).__name__}. Of a search, pass its best_estimator_; for "
+            "other classifiers pass the scores of cross_val_noise_scores."
         )
     check_is_fitted(clf)
     given, unlabelled = clf.classes_[clf._given], clf._given == NO_LABEL
@@ -101,17 +102,13 @@ def _of_scores(scores: Any, y: Any, suggested: Any) -> LabelIssues:
     """Find the issues by scores alone."""
     if y is None:
         raise ValueError("y must be given with an array of scores: the labels that were scored.")
-    scores, y = column_or_1d(scores, dtype=np.float64), column_or_1d(y)
-    check_consistent_length(scores, y)
+    scores, y = check_scores(scores, "scores"), check_vector(y, "y")
+    check_same_length(scores=scores, y=y)
     known = ~np.isnan(scores)
-    if not known.any() or scores[known].min() < 0 or scores[known].max() > 1:
-        raise ValueError(
-            "scores must be in [0, 1], or nan where there is no label, and not nan alone."
-        )
     if suggested is None:
         mask, suggested = scores > EVEN_ODDS, np.full(len(y), None)
     else:
-        suggested = column_or_1d(suggested)
-        check_consistent_length(y, suggested)
+        suggested = check_vector(suggested, "suggested")
+        check_same_length(y=y, suggested=suggested)
         mask = known & (suggested != y)
     return LabelIssues(mask, scores, y, suggested, float(mask[known].mean()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -16,16 +16,24 @@ from sklearn_clidmu.training.progress import progress
 
 __all__ = ["CallbackSupportMixin", "following", "with_callbacks"]
 
+Method = TypeVar("Method", bound=Callable)
+
 try:
-    from sklearn.callback import CallbackSupportMixin, with_callbacks
+    from sklearn.callback import CallbackSupportMixin
+    from sklearn.callback import with_callbacks as _with_callbacks
 except ImportError:  # scikit-learn < 1.9: there is nothing to call
 
     class CallbackSupportMixin:  # type: ignore[no-redef]
         """Stands in for scikit-learn's, with no methods."""
 
-    def with_callbacks(method: Callable) -> Callable:
+    def _with_callbacks(method: Callable) -> Callable:
         """Leave a method as it is."""
         return method
+
+
+def with_callbacks(method: Method) -> Method:
+    """Tell scikit-learn's callbacks of a fit; keeps its type, which theirs does not."""
+    return _with_callbacks(method)
 
 
 @contextmanager
@@ -87,17 +95,25 @@ class FitTasks(Callback):
         self.epoch: Any = None
 
     def on_train_begin(self, net: ReweightedNet, **kwargs: Any) -> None:
-        """Begin the next training."""
+        """Begin the next training, unless it is one that begins anew."""
+        if self.training is not None:
+            return
+        self.n_epochs = 0
         self.training = self.fit.subcontext("training", max_subtasks=net.max_epochs)
         self._begin(self.training)
 
     def on_epoch_begin(self, net: ReweightedNet, **kwargs: Any) -> None:
-        """Begin the next epoch."""
+        """Begin the next epoch, unless it is one that begins anew."""
+        if len(net.history) <= self.n_epochs:
+            return
+        self.n_epochs = len(net.history)
         self.epoch = self.training.subcontext("epoch")
         self._begin(self.epoch)
 
     def on_epoch_end(self, net: ReweightedNet, **kwargs: Any) -> None:
         """End the epoch, and the training if a callback says so."""
+        if len(net.history) < self.n_epochs:
+            return
         epoch, self.epoch = self.epoch, None
         if self._end(epoch, net):
             raise StopTraining
@@ -106,7 +122,8 @@ class FitTasks(Callback):
         """End the training, and the epoch that ended it before its time."""
         if self.epoch is not None:
             self.epoch.call_on_fit_task_end(estimator=self.estimator)
-        self._end(self.training, net)
+        training, self.training = self.training, None
+        self._end(training, net)
 
     def end_fit(self) -> None:
         """End the fit, all attributes of which are set."""

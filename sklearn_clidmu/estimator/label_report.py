@@ -10,9 +10,12 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from sklearn_clidmu.estimator.label_noise import count_joint, find_wrong, noise_matrix
 from sklearn_clidmu.estimator.labels import check_labels, positions
-from sklearn_clidmu.estimator.learning import Learned
+from sklearn_clidmu.estimator.learning import Learned, join_curves
 from sklearn_clidmu.mathematics.noise_matrix import NoiseEstimate
 from sklearn_clidmu.mathematics.weighting import EvidenceWeightNet
+
+ROW_ATTRIBUTES = ("sample_weights_", "noise_scores_", "suggested_labels_", "_given", "_wrong")
+"""What is known of every row."""
 
 N_LISTED = 8
 """Classes, and rows, that a report names at most."""
@@ -26,6 +29,8 @@ class LabelReportMixin:
 
     classes_: np.ndarray
     noise_scores_: np.ndarray
+    history_: dict[str, np.ndarray]
+    n_iter_: int
     predict_proba: Callable[[Any], np.ndarray]
 
     def noise_scores(self, X: Any, y: Any) -> np.ndarray:
@@ -84,8 +89,20 @@ class LabelReportMixin:
             right = noise.believed.double().cpu().numpy()
         self._given = given.astype(np.int32)
         self._wrong = find_wrong(learned.suspicion, given, predicted, right)
-        self._joint = count_joint(self._wrong, given, predicted, len(self.classes_))
+        joint = count_joint(self._wrong, given, predicted, len(self.classes_))
         self.suggested_labels_ = self.classes_[predicted]
+        self._count_wrong(joint)
+
+    def _put_behind(self, earlier: dict[str, Any]) -> None:
+        """Put all that is known of rows and epochs behind what was known of ``earlier`` ones."""
+        for name in ROW_ATTRIBUTES:
+            setattr(self, name, np.concatenate([earlier[name], getattr(self, name)]))
+        self._count_wrong(earlier["_joint"] + self._joint)
+        self.history_ = join_curves(earlier["history_"], self.history_)
+        self.n_iter_ += earlier["n_iter_"]
+
+    def _count_wrong(self, joint: np.ndarray) -> None:
+        self._joint = joint
         self.noise_rate_ = float(1 - self._joint.trace() / self._joint.sum())
         self.noise_matrix_ = noise_matrix(self._joint)
 

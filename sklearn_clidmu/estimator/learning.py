@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
-from sklearn_clidmu.estimator.building import (
-    build_callbacks,
-    build_net,
-    count_epochs,
-    warmup_epochs,
-)
 from sklearn_clidmu.estimator.filling import fill_in
 from sklearn_clidmu.estimator.preparation import Prepared, start_over
 from sklearn_clidmu.estimator.scoring import read_rows, row_suspicion
+from sklearn_clidmu.estimator.single_training import train, train_one_epoch
 from sklearn_clidmu.mathematics.evidence import agreement, distrust
-from sklearn_clidmu.training.batches import ShuffledBatches
 from sklearn_clidmu.training.net import ReweightedNet
 
 ASYMMETRIC = 0.15
@@ -46,6 +41,17 @@ CURVES = ("train_loss", "meta_loss", "clid", "dissent", "valid_loss", "valid_sco
 """Entries of a net's history that are passed on."""
 
 
+class Trained(NamedTuple):
+    """The trainings so far."""
+
+    net: ReweightedNet
+    """The one that would predict if no other followed."""
+    nets: list[ReweightedNet]
+    """All, in the order of training."""
+    data: Prepared
+    """What ``net`` was trained on."""
+
+
 class Learned(NamedTuple):
     """What the trainings leave behind."""
 
@@ -59,6 +65,8 @@ class Learned(NamedTuple):
     """How suspect the label of each row is, in [0, 1], shape (n,), float64."""
     predicted: np.ndarray
     """Most probable class of each row, shape (n,), int64."""
+    interrupted: bool
+    """Whether Ctrl-C ended the trainings, or made the final pass begin anew."""
 
     def of_first(self, n: int) -> Learned:
         """Keep what is known of the first ``n`` rows alone."""
@@ -67,7 +75,7 @@ class Learned(NamedTuple):
         )
 
 
-def learn(params: BaseEstimator, data: Prepared) -> Learned:
+def learn(params: BaseEstimator, data: Prepared, start: ReweightedNet | None = None) -> Learned:
     """Train on the rows that have a label, and then on all, where some have none.
 
     Parameters
@@ -75,36 +83,83 @@ def learn(params: BaseEstimator, data: Prepared) -> Learned:
     params : CLIDMUClassifier
         Read for its constructor parameters only.
     data : Prepared
+    start : ReweightedNet, optional
+        Net of an earlier fit to go on from; then there is one training on the labels.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        On Ctrl-C, unless ``on_interrupt="keep"`` and there is something to keep.
     """
-    learned = learn_labeled(params, data)
-    for _ in range(count_fillings(params, data)):
-        filled = fill_in(data, learned.net)
-        net = train(params, filled, params.weighting)
-        if not _sound(net):
-            return learned
-        learned = _learned(net, [*learned.nets, net], filled)
-    return learned
+    trained: Trained | None = None
+    interrupted = False
+    try:
+        for trained in trainings(params, data, start):
+            interrupted = any(net.interrupted_ for net in trained.nets)
+    except KeyboardInterrupt:
+        if trained is None or params.on_interrupt == "raise":
+            raise
+        interrupted = True
+    assert trained is not None
+    return read_out(trained, params.on_interrupt == "keep" and not interrupted, interrupted)
 
 
-def learn_labeled(params: BaseEstimator, data: Prepared) -> Learned:
-    """Train on the rows that have a label; with ``refit`` and the evidence net, train twice.
-
-    The second training starts from the trust that the first has learned, and predicts unless it
-    alone collapsed. Where the labels look clean, both start from nothing, and CLID decides.
+def learn_more(
+    params: BaseEstimator, data: Prepared, start: ReweightedNet | None, n_earlier: int
+) -> Learned:
+    """Take one epoch on rows that come in parts, and read out what is said of these.
 
     Parameters
     ----------
     params : CLIDMUClassifier
-        Read for its constructor parameters only.
     data : Prepared
+    start : ReweightedNet or None
+        Net to go on from; None begins.
+    n_earlier : int
+        Epochs behind it.
+    """
+    net = train_one_epoch(params, data, start, n_earlier)
+    return read_out(Trained(net, [net], data), insist=False, interrupted=False)
+
+
+def trainings(
+    params: BaseEstimator, data: Prepared, start: ReweightedNet | None = None
+) -> Iterator[Trained]:
+    """Carry out the trainings of one fit, and yield after each what is to be kept so far."""
+    for trained in label_trainings(params, data, start):
+        yield trained
+    for _ in range(count_fillings(params, data)):
+        if trained.net.interrupted_:
+            return
+        filled = fill_in(data, trained.net)
+        net = train(params, filled, params.weighting)
+        nets = [*trained.nets, net]
+        if not _sound(net):
+            yield trained._replace(nets=nets)
+            return
+        trained = Trained(net, nets, filled)
+        yield trained
+
+
+def label_trainings(
+    params: BaseEstimator, data: Prepared, start: ReweightedNet | None = None
+) -> Iterator[Trained]:
+    """Train on the rows that have a label; with ``refit`` and the evidence net, train twice.
+
+    The second training starts from the trust that the first has learned, and predicts unless it
+    alone collapsed. Where the labels look clean, both start from nothing, and CLID decides.
     """
     noise = data.noise
-    if noise is None or not params.refit:
-        net = train(params, data, params.weighting)
-        return _learned(net, [net], data)
+    if noise is None or not params.refit or start is not None:
+        net = train(params, data, params.weighting, start=start)
+        yield Trained(net, [net], data)
+        return
     doubtful = data.ledger.n_classes > 2 and bool(noise.rate < NEARLY_CLEAN)
     rectify = doubtful or bool(noise.asymmetry > ASYMMETRIC)
     first = train(params, data, "vri" if rectify else "evidence")
+    yield Trained(first, [first], data)
+    if first.interrupted_:
+        return
     if doubtful or not _sound(first):
         fresh = start_over(data)
         second = train(params, fresh, "evidence")
@@ -115,8 +170,9 @@ def learn_labeled(params: BaseEstimator, data: Prepared) -> Learned:
         second = train(params, fresh, "evidence", carry_on=True)
         keep = False
     if _sound(first) and (keep or not _sound(second)):
-        return _learned(first, [first, second], data)
-    return _learned(second, [first, second], fresh)
+        yield Trained(first, [first, second], data)
+    else:
+        yield Trained(second, [first, second], fresh)
 
 
 def count_fillings(params: BaseEstimator, data: Prepared) -> int:
@@ -124,58 +180,10 @@ def count_fillings(params: BaseEstimator, data: Prepared) -> int:
     return N_FILLINGS if data.unlabeled is not None and params.unlabeled == "consistency" else 0
 
 
-def count_trainings(params: BaseEstimator, data: Prepared) -> int:
+def count_trainings(params: BaseEstimator, data: Prepared, start: ReweightedNet | None) -> int:
     """Trainings that :func:`learn` takes at most."""
-    n_labeled = 2 if params.refit and data.noise is not None else 1
+    n_labeled = 2 if params.refit and data.noise is not None and start is None else 1
     return n_labeled + count_fillings(params, data)
-
-
-def train(
-    params: BaseEstimator, data: Prepared, weighting: str | None, carry_on: bool = False
-) -> ReweightedNet:
-    """Train a net on prepared data.
-
-    Parameters
-    ----------
-    params : CLIDMUClassifier
-    data : Prepared
-    weighting : str or None
-        Weighting net; None trains without one.
-    carry_on : bool, default=False
-        Whether an earlier training has left trust to start from: then there is no warm-up, and
-        the first epochs may still predict a single class.
-    """
-    n_steps = len(ShuffledBatches(data.training, params.batch_size))
-    n_epochs = count_epochs(params, n_steps)
-    n_warmup = None
-    if weighting is not None:
-        n_warmup = 0 if carry_on else warmup_epochs(params, weighting, n_epochs, n_steps)
-    unlabeled_too = params.unlabeled == "meta" and params.meta_objective == "clid"
-    callbacks = build_callbacks(
-        params,
-        data.training,
-        data.meta if unlabeled_too else data.training,
-        data.ledger,
-        data.held_out,
-        n_epochs,
-        n_steps,
-        n_warmup,
-        n_predicted=1 if carry_on else 2,
-        watchers=list(data.watchers),
-    )
-    net = build_net(
-        params,
-        tuple(data.training.X.shape[1:]),
-        data.ledger.n_classes,
-        weighting=weighting,
-        n_epochs=n_epochs,
-        believed=None if data.noise is None else data.noise.believed,
-        one_mask=data.fits_one_batch,
-        dtype=data.training.X.dtype,
-        device=data.training.X.device,
-        callbacks=callbacks,
-    )
-    return net.fit(data.training)
 
 
 def passed_on(trust: Tensor, data: Prepared) -> Tensor:
@@ -210,6 +218,21 @@ def training_curves(learned: Learned) -> dict[str, np.ndarray]:
     return {**curves, "training": number, "chosen": chosen}
 
 
+def join_curves(
+    first: dict[str, np.ndarray], second: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Curves of one fit after those of another, of which the second predicts."""
+    n_first, n_second = len(first["training"]), len(second["training"])
+    unknown = np.full(n_first, np.nan), np.full(n_second, np.nan)
+    joined = {
+        name: np.concatenate([first.get(name, unknown[0]), second.get(name, unknown[1])])
+        for name in {**first, **second}
+    }
+    joined["training"][n_first:] += first["training"].max()
+    joined["chosen"][:n_first] = False
+    return joined
+
+
 def _chosen(net: ReweightedNet) -> list[int]:
     """Positions of the epochs whose networks predict; none after a divergence."""
     if net.diverged_:
@@ -219,12 +242,30 @@ def _chosen(net: ReweightedNet) -> list[int]:
 
 def _sound(net: ReweightedNet) -> bool:
     """Whether training came to its end without a collapse."""
-    return net.collapse_epoch_ is None and not net.diverged_
+    return net.collapse_epoch_ is None and not (net.diverged_ or net.interrupted_)
 
 
-def _learned(net: ReweightedNet, nets: list[ReweightedNet], data: Prepared) -> Learned:
-    """Read what is said of the rows out of the net that predicts and what it was trained on."""
-    weighted = hasattr(net, "weight_net_") and _sound(net)
-    trust, predicted = read_rows(net, data, weighted)
-    suspicion = row_suspicion(net, data)
-    return Learned(net, nets, trust.double().cpu().numpy(), suspicion, predicted.cpu().numpy())
+def read_out(trained: Trained, insist: bool, interrupted: bool) -> Learned:
+    """Read what is said of the rows out of the net that predicts and what it was trained on.
+
+    Parameters
+    ----------
+    trained : Trained
+    insist : bool
+        Whether to begin anew, once, after Ctrl-C.
+    interrupted : bool
+        Whether there was one before.
+    """
+    net, nets, data = trained
+    entries = data.ledger.copy_entries()
+    weighted = hasattr(net, "weight_net_") and net.collapse_epoch_ is None and not net.diverged_
+    try:
+        trust, predicted = read_rows(net, data, weighted)
+        suspicion = row_suspicion(net, data)
+    except KeyboardInterrupt:
+        if not insist:
+            raise
+        data.ledger.put_back(entries)
+        return read_out(trained, insist=False, interrupted=True)
+    known = trust.double().cpu().numpy(), suspicion, predicted.cpu().numpy()
+    return Learned(net, nets, *known, interrupted)

@@ -8,8 +8,10 @@ import numpy as np
 from sklearn.metrics import confusion_matrix
 from sklearn.utils.multiclass import unique_labels
 
+from sklearn_clidmu.estimator.arguments import check_same_length
 from sklearn_clidmu.estimator.drawing import fitted_classifier, panels
 from sklearn_clidmu.estimator.label_report import shorten
+from sklearn_clidmu.estimator.labels import check_labels, is_missing
 
 MAX_ANNOTATED = 15
 """A matrix of more classes has no room for a number in every cell."""
@@ -97,10 +99,20 @@ class NoiseMatrixDisplay:
         Returns
         -------
         NoiseMatrixDisplay
+
+        Raises
+        ------
+        ValueError
+            If there are more labels of one kind than of the other, or some are missing.
         """
+        y_true, y_noisy = check_labels(y_true), check_labels(y_noisy)
+        check_same_length(y_true=y_true, y_noisy=y_noisy)
+        for name, labels in {"y_true": y_true, "y_noisy": y_noisy}.items():
+            if is_missing(labels, np.nan).any():
+                raise ValueError(f"{name} must have a label for every row: leave out nan and None.")
         classes = unique_labels(y_true, y_noisy)
         matrix = confusion_matrix(y_noisy, y_true, labels=classes, normalize="pred")
-        rate = float(np.mean(np.asarray(y_true) != np.asarray(y_noisy)))
+        rate = float(np.mean(y_true != y_noisy))
         labels = classes if display_labels is None else display_labels
         return cls(matrix, labels, rate).plot(ax, cmap=cmap)
 

@@ -11,8 +11,8 @@ from sklearn.metrics import (
     roc_auc_score,
     roc_curve,
 )
-from sklearn.utils.validation import check_consistent_length, column_or_1d
 
+from sklearn_clidmu.estimator.arguments import check_same_length, check_scores, check_vector
 from sklearn_clidmu.estimator.drawing import (
     BLUE,
     GUIDE,
@@ -114,19 +114,20 @@ class NoiseScoreDisplay:
         Raises
         ------
         ValueError
-            If ``wrong`` is no mask, or marks none of the labels, or all.
+            If a score is not in [0, 1], or if ``wrong`` is no mask, or marks none of the labels, or
+            all.
         """
-        scores = column_or_1d(noise_scores, dtype=np.float64)
+        scores = check_scores(noise_scores, "noise_scores")
         labeled = ~np.isnan(scores)
         if wrong is None:
             return cls(scores[labeled]).plot(ax, bins=bins)
-        wrong = column_or_1d(wrong)
+        wrong = check_vector(wrong, "wrong")
         if wrong.dtype != bool:
             raise ValueError(
                 f"wrong must be a boolean mask, got dtype {wrong.dtype}: make one, for example "
                 "with wrong = y_noisy != y_true."
             )
-        check_consistent_length(scores, wrong)
+        check_same_length(noise_scores=scores, wrong=wrong)
         scores, wrong = scores[labeled], wrong[labeled]
         if wrong.all() or not wrong.any():
             raise ValueError(

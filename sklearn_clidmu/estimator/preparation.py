@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Real
 from threading import RLock
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,12 +18,16 @@ from sklearn.utils.validation import _check_sample_weight
 from skorch.callbacks import Callback
 from torch import Tensor
 
+from sklearn_clidmu.estimator.arguments import check_numbers
 from sklearn_clidmu.estimator.rows import principal_part, share_memory
 from sklearn_clidmu.mathematics.evidence import rival_margin
 from sklearn_clidmu.mathematics.leave_one_out import Kernel, leave_one_out_shares
 from sklearn_clidmu.mathematics.noise_matrix import NoiseEstimate, estimate_noise
 from sklearn_clidmu.training.batches import Labels, SparseRows, Table
 from sklearn_clidmu.training.ledger import Ledger
+
+if TYPE_CHECKING:
+    from sklearn_clidmu.estimator.checkpoints import Checkpoints
 
 SMALL_KERNEL = Kernel(inverse_width=0.3, penalty=3.0)
 """Kernel for a training set that fits one batch, where choosing would depend on how often a row
@@ -60,6 +65,8 @@ class Prepared(NamedTuple):
     fits_one_batch: bool
     watchers: Sequence[tuple[str, Callback]] = ()
     """Callbacks that follow all trainings of the fit."""
+    checkpoints: Checkpoints | None = None
+    """Where the trainings are written to, and go on from."""
 
     @property
     def meta(self) -> Table:
@@ -121,18 +128,28 @@ def forked_generators(devices: Sequence[int] = ()) -> Iterator[None]:
 
 
 @contextmanager
-def local_generators(random_state: object, device: torch.device) -> Iterator[int]:
+def local_generators(
+    random_state: object, device: torch.device, n_earlier: int = 0
+) -> Iterator[int]:
     """Seed torch's generators for the time of a fit, and put them back as they were.
 
-    Yields the seed, drawn from ``random_state``.
+    Yields the seed, drawn from ``random_state``; another one after ``n_earlier`` epochs.
     """
-    seed = int(numpy_generator(random_state).randint(np.iinfo(np.int32).max))
+    seed = int(numpy_generator(random_state).randint(np.iinfo(np.int32).max)) + n_earlier
     devices = []
     if device.type == "cuda":
         devices = [torch.cuda.current_device() if device.index is None else device.index]
     with forked_generators(devices):
         torch.manual_seed(seed)
         yield seed
+
+
+def generators(device: torch.device) -> list[torch.Generator]:
+    """List the generators of torch that a training on this device draws from."""
+    if device.type != "cuda":
+        return [torch.default_generator]
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return [torch.default_generator, torch.cuda.default_generators[index]]
 
 
 def row_weights(
@@ -157,14 +174,19 @@ def row_weights(
     Raises
     ------
     ValueError
-        If a sample weight is negative or not finite, or if all are zero.
+        If a weight is negative or not finite, or if all sample weights are zero.
     """
     labeled = codes >= 0
+    if not isinstance(sample_weight, (Real, type(None))):
+        sample_weight = check_numbers(sample_weight, "sample_weight")
     weight = _check_sample_weight(
         sample_weight, codes, dtype=np.float64, ensure_non_negative=True, copy=True
     )
     if class_weight is not None:
-        weight[labeled] *= compute_sample_weight(class_weight, classes[codes[labeled]])
+        factors = compute_sample_weight(class_weight, classes[codes[labeled]])
+        if not (np.isfinite(factors).all() and (factors >= 0).all()):
+            raise ValueError(f"class_weight must be finite and not negative, got {class_weight!r}.")
+        weight[labeled] *= factors
     if not weight[labeled].any():
         raise ValueError("sample_weight must have a positive entry, got zeros alone.")
     if unlabeled == "ignore":

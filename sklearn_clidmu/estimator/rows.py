@@ -11,6 +11,7 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.utils.validation import validate_data
 from torch import Tensor
 
+from sklearn_clidmu.estimator.arguments import as_numpy
 from sklearn_clidmu.training.batches import SparseRows
 
 N_COMPONENTS = 256
@@ -41,8 +42,9 @@ def check_rows(estimator: BaseEstimator, X: Any, *, reset: bool, allow_nd: bool)
     Raises
     ------
     ValueError
-        If X is not that; where it has strings, the message says what to do about them.
+        If X is not that; where it has strings or dates, the message says what to do about them.
     """
+    X = as_numpy(X)
     half = getattr(X, "dtype", None) == np.float16
     dtype = np.float32 if half else [np.float64, np.float32]
     try:
@@ -56,11 +58,13 @@ def check_rows(estimator: BaseEstimator, X: Any, *, reset: bool, allow_nd: bool)
             allow_nd=allow_nd,
         )
     except (ValueError, TypeError) as error:
-        if "could not convert string to float" not in str(error):
+        reasons = {"could not convert string to float": "strings", "promot": "dates"}
+        found = [name for reason, name in reasons.items() if reason in str(error)]
+        if not found:
             raise
         raise ValueError(
-            f"X has strings ({error}): encode columns of words first, for example with "
-            "skrub.TableVectorizer, or with sklearn.compose.ColumnTransformer and "
+            f"X has {found[0]} ({error}): encode columns of words and dates first, for example "
+            "with skrub.TableVectorizer, or with sklearn.compose.ColumnTransformer and "
             "sklearn.preprocessing.OneHotEncoder."
         ) from error
 

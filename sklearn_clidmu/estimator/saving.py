@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib
 import json
+import os
 from collections.abc import Callable, Set
 from itertools import pairwise
 from os import PathLike
@@ -58,6 +60,8 @@ def load_model(
 ) -> Classifier:
     """Read a classifier from a file; see :meth:`CLIDMUClassifier.load`."""
     safetensors = import_optional("safetensors", extra="save")
+    if Path(path).is_dir():  # of which safetensors would say "no such device"
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     try:
         text, arrays = _read(safetensors, path)
         clf = cls()

@@ -11,6 +11,7 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 from torch.nn import functional as F
 
+from sklearn_clidmu.estimator.arguments import as_numpy, check_same_length
 from sklearn_clidmu.estimator.classifier import CLIDMUClassifier
 from sklearn_clidmu.estimator.labels import check_labels, is_missing
 from sklearn_clidmu.estimator.rows import as_rows, principal_part
@@ -115,7 +116,8 @@ def noisy_label_scorer(estimator: Any, X: Any, y: Any) -> float:
     TypeError
         If the estimator has no ``predict_proba``.
     ValueError
-        If no row has a label, or X is not what was said above.
+        If no row has a label, if there are more or fewer labels than rows, or if X is not what was
+        said above.
     """
     clf, X = _last_step(estimator, X)
     if not hasattr(clf, "predict_proba"):
@@ -125,11 +127,12 @@ def noisy_label_scorer(estimator: Any, X: Any, y: Any) -> float:
         )
     probabilities = clf.predict_proba(X)
     y = check_labels(y)
+    check_same_length(X=probabilities, y=y)
     given = ~(is_missing(y, np.nan) | is_missing(y, getattr(clf, "missing_label", None)))
     if not given.any():
         raise ValueError("noisy_label_scorer needs rows with a label, and every y is missing.")
     targets, n_labels = _encode(y[given], clf.classes_)
-    X = check_array(X, dtype=np.float64, accept_sparse="csr", allow_nd=True)
+    X = check_array(as_numpy(X), dtype=np.float64, accept_sparse="csr", allow_nd=True)
     rows = torch.from_numpy(principal_part(X, seed=0)[given])
     p = torch.from_numpy(np.asarray(probabilities, dtype=np.float64)[given])
     decisions = F.one_hot(p.argmax(dim=1), p.shape[1]).to(p)

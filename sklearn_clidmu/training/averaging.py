@@ -43,6 +43,14 @@ class WeightAverage(Callback):
             for mean, value in pairs:
                 mean.copy_(value)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return how many steps it has seen."""
+        return {"n_steps": self.n_steps}
+
+    def load_state_dict(self, state: dict[str, Any], net: ReweightedNet) -> None:
+        """Go on from there."""
+        self.n_steps = state["n_steps"]
+
     def on_train_end(self, net: ReweightedNet, **kwargs: Any) -> None:
         """Put the average in the network's place."""
         net.module_.load_state_dict(net.averaged_module_.state_dict())
@@ -80,6 +88,17 @@ class Snapshots(Callback):
             return
         self.kept.append((*rank, deepcopy(net.evaluated_module)))
         self.kept = sorted(self.kept, key=lambda entry: entry[:2])[: self.n_snapshots]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the networks that are kept, the best first."""
+        return {"kept": [(rank, epoch, m.state_dict()) for rank, epoch, m in self.kept]}
+
+    def load_state_dict(self, state: dict[str, Any], net: ReweightedNet) -> None:
+        """Keep those."""
+        for rank, epoch, parameters in state["kept"]:
+            module = deepcopy(net.evaluated_module)
+            module.load_state_dict(parameters)
+            self.kept.append((rank, epoch, module))
 
     def on_train_end(self, net: ReweightedNet, **kwargs: Any) -> None:
         """Put the kept networks in the network's place."""

@@ -94,6 +94,14 @@ class LossRecord(Callback):
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything entered so far."""
+        return {"entries": self.ledger.copy_entries()}
+
+    def load_state_dict(self, state: dict[str, Any], net: Any) -> None:
+        """Enter it."""
+        self.ledger.put_back([entries.to(self.ledger.loss) for entries in state["entries"]])
+
     def on_logits(self, net: Any, labels: Labels, losses: Tensor, **kwargs: Any) -> None:
         """Enter one batch."""
         self.ledger.record_losses(labels, losses)

@@ -91,6 +91,20 @@ class MetaStep(Callback):
         # Its own generator: with and without reweighting, training draws the same.
         self.generator = torch.Generator(self.table.X.device).manual_seed(torch.initial_seed())
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what later epochs depend on."""
+        return {
+            "enabled": self.enabled,
+            "largest_deviation": self.largest_deviation,
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any], net: ReweightedNet) -> None:
+        """Go on from such a state."""
+        self.enabled = state["enabled"]
+        self.largest_deviation = state["largest_deviation"].to(self.largest_deviation)
+        self.generator.set_state(state["generator"])
+
     def on_epoch_begin(self, net: ReweightedNet, **kwargs: Any) -> None:
         """Take stock of the evidence, and decide whether this epoch reweights."""
         self.reweighting = self.enabled and len(net.history) > self.warmup_epochs

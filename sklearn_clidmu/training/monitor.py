@@ -91,7 +91,7 @@ class CollapseGuard(Callback):
     epochs in a row, a CLID no better than that of a constant predictor and than at the end of
     warm-up, together with fewer predicted classes than then. CLID alone would raise false alarms:
     with two classes and much noise, honest predictions are nearly constant. Without reweighting,
-    a collapse ends training.
+    a collapse ends training. So does an interrupt that is to be kept.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ class CollapseGuard(Callback):
         net.collapse_epoch_ = None
         net.diverged_ = False
         self.clid, self.n_predicted = 0.0, self.level
-        self.n_poor = 0
+        self.n_poor = self.n_judged = 0
         self._keep(net)
 
     def on_epoch_end(self, net: ReweightedNet, **kwargs: Any) -> None:
@@ -129,6 +129,31 @@ class CollapseGuard(Callback):
             self._end_reweighting(net)
         elif not poor:
             self._keep(net)
+        self.n_judged = len(net.history)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the last sound epoch, and what later ones are compared with."""
+        names = ("clid", "n_predicted", "n_poor", "n_judged", "states", "entries")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state: dict[str, Any], net: ReweightedNet) -> None:
+        """Go on from there."""
+        for name, value in state.items():
+            setattr(self, name, value)
+        self.entries = [entries.to(self.ledger.loss) for entries in state["entries"]]
+
+    def on_interrupt(self, net: ReweightedNet) -> None:
+        """Go back to the last sound epoch, and forget the one that was cut short.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            If there is no whole epoch: a network that has learned nothing is not kept.
+        """
+        if not self.n_judged:
+            raise KeyboardInterrupt
+        self._restore(net)
+        del net.history[self.n_judged :]
 
     def _end_reweighting(self, net: ReweightedNet) -> None:
         if self.meta_step is None or not self.meta_step.reweighting:

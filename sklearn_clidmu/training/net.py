@@ -41,7 +41,7 @@ class ReweightedNet(NeuralNet):
     ``module_`` is trained by ``optimizer_``, on the weighted cross entropy or on the
     :class:`BatchLoss` that a callback's ``on_logits`` returns; ``weight_net_`` and its
     ``meta_optimizer_`` are there for such a callback to train, ``averaged_module_`` for one that
-    keeps a moving average of ``module_``.
+    keeps a moving average of ``module_``. ``n_steps_`` counts the steps behind it.
 
     Parameters
     ----------
@@ -53,6 +53,9 @@ class ReweightedNet(NeuralNet):
         Optimizer of the weighting net.
     ema_decay : float or None, default=None
         Decay of the moving average of the parameters; None for no average.
+    keep_interrupted : bool, default=False
+        Whether KeyboardInterrupt ends training at the last sound epoch, which callbacks with
+        ``on_interrupt`` go back to, instead of being passed on.
     **kwargs
         As in :class:`skorch.NeuralNet`. ``optimizer=None`` makes a net that only predicts.
     """
@@ -67,12 +70,14 @@ class ReweightedNet(NeuralNet):
         weight_net: Callable[[nn.Module], WeightingNet] | None = None,
         meta_optimizer: type[torch.optim.Optimizer] = torch.optim.Adam,
         ema_decay: float | None = None,
+        keep_interrupted: bool = False,
         criterion: type[nn.Module] = nn.CrossEntropyLoss,
         **kwargs: Any,
     ) -> None:
         self.weight_net = weight_net
         self.meta_optimizer = meta_optimizer
         self.ema_decay = ema_decay
+        self.keep_interrupted = keep_interrupted
         super().__init__(module, criterion=criterion, **kwargs)
 
     def get_default_callbacks(self) -> list:
@@ -82,6 +87,7 @@ class ReweightedNet(NeuralNet):
     def initialize_module(self) -> ReweightedNet:
         """Build the network, its weighting net and its moving average."""
         super().initialize_module()
+        self.n_steps_ = 0
         if self.weight_net is not None:
             with torch.random.fork_rng(devices=[]):  # training draws the same without it
                 self.weight_net_ = self.weight_net(self.module_)
@@ -137,20 +143,34 @@ class ReweightedNet(NeuralNet):
             share = labels.sample_weight / labels.sample_weight.sum()
             loss = BatchLoss(share @ losses, partial(logits.backward, share[:, None] * errors))
         loss.backward()
+        self.n_steps_ += 1
         return {"loss": loss.value, "y_pred": logits}
 
     def partial_fit(
         self, X: Any, y: Any = None, classes: Any = None, **fit_params: Any
     ) -> ReweightedNet:
-        """Train; unlike skorch's own, let KeyboardInterrupt through."""
+        """Train; unlike skorch's own, let KeyboardInterrupt through unless it is to be kept."""
         if not self.initialized_:
             self.initialize()
+        self.interrupted_ = False
         self.notify("on_train_begin", X=X, y=y)
-        # Means of losses that overflow are infinite; the guard judges them, in its own words.
-        with suppress(StopTraining), np.errstate(over="ignore"):
-            self.fit_loop(X, y, **fit_params)
+        try:
+            # Means of losses that overflow are infinite; the guard judges them, in its own words.
+            with suppress(StopTraining), np.errstate(over="ignore"):
+                n_left = self.max_epochs - len(self.history)  # a callback may have put back some
+                self.fit_loop(X, y, epochs=n_left, **fit_params)
+        except KeyboardInterrupt:
+            if not self.keep_interrupted:
+                raise
+            self._end_interrupted()
         self.notify("on_train_end", X=X, y=y)
         return self
+
+    def _end_interrupted(self) -> None:
+        self.interrupted_ = True
+        for _, callback in self.callbacks_:
+            if hasattr(callback, "on_interrupt"):
+                callback.on_interrupt(self)
 
     @property
     def evaluated_module(self) -> nn.Module:
@@ -167,7 +187,7 @@ class ReweightedNet(NeuralNet):
         X : Tensor of shape (n, ...), or SparseRows
             On any device and of any floating-point type; moved to the net's batch by batch.
         batch_size : int, default=4096
-            Bounds the memory of one forward pass.
+            Bounds the memory of one forward pass; halved wherever a GPU has less.
 
         Yields
         ------
@@ -177,8 +197,19 @@ class ReweightedNet(NeuralNet):
         module = self.evaluated_module.eval()
         dtype = next(module.parameters()).dtype
         for rows in X.split(batch_size):
-            with torch.no_grad():
-                yield module(rows.to(self.device, dtype))
+            todo = list(rows.split(batch_size))
+            while todo:
+                try:
+                    with torch.no_grad():
+                        outputs = module(todo[0].to(self.device, dtype))
+                except torch.cuda.OutOfMemoryError:
+                    if len(todo[0]) == 1:
+                        raise
+                    batch_size = -(-len(todo[0]) // 2)
+                    todo[:1] = todo[0].split(batch_size)
+                else:
+                    todo.pop(0)
+                    yield outputs
 
     def evaluate(self, X: Tensor | SparseRows) -> tuple[Tensor, Tensor]:
         """All of :meth:`outputs` at once: Tensor of shape (n, n_classes) and (n, d)."""

@@ -29,6 +29,13 @@ def test_auto_is_cuda_where_there_is_one():
     assert torch.device(clf.device_).type == "cuda"
 
 
+def test_tensors_on_the_device_are_taken_as_arrays():
+    clf = on_cuda().fit(torch.tensor(X, device="cuda"), torch.tensor(y, device="cuda"))
+    predicted = clf.predict_proba(torch.tensor(X, device="cuda"))
+    assert type(clf.noise_scores_) is type(predicted) is np.ndarray
+    np.testing.assert_array_equal(predicted, on_cuda().fit(X, y).predict_proba(X))
+
+
 # Dropout draws other masks on another device, and VRI other noise.
 @pytest.mark.parametrize("weighting", ["evidence", "wnet", None])
 @pytest.mark.parametrize("virtual_step", ["head", "full"])

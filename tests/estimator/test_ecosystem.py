@@ -1,20 +1,40 @@
 """The classifier among scikit-learn's own tools, and with frames of pandas and polars."""
 
-import warnings
-
 import numpy as np
 import pytest
 import sklearn
+import torch
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
-from sklearn.ensemble import AdaBoostClassifier, BaggingClassifier, VotingClassifier
+from sklearn.ensemble import (
+    AdaBoostClassifier,
+    BaggingClassifier,
+    StackingClassifier,
+    VotingClassifier,
+)
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, cross_val_predict, cross_val_score
+from sklearn.model_selection import (
+    GridSearchCV,
+    StratifiedKFold,
+    cross_val_predict,
+    cross_val_score,
+    cross_validate,
+)
 from sklearn.multiclass import OneVsRestClassifier
+from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.semi_supervised import SelfTrainingClassifier
+from sklearn.utils import estimator_html_repr
 
-from sklearn_clidmu import CLIDMUClassifier
+from sklearn_clidmu import (
+    CLIDMUClassifier,
+    clid_score,
+    cross_val_noise_scores,
+    find_label_issues,
+    noisy_label_scorer,
+)
+from sklearn_clidmu.datasets import make_label_noise
 from sklearn_clidmu.estimator import classifier
 from sklearn_clidmu.estimator.preparation import prepare
 
@@ -93,11 +113,20 @@ def test_cross_validation_scores_and_predicts_every_row():
         OneVsRestClassifier(small()),
         AdaBoostClassifier(small(), n_estimators=2),
         BaggingClassifier(small(), n_estimators=2),
+        StackingClassifier([("a", small())], LogisticRegression(), cv=2),
     ],
     ids=lambda wrapper: type(wrapper).__name__,
 )
 def test_wrappers_fit_and_predict_with_string_labels(wrapper):
     assert_sound(clone(wrapper).fit(X, NAMES[y]), X)
+
+
+def test_self_training_labels_the_rows_without_a_label_that_it_is_surest_of():
+    labels = np.where(np.arange(len(X)) < 30, y, -1)
+    trained = SelfTrainingClassifier(small(), criterion="k_best", k_best=5, max_iter=2)
+    assert_sound(trained.fit(X, labels), X)
+    assert (trained.transduction_ >= 0).sum() == 40
+    assert trained.estimator_.noise_scores_.shape == (40,)
 
 
 def test_boosting_passes_its_sample_weights_on():
@@ -124,6 +153,112 @@ def test_sample_weights_are_routed_through_a_pipeline():
     np.testing.assert_array_equal(pipe[-1].noise_scores_, direct.noise_scores_)
 
 
+WEIGHT = np.linspace(0, 2, len(X))
+MORE = X[::3] + 0.1  # rows without a label
+
+
+def asking():
+    """Asks for all that can be routed to ``fit``; routing must be enabled."""
+    clf = small().set_fit_request(sample_weight=True, X_unlabeled=True)
+    return clf.set_score_request(sample_weight=True)
+
+
+def assert_fitted_on(clf, rows):
+    """The classifier is the one that ``fit`` gives directly on these rows."""
+    direct = small().fit(X[rows], y[rows], WEIGHT[rows], MORE)
+    np.testing.assert_array_equal(clf.noise_scores_, direct.noise_scores_)
+    without = small().fit(X[rows], y[rows], WEIGHT[rows])
+    assert not np.array_equal(clf.noise_scores_, without.noise_scores_)
+
+
+@pytest.fixture
+def routing():
+    with sklearn.config_context(enable_metadata_routing=True):
+        yield {"sample_weight": WEIGHT, "X_unlabeled": MORE}
+
+
+def test_a_pipeline_transforms_rows_without_a_label_where_it_is_told_to(routing):
+    scaler = StandardScaler().set_fit_request(sample_weight=False)
+    pipe = make_pipeline(scaler, asking(), transform_input=["X_unlabeled"])
+    pipe.fit(100 * X, y, **{**routing, "X_unlabeled": 100 * MORE})
+    scaler = StandardScaler().fit(100 * X)
+    direct = small().fit(
+        scaler.transform(100 * X), y, WEIGHT, X_unlabeled=scaler.transform(100 * MORE)
+    )
+    np.testing.assert_array_equal(pipe[-1].noise_scores_, direct.noise_scores_)
+
+
+def test_a_search_routes_weights_and_rows_without_a_label(routing):
+    search = GridSearchCV(asking(), {"refit": [True]}, cv=2, error_score="raise")
+    assert_fitted_on(search.fit(X, y, **routing).best_estimator_, slice(None))
+
+
+def test_calibration_and_cross_validation_cut_weights_to_their_folds(routing):
+    folds = list(StratifiedKFold(2).split(X, y))
+    calibrated = CalibratedClassifierCV(asking(), cv=folds).fit(X, y, **routing)
+    scores = cross_validate(asking(), X, y, cv=folds, params=routing, return_estimator=True)
+    for (train, test), part, member in zip(
+        folds, scores["estimator"], calibrated.calibrated_classifiers_, strict=True
+    ):
+        assert_fitted_on(part, train)
+        np.testing.assert_array_equal(part.noise_scores_, member.estimator.noise_scores_)
+        assert part.score(X[test], y[test], WEIGHT[test]) in scores["test_score"]
+
+
+# Arrays of other libraries
+
+
+@pytest.fixture(params=[False, True], ids=["as arrays", "dispatched"])
+def dispatch(request):
+    try:
+        with sklearn.config_context(array_api_dispatch=request.param):
+            sklearn.utils.check_array(torch.eye(2))
+            yield
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(f"scikit-learn cannot dispatch here: {error}")
+
+
+def test_tensors_give_what_arrays_give_and_numpy_is_what_comes_back(dispatch):
+    rows, labels, weight = map(torch.tensor, (X, y, WEIGHT))
+    clf = small().fit(rows, labels, weight, X_unlabeled=rows[::3] + 0.1)
+    plain = small().fit(X, y, WEIGHT, X_unlabeled=MORE)
+    for name in ("classes_", "noise_scores_", "sample_weights_", "suggested_labels_"):
+        assert type(getattr(clf, name)) is np.ndarray
+        np.testing.assert_array_equal(getattr(clf, name), getattr(plain, name))
+    for method in ("predict", "predict_proba", "predict_log_proba"):
+        predicted = getattr(clf, method)(rows)
+        assert type(predicted) is np.ndarray
+        np.testing.assert_array_equal(predicted, getattr(plain, method)(X))
+    assert clf.score(rows, labels) == plain.score(X, y)
+    np.testing.assert_array_equal(clf.noise_scores(rows, labels), plain.noise_scores(X, y))
+
+
+def test_scorers_and_the_audit_take_tensors(dispatch):
+    rows, labels = torch.tensor(X), torch.tensor(y)
+    clf = small().fit(X, y)
+    assert clid_score(clf, rows) == clid_score(clf, X)
+    assert noisy_label_scorer(clf, rows, labels) == noisy_label_scorer(clf, X, y)
+    bayes = GaussianNB()
+    scores = cross_val_noise_scores(bayes, X, y, cv=2)
+    np.testing.assert_array_equal(cross_val_noise_scores(bayes, rows, labels, cv=2), scores)
+    issues = find_label_issues(torch.tensor(scores), labels)
+    np.testing.assert_array_equal(issues.index, find_label_issues(scores, y).index)
+    for ours, expected in zip(
+        make_label_noise(labels, rows, kind="instance", random_state=0),
+        make_label_noise(y, X, kind="instance", random_state=0),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(ours, expected)
+
+
+def test_a_pipeline_of_tensors_is_one_of_arrays(dispatch):
+    rows, labels = torch.tensor(X), torch.tensor(y)
+    pipe = make_pipeline(StandardScaler(), small()).fit(rows, labels)
+    plain = make_pipeline(StandardScaler(), small()).fit(X, y)
+    # The scaler may sum in another order.
+    np.testing.assert_allclose(pipe.predict_proba(rows), plain.predict_proba(X), atol=1e-6)
+
+
 # Frames
 
 
@@ -140,8 +275,95 @@ def test_a_pandas_frame_gives_its_names_and_nothing_else():
     for key in ("noise_scores_", "sample_weights_"):
         np.testing.assert_array_equal(getattr(clf, key), getattr(plain, key))
     np.testing.assert_array_equal(clf.predict_proba(frame), plain.predict_proba(X))
-    with pytest.raises(ValueError, match="feature names"):
-        clf.predict(frame[list("zyxw")])
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ("zyxw", "must be in the same order as they were in fit"),
+        ("wxy", "yet now missing:\n- z"),
+        ("wxyv", "unseen at fit time:\n- v"),
+    ],
+)
+def test_other_columns_than_in_fit_are_refused_in_scikit_learns_words(library, columns, message):
+    frames = pytest.importorskip(library)
+    table = dict(zip("wxyz", X.T, strict=True))
+    clf = small(max_epochs=1, refit=False).fit(frames.DataFrame(table), y)
+    other = frames.DataFrame({name: table.get(name, X[:, 0]) for name in columns})
+    for method in (clf.predict, clf.predict_proba, lambda rows: clf.noise_scores(rows, y)):
+        with pytest.raises(ValueError, match=message):
+            method(other)
+
+
+@pytest.mark.parametrize("dtype", ["Float64", "Int64", "boolean", "double[pyarrow]"])
+def test_numbers_that_might_be_missing_are_numbers(dtype):
+    pandas = pytest.importorskip("pandas")
+    if "pyarrow" in dtype:
+        pytest.importorskip("pyarrow")
+    rows = {"Int64": X.round().astype(int), "boolean": X > 1}.get(dtype, X)
+    clf = small().fit(pandas.DataFrame(rows).astype(dtype), y)
+    np.testing.assert_array_equal(
+        clf.noise_scores_, small().fit(rows.astype(float), y).noise_scores_
+    )
+    gap = pandas.DataFrame(rows).astype(dtype)
+    gap.iloc[3, 1] = pandas.NA
+    with pytest.raises(ValueError, match="Input X contains NaN"):
+        clf.predict(gap)
+
+
+@pytest.mark.parametrize("kind", ["category", "date", "Categorical", "Enum"])
+def test_a_column_that_is_no_number_is_refused_with_advice(kind):
+    pandas, polars = pytest.importorskip("pandas"), pytest.importorskip("polars")
+    column = {
+        "category": lambda: pandas.Series(NAMES[y], dtype="category"),
+        "date": lambda: pandas.Series([pandas.Timestamp("2020-01-01")] * len(X)),
+        "Categorical": lambda: polars.Series(NAMES[y]).cast(polars.Categorical),
+        "Enum": lambda: polars.Series(NAMES[y]).cast(polars.Enum(list(NAMES))),
+    }[kind]()
+    frame = (pandas if kind in {"category", "date"} else polars).DataFrame(
+        {"a": X[:, 0], "b": column}
+    )
+    with pytest.raises(ValueError, match=r"X has (strings|dates).*TableVectorizer.*ColumnTransf"):
+        small().fit(frame, y)
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_names_reach_the_classifier_through_transformers_that_give_frames(library):
+    frames = pytest.importorskip(library)
+    pipe = make_pipeline(StandardScaler(), small()).set_output(transform=library)
+    frame = frames.DataFrame(dict(zip("wxyz", X.T, strict=True)))
+    pipe.fit(frame, y)
+    assert list(pipe[-1].feature_names_in_) == list("wxyz")
+    plain = make_pipeline(StandardScaler(), small()).fit(X, y)
+    # Sums over columns may be in another order.
+    np.testing.assert_allclose(pipe.predict_proba(frame), plain.predict_proba(X), atol=1e-9)
+
+
+@pytest.mark.parametrize("gap", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "kind"), [("Int64", "i"), ("boolean", "b"), ("int64[pyarrow]", "i"), ("polars", "i")]
+)
+def test_whole_numbers_and_booleans_that_might_be_missing_stay_what_they_are(dtype, kind, gap):
+    pandas, polars = pytest.importorskip("pandas"), pytest.importorskip("polars")
+    if "pyarrow" in dtype:
+        pytest.importorskip("pyarrow")
+    codes = (y > 0 if dtype == "boolean" else y).tolist()
+    labels = [None if gap and row < 6 else code for row, code in enumerate(codes)]
+    series = polars.Series(labels) if dtype == "polars" else pandas.Series(labels, dtype=dtype)
+    clf = small(missing_label=pandas.NA, unlabeled="ignore").fit(X, series)
+    assert clf.classes_.dtype.kind == clf.predict(X).dtype.kind == kind
+    assert np.isnan(clf.noise_scores_).tolist() == [gap] * 6 + [False] * 54
+
+
+def test_pandas_own_nothing_is_a_missing_label_that_clones():
+    pandas = pytest.importorskip("pandas")
+    clf = clone(small(missing_label=pandas.NA))
+    assert clf.missing_label is pandas.NA
+    labels = pandas.Series(NAMES[y], dtype="string")
+    labels[:6] = pandas.NA
+    nan = small(missing_label=np.nan).fit(X, labels)
+    np.testing.assert_array_equal(clf.fit(X, labels).noise_scores_, nan.noise_scores_)
 
 
 @pytest.mark.parametrize("dtype", [object, "string", "category"])
@@ -213,9 +435,17 @@ def test_a_float32_table_is_trained_on_where_it_lies(tmp_path, monkeypatch):
 
 
 def test_the_classifier_says_what_it_is():
-    clf = small()
-    assert sklearn.base.is_classifier(clf)
-    assert "temperature=0.25" in repr(small(temperature=0.25))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert "CLIDMUClassifier" in clf._repr_html_()
+    assert sklearn.base.is_classifier(small())
+
+
+@pytest.mark.parametrize("fitted", [False, True])
+def test_it_is_shown_by_its_changed_parameters_in_a_terminal_and_in_a_notebook(fitted):
+    clf = CLIDMUClassifier(temperature=0.25, max_epochs=1, missing_label=float("nan"))
+    if fitted:
+        clf.fit(X, y)
+    text = "CLIDMUClassifier(max_epochs=1, missing_label=nan, temperature=0.25)"
+    assert repr(clf) == text
+    pipe = make_pipeline(StandardScaler(), clf)
+    for shown in (clf._repr_html_(), estimator_html_repr(pipe)):
+        assert "CLIDMUClassifier" in shown
+        assert "temperature=0.25" in shown

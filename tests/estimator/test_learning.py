@@ -82,9 +82,9 @@ class Trainings(list):
         super().__init__()
         self.marks = ({}, {})
 
-    def train(self, params, data, weighting, carry_on=False):
+    def train(self, params, data, weighting, **kwargs):
         evidence, n_visits = data.ledger.evidence(), data.ledger.n_visits.clone()
-        net = train(params, data, weighting, carry_on)
+        net = train(params, data, weighting, **kwargs)
         for name, value in self.marks[len(self) % 2].items():
             if name in net.history[-1]:
                 net.history[-1][name] = value

@@ -44,9 +44,9 @@ def trainings(monkeypatch):
     """Data and weighting of every training."""
     recorded = []
 
-    def watched(params, data, weighting, carry_on=False):
+    def watched(params, data, weighting, **kwargs):
         recorded.append((data, weighting))
-        return train(params, data, weighting, carry_on)
+        return train(params, data, weighting, **kwargs)
 
     monkeypatch.setattr(learning, "train", watched)
     return recorded
