@@ -1,6 +1,8 @@
 """What is drawn: parameters by the table of their constraints, and small data of every kind."""
 
 from numbers import Integral
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +23,8 @@ LARGEST = {
 }
 """Bounds of integers on which the time of a fit depends; 40 for the others."""
 
+
+FOLDER = TemporaryDirectory()
 
 # Parameters
 
@@ -46,9 +50,10 @@ BY_PARAMETER = {
     "module": st.just(linear) | st.none(),
     "meta_objective": st.just(total) | st.sampled_from(["clid", "mae", "small_loss"]),
     "device": st.just("cpu"),
+    "checkpoint_dir": st.sampled_from([None, FOLDER.name, Path(FOLDER.name)]),
     "missing_label": st.none() | st.just(-1) | st.just(float("nan")) | st.just("?"),
 }
-"""Where a constraint says too little: callables, names of devices."""
+"""Where a constraint says too little: callables, names of devices and folders."""
 
 
 def interval(constraint, name):
