@@ -13,8 +13,6 @@ package show what ``CLIDMUClassifier`` found of it:
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import matplotlib.pyplot as plt
 from sklearn.datasets import load_digits
 from sklearn.pipeline import make_pipeline
@@ -29,28 +27,54 @@ from sklearn_clidmu import (
 )
 from sklearn_clidmu.datasets import make_label_noise
 
+# %%
+# A fit to look at
+# ----------------
+
 X, y = load_digits(return_X_y=True)
 y_noisy, wrong = make_label_noise(y, rate=0.4, random_state=0)
 clf = make_pipeline(StandardScaler(), CLIDMUClassifier(max_epochs=15, random_state=0))
 clf.fit(X, y_noisy)
 
-scores = NoiseScoreDisplay.from_estimator(clf, wrong=wrong)
-curves = TrainingCurveDisplay.from_estimator(clf)
-weights = WeightFunctionDisplay.from_estimator(clf)
+# %%
+# Noise scores
+# ------------
+# Where it is known which labels are wrong, they stand apart, and two curves say how well they are
+# found.
 
-matrices, (estimated, known) = plt.subplots(1, 2, figsize=(13, 5), layout="constrained")
+scores = NoiseScoreDisplay.from_estimator(clf, wrong=wrong)
+scores.figure_.savefig("noise_scores.png", dpi=120)
+print("figure: noise_scores.png")
+
+# %%
+# Noise matrix
+# ------------
+# Estimated from the wrong labels alone, and counted with the true ones.
+
+figure, (estimated, known) = plt.subplots(1, 2, figsize=(13, 5), layout="constrained")
 NoiseMatrixDisplay.from_estimator(clf, ax=estimated)
 NoiseMatrixDisplay.from_predictions(y, y_noisy, ax=known)
 estimated.set_title(f"estimated: {estimated.get_title()}")
 known.set_title(f"true: {known.get_title()}")
+figure.savefig("noise_matrix.png", dpi=120)
+print("figure: noise_matrix.png")
 
-figures = {
-    "noise_scores": scores.figure_,
-    "noise_matrix": matrices,
-    "training_curves": curves.figure_,
-    "weight_function": weights.figure_,
-}
-for name, figure in figures.items():
-    target = Path(f"{name}.png")
-    figure.savefig(target, dpi=120)
-    print(f"figure: {target.resolve()}")
+# %%
+# Training curves
+# ---------------
+# The share of rows whose given label is not the one predicted settles near the noise rate, in the
+# second training somewhat below.
+
+curves = TrainingCurveDisplay.from_estimator(clf)
+curves.figure_.savefig("training_curves.png", dpi=120)
+print("figure: training_curves.png")
+
+# %%
+# Weight function
+# ---------------
+# The mean weight of the rows against each thing that the weighting net looks at. In a second
+# training it is nearly all doubt that the first has left.
+
+weights = WeightFunctionDisplay.from_estimator(clf)
+weights.figure_.savefig("weight_function.png", dpi=120)
+print("figure: weight_function.png")

@@ -11,8 +11,6 @@ The figure shows, for every candidate, what each criterion sees against what is 
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import matplotlib.pyplot as plt
 from sklearn.datasets import load_digits
 from sklearn.model_selection import GridSearchCV, train_test_split
@@ -25,10 +23,21 @@ from sklearn_clidmu.datasets import make_label_noise
 CHOSEN, OTHER = "#d55e00", "#0072b2"  # apart for the colour-blind and in greyscale
 CRITERIA = {"noisy accuracy": "accuracy", "noisy_label_scorer": noisy_label_scorer}
 
+# %%
+# Data
+# ----
+# Pair-flip noise: a wrong label names the next digit.
+
 X, y = load_digits(return_X_y=True)
 X, X_test, y, y_test = train_test_split(X, y, test_size=0.3, stratify=y, random_state=0)
 y_noisy, flipped = make_label_noise(y, kind="pairflip", rate=0.4, random_state=0)
 print(f"pairflip noise: {flipped.mean():.0%} of {len(y)} training labels are wrong")
+
+# %%
+# Five candidates
+# ---------------
+# One search measures both criteria on the same folds. What each candidate is worth is measured
+# after training on all rows, by labels that nobody has in practice.
 
 grid = [
     {"clidmuclassifier__weighting": [None], "clidmuclassifier__dropout": [0.0, 0.3]},
@@ -44,6 +53,12 @@ for parameters, accuracy in zip(found["params"], true, strict=True):
     words = ", ".join(f"{key.partition('__')[2]}={value}" for key, value in parameters.items())
     print(f"  {words:34s} test accuracy {accuracy:.3f}")
 
+# %%
+# What each criterion sees
+# ------------------------
+# Noisy accuracy cannot tell the two best candidates apart by more than chance, and here takes the
+# second.
+
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained", sharey=True)
 for ax, criterion in zip(axes, CRITERIA, strict=True):
     scores = found[f"mean_test_{criterion}"]
@@ -57,6 +72,5 @@ for ax, criterion in zip(axes, CRITERIA, strict=True):
 axes[0].set_ylabel("test accuracy, right labels")
 axes[0].legend(loc="lower right", frameon=False)
 
-target = Path("model_selection.png")
-figure.savefig(target, dpi=120)
-print(f"figure: {target.resolve()}")
+figure.savefig("model_selection.png", dpi=120)
+print("figure: model_selection.png")

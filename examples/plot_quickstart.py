@@ -14,7 +14,6 @@ The figure shows the noise scores of the training rows and the rows to look at f
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -51,6 +50,10 @@ def draw_suspects(axes: np.ndarray, X: np.ndarray, y_noisy: np.ndarray, y: np.nd
         ax.axis("off")
 
 
+# %%
+# The comparison
+# --------------
+
 X, y = load_digits(return_X_y=True)
 X, X_test, y, y_test = train_test_split(X, y, test_size=0.3, stratify=y, random_state=0)
 
@@ -84,6 +87,5 @@ for panel, kind in zip(panels, ("symmetric", "pairflip"), strict=True):
     panel[1].suptitle("most suspicious training rows under their given labels", fontsize=10)
     draw_suspects(panel[1].subplots(2, 10), X[suspects], y_noisy[suspects], y[suspects])
 
-target = Path("quickstart.png")
-figure.savefig(target, dpi=120)
-print(f"figure: {target.resolve()}")
+figure.savefig("quickstart.png", dpi=120)
+print("figure: quickstart.png")

@@ -12,8 +12,6 @@ The figure shows the accuracy on digits left alone against the number of labels.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_digits
@@ -24,6 +22,12 @@ from sklearn.semi_supervised import LabelSpreading
 
 from sklearn_clidmu import CLIDMUClassifier
 from sklearn_clidmu.datasets import make_label_noise
+
+# %%
+# Three ways to use few labels
+# ----------------------------
+# *consistency*, the default, fills in the labels of the rows without one; *ignore* trains on the
+# rows with a label alone; ``LabelSpreading`` is scikit-learn's own method for such data.
 
 COLORS = {"consistency": "#0072b2", "ignore": "#d55e00", "LabelSpreading": "#767676"}
 MARKERS = {"consistency": "o", "ignore": "s", "LabelSpreading": "^"}
@@ -49,6 +53,10 @@ for n in n_labels:
         accuracy[name].append(pipe.score(X_test, y_test))
         print(f"  {name:15s} test accuracy {accuracy[name][-1]:.3f}")
 
+# %%
+# Accuracy against the number of labels
+# -------------------------------------
+
 figure, ax = plt.subplots(figsize=(6, 4), layout="constrained")
 for name, values in accuracy.items():
     ax.plot(n_labels, values, color=COLORS[name], marker=MARKERS[name], label=name)
@@ -60,6 +68,5 @@ ax.minorticks_off()
 ax.legend(frameon=False, loc="lower right")
 ax.spines[["top", "right"]].set_visible(False)
 
-target = Path("unlabeled.png")
-figure.savefig(target, dpi=120)
-print(f"figure: {target.resolve()}")
+figure.savefig("unlabeled.png", dpi=120)
+print("figure: unlabeled.png")

@@ -44,7 +44,7 @@ def texts():
             name
             for name in subfolders
             if (not name.startswith(".") or name in {".ci", ".github"})
-            and name not in {"__pycache__", "_build", "build", "dist"}
+            and name not in {"__pycache__", "_build", "build", "dist", "mutants"}
             and not name.endswith(".egg-info")
             and not Path(folder, name, "pyvenv.cfg").exists()
         ]

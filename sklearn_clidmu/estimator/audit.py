@@ -50,6 +50,7 @@ def cross_val_noise_scores(
     estimator : classifier with ``predict_proba``
         Also a Pipeline; cloned, not changed.
     X : array-like or sparse matrix of shape (n_samples, n_features)
+        Rows, as the estimator takes them.
     y : array-like of shape (n_samples,)
         Given labels: numbers, strings or booleans.
     cv : int, splitter or iterable of (train, test), default=5

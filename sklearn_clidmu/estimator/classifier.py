@@ -235,7 +235,7 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
     n_features_in_ : int
         Number of features seen in ``fit``.
 
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, where they were all strings.
 
     sample_weights_ : ndarray of shape (n_samples,)
@@ -421,7 +421,8 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
 
         Returns
         -------
-        self : CLIDMUClassifier
+        CLIDMUClassifier
+            The classifier itself, fitted.
 
         Raises
         ------
@@ -562,11 +563,13 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Rows, in the features of ``fit``.
 
         Returns
         -------
         ndarray of shape (n_samples,)
+            Entries of ``classes_``.
         """
         probabilities = self.predict_proba(X)
         return self.classes_[probabilities.argmax(axis=1)]
@@ -576,11 +579,13 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Rows, in the features of ``fit``.
 
         Returns
         -------
         ndarray of shape (n_samples, n_classes), float64
+            Rows add up to one.
 
         Raises
         ------
@@ -602,11 +607,13 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Rows, in the features of ``fit``.
 
         Returns
         -------
         ndarray of shape (n_samples, n_classes), float64
+            At most 0; ``-inf`` where a probability is 0.
         """
         with np.errstate(divide="ignore"):
             return np.log(self.predict_proba(X))
@@ -680,6 +687,7 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
         Parameters
         ----------
         path : str or path-like
+            A file that :meth:`save` wrote.
         module : callable, optional
             The parameter ``module`` of the classifier that was saved, if it had one. It is called,
             and the result given the saved ``state_dict``.

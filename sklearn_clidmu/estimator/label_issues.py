@@ -18,19 +18,25 @@ N_SHOWN = 10
 class LabelIssues:
     """Labels that look wrong, from :func:`find_label_issues`; ``len()`` says how many.
 
+    Parameters
+    ----------
+    mask : ndarray of shape (n_samples,), bool
+        Rows that are issues; all arrays of this shape are in the caller's order.
+    scores : ndarray of shape (n_samples,)
+        Noise scores, in [0, 1]; nan where there is no label.
+    given_labels, suggested_labels : ndarray of shape (n_samples,)
+        The label, and the one that it should probably be; None where that is not known.
+    noise_rate : float
+        Estimated share of wrong labels, whatever the threshold.
+
     Attributes
     ----------
     index : ndarray of shape (n_issues,), int
         Positions of the issues among all rows, most suspect first; what follows is in this order.
     given_label, suggested_label : ndarray of shape (n_issues,)
-        The label, and the one that it should probably be; None where that is not known.
+        The labels of the issues, and those that they should probably have.
     score : ndarray of shape (n_issues,)
-        Noise score, in [0, 1].
-    noise_rate : float
-        Estimated share of wrong labels, whatever the threshold.
-    mask, scores, given_labels, suggested_labels : ndarray of shape (n_samples,)
-        The same for all rows, in the caller's order: whether it is an issue, and its score, nan
-        where there is no label.
+        Their noise scores.
     """
 
     mask: np.ndarray

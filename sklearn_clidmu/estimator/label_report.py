@@ -40,7 +40,8 @@ class LabelReportMixin:
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Rows, in the features of ``fit``.
         y : array-like of shape (n_samples,)
             Given labels, all of them among ``classes_``.
 

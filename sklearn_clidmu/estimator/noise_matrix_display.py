@@ -93,6 +93,7 @@ class NoiseMatrixDisplay:
         display_labels : array-like of shape (n_classes,), default=None
             Names of all classes that occur, in sorted order; by default the classes themselves.
         cmap : str or matplotlib Colormap, default="Blues"
+            As in :meth:`from_estimator`.
         ax : matplotlib Axes, default=None
             Axes to draw on; None makes a new figure.
 
@@ -126,10 +127,12 @@ class NoiseMatrixDisplay:
         ax : matplotlib Axes, default=None
             Axes to draw on; None makes a new figure.
         cmap : str or matplotlib Colormap, default="Blues"
+            As in :meth:`from_estimator`.
 
         Returns
         -------
         NoiseMatrixDisplay
+            The display itself.
 
         Raises
         ------

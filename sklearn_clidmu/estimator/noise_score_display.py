@@ -150,6 +150,7 @@ class NoiseScoreDisplay:
         Returns
         -------
         NoiseScoreDisplay
+            The display itself.
         """
         alone = self.detection is None or (ax is not None and np.ndim(ax) == 0)
         shape, size = ((1, 1), (6.4, 4.0)) if alone else ((1, 3), (11.0, 3.6))

@@ -83,6 +83,7 @@ class TrainingCurveDisplay:
         Returns
         -------
         TrainingCurveDisplay
+            The display itself.
         """
         shown = {
             title: {key: name for key, name in curves.items() if self._has(key)}

@@ -86,6 +86,7 @@ class WeightFunctionDisplay:
         Returns
         -------
         WeightFunctionDisplay
+            The display itself.
         """
         others = {name: curve for name, curve in self.curves.items() if name != "loss"}
         n_panels = 2 if others else 1

@@ -14,6 +14,8 @@ from sklearn_clidmu.estimator.constraints import PARAMETER_CONSTRAINTS
 
 from .data import SMALL, make_rows
 
+pytestmark = pytest.mark.usefixtures("coarse_judge")
+
 X, y, _ = make_rows()
 
 

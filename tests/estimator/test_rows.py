@@ -14,6 +14,8 @@ from sklearn_clidmu.training.batches import SparseRows
 
 from .data import SMALL, make_rows
 
+pytestmark = pytest.mark.usefixtures("coarse_judge")
+
 X, y, _ = make_rows(60, n_classes=3)
 X = np.where(np.abs(X) > 0.8, X, 0) / 100
 UNIT = 2.0 ** round(np.log2(np.mean(X**2)) / 2)

@@ -32,6 +32,8 @@ cloudpickle = pytest.importorskip("cloudpickle")
 safetensors = pytest.importorskip("safetensors")
 safetensors_numpy = pytest.importorskip("safetensors.numpy")
 
+pytestmark = pytest.mark.usefixtures("coarse_judge")
+
 X, y, _ = make_rows()
 DATA = Path(__file__).resolve().parents[1] / "data"
 OWN_TYPE = "sklearn_clidmu.estimator.classifier.CLIDMUClassifier"
@@ -95,12 +97,16 @@ MODELS = {
     "early stopping": {"early_stopping": True, "hidden_layer_sizes": 7},
     "single precision": {"dtype": "float32", "class_weight": {0: 1, 1: np.float64(2)}},
 }
+OWN_MODULES = {
+    "one": {"module": normalizing, "batch_size": 16},
+    "mean of two": {"module": normalizing, "batch_size": 16, "n_snapshots": 2},
+}
 
 
 @cache
 def fitted_once(model):
-    """Fit one of :data:`MODELS`, for tests that leave it as it is."""
-    return fitted(**MODELS[model])
+    """Fit one of the models above, for tests that leave it as it is."""
+    return fitted(**{**MODELS, **OWN_MODULES}[model])
 
 
 def assert_same(actual, expected):
@@ -144,9 +150,9 @@ def test_a_saved_model_comes_back_to_the_bit(way, model, tmp_path):
 
 
 @pytest.mark.parametrize("way", [*PICKLED, by_save])
-@pytest.mark.parametrize("params", [{}, {"n_snapshots": 2}], ids=["one", "snapshots"])
-def test_a_module_of_ones_own_comes_back_to_the_bit(way, params, tmp_path):
-    clf = fitted(module=normalizing, batch_size=16, **params)
+@pytest.mark.parametrize("model", OWN_MODULES)
+def test_a_module_of_ones_own_comes_back_to_the_bit(way, model, tmp_path):
+    clf = fitted_once(model)
     assert_same_model(way(clf, tmp_path / "model"), clf)
 
 
@@ -176,12 +182,12 @@ def test_classes_of_every_kind_come_back(way, names, tmp_path):
     assert_same_model(way(clf, tmp_path / "model"), clf)
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_names_of_features_come_back(way, tmp_path):
+def test_names_of_features_come_back(tmp_path):
     pandas = pytest.importorskip("pandas")
     rows = pandas.DataFrame(X, columns=list("abcd"))
     clf = fitted(rows=rows)
-    assert_same_model(way(clf, tmp_path / "model"), clf, rows)
+    for way in WAYS:
+        assert_same_model(way(clf, tmp_path / way.__name__), clf, rows)
 
 
 def test_what_is_set_beside_the_parameters_comes_back(tmp_path):
@@ -339,6 +345,8 @@ def test_files_of_earlier_versions_are_loaded(path):
         ("random_state", np.random.RandomState(0)),
         ("meta_objective", lambda features, logits, targets, weight: logits.sum() * 0),
         ("class_weight", {0: np.longdouble(1), 1: 2}),
+        ("class_weight", np.array([[{}]])),
+        ("class_weight", np.array(["2020-01-01"], dtype="M8[D]")),
     ],
 )
 def test_a_parameter_that_is_code_is_refused_by_its_name(name, value, tmp_path):
@@ -566,6 +574,17 @@ def test_attributes_that_do_not_fit_the_network_are_refused(name, value, saved, 
     document["state"][name] = value
     write(tmp_path / "model", json.dumps(document), arrays)
     with pytest.raises(ValueError, match=f"CLIDMUClassifier: {name} (is|are) not "):
+        CLIDMUClassifier.load(tmp_path / "model")
+
+
+def test_rows_that_are_no_vectors_are_refused_without_a_module(saved, tmp_path):
+    text, arrays = read(saved)
+    document = json.loads(text)
+    network = dict(document["state"]["net_"]["dict"])["network"]["dict"]
+    [shape] = [entry for entry in network if entry[0] == "row_shape"]
+    shape[1] = document["state"]["_row_shape"] = {"tuple": [4, 1]}
+    write(tmp_path / "model", json.dumps(document), arrays)
+    with pytest.raises(ValueError, match="more than one dimension need a module of your own"):
         CLIDMUClassifier.load(tmp_path / "model")
 
 

@@ -250,7 +250,9 @@ def test_module_without_a_linear_layer_or_a_pair_is_an_error_that_names_it():
 def test_wrong_number_of_outputs_is_an_error_that_says_both():
     first, activation, last = layers()
     network = FeatureTap(nn.Sequential(first, activation, last), 5)
-    with pytest.raises(ValueError, match=r"\(n_samples, 5\), got \(8, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"module Sequential must .*\(n_samples, 5\), got \(8, 3\)"
+    ):
         network(inputs())
 
 

@@ -42,6 +42,14 @@ def test_standing_does_not_depend_on_the_unit():
     torch.testing.assert_close(standing(3 * values + 5, weight), standing(values, weight))
 
 
+@pytest.mark.parametrize(("dtype", "step"), [(torch.float32, 1e-30), (torch.float64, 1e-170)])
+def test_values_too_close_for_their_squares_to_be_told_from_zero_stand_alike(dtype, step):
+    values = step * torch.arange(5, dtype=dtype)
+    assert values.diff().min() > 0
+    found = standing(values, torch.ones(5, dtype=dtype))
+    torch.testing.assert_close(found, torch.full_like(values, 0.5))
+
+
 # Distrust
 
 

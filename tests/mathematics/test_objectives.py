@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from torch.nn import functional as F
 
@@ -153,6 +154,31 @@ def test_small_losses_settle_where_the_mixture_does(n_high):
     mixture = GaussianMixture(2, means_init=[[0.0], [1.0]], **settled).fit(scaled)
     expected = mixture.predict(scaled) == 0
     found = small_loss(losses, torch.ones(len(losses)), n_iter=500)
+    assert found.tolist() == expected.tolist()
+
+
+def test_small_losses_are_at_first_those_below_the_middle():
+    losses = torch.linspace(3, 5, 20)
+    assert torch.equal(small_loss(losses, torch.ones(20), n_iter=1), losses < 4)
+
+
+@pytest.mark.parametrize("n_iter", [2, 3, 6])
+def test_every_step_of_small_losses_is_one_of_scikit_learns_mixture(n_iter):
+    losses = torch.cat([torch.randn(3000), 3 + 0.5 * torch.randn(2000)])
+    scaled = ((losses - losses.min()) / (losses.max() - losses.min())).numpy()[:, None]
+    mixture = GaussianMixture(
+        2,
+        max_iter=n_iter - 1,  # it ends with responsibilities under what it has learned
+        tol=0,
+        reg_covar=1e-4,
+        weights_init=[0.5, 0.5],
+        means_init=[[0.0], [1.0]],
+        precisions_init=[[[10.0]], [[10.0]]],
+    )
+    with pytest.warns(ConvergenceWarning):
+        expected = mixture.fit_predict(scaled) == 0
+    found = small_loss(losses, torch.ones(len(losses)), n_iter=n_iter)
+    assert 0 < expected.sum() < len(losses)
     assert found.tolist() == expected.tolist()
 
 

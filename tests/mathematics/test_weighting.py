@@ -196,6 +196,14 @@ def test_distrust_common_to_all_rows_changes_no_weight(common):
     torch.testing.assert_close(*applied, rtol=0, atol=1e-6)
 
 
+def test_hidden_units_of_the_evidence_net_start_with_steps_all_over_the_evidence():
+    net = evidence_net(n_hidden=500)
+    for values, lowest, highest in ((net.hidden.weight, 0, 1), (net.hidden.bias, -1, 1)):
+        assert lowest <= values.min() < lowest + 0.05
+        assert highest - 0.05 < values.max() <= highest
+    assert (net.output.weight == 0.001).all()
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_evidence_weight_net_starts_with_nearly_equal_weights_where_no_distrust_is_left(seed):
     torch.manual_seed(seed)
@@ -404,6 +412,18 @@ def test_nets_without_noise_have_no_penalty(name):
     weights, penalty = net.drawn(rows)
     assert torch.equal(weights, net(rows))
     assert penalty.item() == 0
+
+
+def test_noise_reaches_a_net_that_asks_for_it():
+    class Lottery(WeightingNet):
+        noise_width = 1
+
+        def forward(self, rows, noise=None):
+            return noise.squeeze(1).sigmoid()
+
+    rows, noise = make_rows(N_ROWS), torch.randn(N_ROWS, 1)
+    for weights in (Lottery().drawn(rows, noise)[0], Lottery().applied(rows, noise)):
+        assert torch.equal(weights, noise.squeeze(1).sigmoid())
 
 
 def test_penalty_is_the_weighted_divergence_to_a_standard_gaussian():

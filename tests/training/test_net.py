@@ -410,3 +410,12 @@ def test_fitting_again_starts_anew():
     again = vector(net.fit(table).module_)
     assert len(net.history) == 2
     assert torch.equal(first, again)
+
+
+def test_a_first_partial_fit_is_a_fit():
+    table, fitted, begun = make_table(20), make_net(), make_net()
+    for train in (fitted.fit, begun.partial_fit):
+        torch.manual_seed(5)
+        train(table)
+    assert len(begun.history) == len(fitted.history) > 0
+    assert torch.equal(vector(begun.module_), vector(fitted.module_))

@@ -86,6 +86,12 @@ def test_the_bar_is_closed_where_fewer_trainings_are_taken_than_expected(capsys)
     assert line.endswith("\n")
 
 
+def test_without_a_training_there_is_no_bar(capsys):
+    with progress(1, 2):
+        pass
+    assert capsys.readouterr() == ("", "")
+
+
 def test_the_bar_is_closed_after_an_error(capsys):
     class Break(Diary):
         def on_epoch_end(self, net, **kwargs):
