@@ -146,13 +146,13 @@ NAMES = {
 def data(draw):
     """Rows, labels and weights, as a user might have them; a few are unfit."""
     rng = np.random.RandomState(draw(st.integers(0, 2**31)))
-    n, width = draw(st.integers(1, 24)), draw(st.integers(1, 4))
+    n, width = draw(st.integers(1, 3) | st.integers(4, 24)), draw(st.integers(1, 4))
     X = rng.normal(size=(n, width)) * draw(st.sampled_from([1, 1, 1, 0, 1e-8, 1e3, 1e25]))
     X = X * (rng.random_sample((n, width)) > 0.3)
     with np.errstate(all="ignore"):
         X = X.astype(draw(st.sampled_from(TYPES)))
     names = draw(st.sampled_from(sorted(NAMES)))
-    classes = NAMES[names][: draw(st.integers(1, len(NAMES[names])))]
+    classes = NAMES[names][: draw(st.integers(2, len(NAMES[names])))]
     codes = rng.randint(len(classes), size=n)
     dtype = object if names == "objects" else None
     y = np.array(classes, dtype=dtype)[codes]
