@@ -122,6 +122,7 @@ class Data(NamedTuple):
     y: Any
     sample_weight: Any
     missing_label: Any
+    classes: list
 
 
 KINDS = {
@@ -169,4 +170,4 @@ def data(draw):
     if draw(st.booleans()):
         weight = rng.choice([0.0, 0.5, 1.0, 2.0, 1e9], size=n)
     kind = draw(st.sampled_from(sorted(KINDS)))
-    return Data(KINDS[kind](X), y, weight, missing_label)
+    return Data(KINDS[kind](X), y, weight, missing_label, classes)
