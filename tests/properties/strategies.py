@@ -1,6 +1,8 @@
 """What is drawn: parameters by the table of their constraints, and small data of every kind."""
 
 from numbers import Integral
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +23,8 @@ LARGEST = {
 }
 """Bounds of integers on which the time of a fit depends; 40 for the others."""
 
+
+FOLDER = TemporaryDirectory()
 
 # Parameters
 
@@ -46,10 +50,10 @@ BY_PARAMETER = {
     "module": st.just(linear) | st.none(),
     "meta_objective": st.just(total) | st.sampled_from(["clid", "mae", "small_loss"]),
     "device": st.just("cpu"),
-    "checkpoint_dir": st.none(),
+    "checkpoint_dir": st.sampled_from([None, FOLDER.name, Path(FOLDER.name)]),
     "missing_label": st.none() | st.just(-1) | st.just(float("nan")) | st.just("?"),
 }
-"""Where a constraint says too little: callables, names of devices and directories."""
+"""Where a constraint says too little: callables, names of devices and folders."""
 
 
 def interval(constraint, name):
@@ -118,6 +122,7 @@ class Data(NamedTuple):
     y: Any
     sample_weight: Any
     missing_label: Any
+    classes: list
 
 
 KINDS = {
@@ -142,13 +147,13 @@ NAMES = {
 def data(draw):
     """Rows, labels and weights, as a user might have them; a few are unfit."""
     rng = np.random.RandomState(draw(st.integers(0, 2**31)))
-    n, width = draw(st.integers(1, 24)), draw(st.integers(1, 4))
+    n, width = draw(st.integers(1, 3) | st.integers(4, 24)), draw(st.integers(1, 4))
     X = rng.normal(size=(n, width)) * draw(st.sampled_from([1, 1, 1, 0, 1e-8, 1e3, 1e25]))
     X = X * (rng.random_sample((n, width)) > 0.3)
     with np.errstate(all="ignore"):
         X = X.astype(draw(st.sampled_from(TYPES)))
     names = draw(st.sampled_from(sorted(NAMES)))
-    classes = NAMES[names][: draw(st.integers(1, len(NAMES[names])))]
+    classes = NAMES[names][: draw(st.integers(2, len(NAMES[names])))]
     codes = rng.randint(len(classes), size=n)
     dtype = object if names == "objects" else None
     y = np.array(classes, dtype=dtype)[codes]
@@ -165,4 +170,4 @@ def data(draw):
     if draw(st.booleans()):
         weight = rng.choice([0.0, 0.5, 1.0, 2.0, 1e9], size=n)
     kind = draw(st.sampled_from(sorted(KINDS)))
-    return Data(KINDS[kind](X), y, weight, missing_label)
+    return Data(KINDS[kind](X), y, weight, missing_label, classes)

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 from estimator.data import make_rows
-from hypothesis import event, given
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
@@ -23,8 +23,8 @@ CAUSES = re.compile(
 )
 
 
-def fit(clf, given):
-    """Fit; return None where the data and parameters are refused in words that name the cause."""
+def attempt(method, *args, **kwargs):
+    """Call a method that fits; return None where it refuses, in words that name the cause."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -32,7 +32,7 @@ def fit(clf, given):
         # scikit-learn's own, where it looks for infinity and finds it with both signs.
         warnings.filterwarnings("ignore", "invalid value encountered in reduce", RuntimeWarning)
         try:
-            return clf.fit(given.X, given.y, given.sample_weight)
+            return method(*args, **kwargs)
         except (ValueError, TypeError) as error:
             refusal = error
     assert CAUSES.search(str(refusal)), repr(refusal)
@@ -44,17 +44,17 @@ def results(clf, rows):
     return [probabilities, clf.sample_weights_, clf.noise_scores_, clf.noise_matrix_]
 
 
-def assert_sound(clf, given):
-    n, n_classes = len(given.y), len(clf.classes_)
-    probabilities, weights, scores, matrix = results(clf, given.X)
+def assert_sound(clf, rows):
+    n, n_classes = len(clf.sample_weights_), len(clf.classes_)
+    probabilities, weights, scores, matrix = results(clf, rows)
     assert (np.sort(clf.classes_) == clf.classes_).all()
     assert len(set(clf.classes_.tolist())) == n_classes >= 2
-    assert probabilities.shape == (n, n_classes)
+    assert probabilities.shape[1] == n_classes
     assert probabilities.min() >= 0
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=0, atol=1e-9)
-    assert weights.shape == scores.shape == (n,)
+    assert weights.shape == scores.shape == clf.suggested_labels_.shape == (n,)
     labeled = np.isfinite(scores)
-    if given.missing_label is None:
+    if clf.missing_label is None:
         assert labeled.all()
     assert ((scores[labeled] >= 0) & (scores[labeled] <= 1)).all()
     assert (weights >= 0).all()
@@ -64,30 +64,55 @@ def assert_sound(clf, given):
     assert (matrix >= 0).all()
     np.testing.assert_allclose(matrix.sum(axis=0), 1, rtol=0, atol=1e-9)
     assert 0 <= clf.noise_rate_ <= 1
-    predicted = clf.predict(given.X)
+    predicted = clf.predict(rows)
     assert predicted.dtype == clf.classes_.dtype
     assert np.isin(predicted, clf.classes_).all()
-    np.testing.assert_array_equal(clf.suggested_labels_, predicted)
 
 
 @given(st.data())
 def test_a_fit_is_sound_or_refused_in_words_that_name_the_cause(drawn):
-    given_data = drawn.draw(data())
+    rows, y, weight, missing_label, _ = drawn.draw(data())
     params = drawn.draw(parameters())
-    params.setdefault("missing_label", given_data.missing_label)
+    params.setdefault("missing_label", missing_label)
     clf = CLIDMUClassifier(**params)
     twin = clone(clf)
-    if fit(clf, given_data) is None:
+    if attempt(clf.fit, rows, y, weight) is None:
         event("refused")
         return
     event("sound")
-    given_data = given_data._replace(missing_label=params["missing_label"])
-    assert_sound(clf, given_data)
-    expected = results(clf, given_data.X)
-    copied, again = pickle.loads(pickle.dumps(clf)), fit(twin, given_data)
+    assert_sound(clf, rows)
+    assert len(clf.sample_weights_) == len(y)
+    np.testing.assert_array_equal(clf.suggested_labels_, clf.predict(rows))
+    expected = results(clf, rows)
+    copied, again = pickle.loads(pickle.dumps(clf)), attempt(twin.fit, rows, y, weight)
     for other in (copied, again):
-        for actual, wanted in zip(results(other, given_data.X), expected, strict=True):
+        for actual, wanted in zip(results(other, rows), expected, strict=True):
             np.testing.assert_array_equal(actual, wanted)
+
+
+@settings(max_examples=settings.default.max_examples // 2)
+@given(st.data())
+def test_any_course_of_fits_is_sound_or_refused_in_words_that_name_the_cause(drawn):
+    rows, y, weight, missing_label, classes = drawn.draw(data())
+    params = drawn.draw(parameters())
+    params.setdefault("missing_label", missing_label)
+    clf = CLIDMUClassifier(**params)
+    for step in drawn.draw(
+        st.lists(st.sampled_from(["fit", "partial_fit"]), min_size=2, max_size=4)
+    ):
+        before = len(getattr(clf, "sample_weights_", ()))
+        if step == "fit":
+            fitted, n = attempt(clf.fit, rows, y, weight), 0
+        else:
+            fitted, n = attempt(clf.partial_fit, rows, y, classes, weight), before
+        if fitted is None:
+            event(f"refused by {step}")
+            assert len(getattr(clf, "sample_weights_", ())) == before
+            break
+        event(f"sound after {step}")
+        assert_sound(clf, rows)
+        assert len(clf.sample_weights_) == n + len(y)
+        clf = pickle.loads(pickle.dumps(clf))
 
 
 @given(st.data())
