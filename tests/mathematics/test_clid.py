@@ -136,6 +136,17 @@ def test_graphs_are_row_stochastic_under_their_weights():
         torch.testing.assert_close((graph * weight).sum(dim=1), torch.ones(10))
 
 
+def test_the_temperature_is_one_half_unless_another_is_given():
+    features, logits = (column.detach() for column in batch())
+    for function, arguments in (
+        (feature_graph, (features,)),
+        (clid_per_row, (features, logits)),
+        (clid_loss, (features, logits)),
+    ):
+        assert torch.equal(function(*arguments), function(*arguments, 0.5))
+        assert not torch.equal(function(*arguments), function(*arguments, 0.6))
+
+
 def test_clid_is_the_formula_of_the_paper_written_out():
     features, logits = batch(n=4)
     h, p = features.tolist(), logits.softmax(dim=1).tolist()
