@@ -127,10 +127,12 @@ def test_a_collapse_of_the_first_training_does_not_spoil_the_second():
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
-@pytest.mark.parametrize("rows", [1e30 * X, np.where(X.max() == X, 1e30, X)], ids=["all", "one"])
-def test_rows_that_overflow_the_network_in_fit_are_refused_with_advice(rows, weighting):
+@pytest.mark.parametrize("large", [slice(None), 3], ids=["all", "one"])
+def test_rows_that_overflow_the_network_in_fit_are_refused_with_advice(large, weighting):
+    rows = X.copy()
+    rows[large] = 3e38  # nearly the largest number: whatever the processor, sums overflow
     with pytest.raises(ValueError, match=r"^X has rows too large .*StandardScaler"):
-        fit(rows, y, weighting, dtype="float32", **WHOLE)
+        fit(rows, y, weighting, dtype="float32", hidden_layer_sizes=(64, 5), **WHOLE)
 
 
 @pytest.mark.parametrize("value", [1e-7, 1e-30])
