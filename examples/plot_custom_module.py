@@ -79,14 +79,14 @@ for name, clf in models.items():
 #
 # Where the two networks differ
 # -----------------------------
-# Test images that the network of believed labels gets wrong, with its answer above and that of
-# the weighted network below.
+# The first test images that the network of believed labels gets wrong, with its answer above and
+# that of the weighted network below.
 
 believed, weighted = (clf.predict(X_test) for clf in models.values())
-rows = np.flatnonzero(believed != y_test)[:16]
+rows = np.flatnonzero(believed != y_test)[:8]
 
-figure, axes = plt.subplots(2, 8, figsize=(10, 3.6), layout="constrained")
-for ax, row in zip(axes.flat, rows, strict=True):
+figure, axes = plt.subplots(1, 8, figsize=(10, 2), layout="constrained")
+for ax, row in zip(axes, rows, strict=True):
     ax.imshow(X_test[row, 0], cmap="gray_r")
     ax.set(xticks=[], yticks=[])
     ax.set_title(f"believed: {believed[row]}", fontsize=10)

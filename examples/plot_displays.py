@@ -33,8 +33,8 @@ from sklearn_clidmu.datasets import make_label_noise
 
 X, y = load_digits(return_X_y=True)
 y_noisy, wrong = make_label_noise(y, rate=0.4, random_state=0)
-clf = make_pipeline(StandardScaler(), CLIDMUClassifier(max_epochs=15, random_state=0))
-clf.fit(X, y_noisy)
+pipe = make_pipeline(StandardScaler(), CLIDMUClassifier(max_epochs=15, random_state=0))
+clf = pipe.fit(X, y_noisy)
 
 # %%
 # Noise scores

@@ -77,10 +77,10 @@ for kind in kinds:
 #
 # - Up to two labels in ten the ``SVC`` is as good as anything here, and slightly ahead.
 # - At four in ten ``CLIDMUClassifier`` leads; by far where each digit has one rival (pair-flip).
-# - At six in ten it leads under symmetric noise. Pair-flip and asymmetric labels are then mostly
-#   those of *one* wrong class, and what the labels say is that this class is the right one: the
-#   better a method sees through noise, the worse its accuracy. No method without clean labels can
-#   know otherwise.
+# - At six in ten it leads under symmetric noise, and is level with the ``SVC`` where noise depends
+#   on the image. Pair-flip and asymmetric labels are then mostly those of *one* wrong class, and
+#   what the labels say is that this class is the right one: the better a method sees through noise,
+#   the worse its accuracy. No method without clean labels can know otherwise.
 
 STYLES = {
     "CLIDMUClassifier": {"color": "#0072b2", "marker": "o"},

@@ -63,7 +63,7 @@ def excess(features: torch.Tensor, logits: torch.Tensor) -> float:
 graphs = {}
 for name, clf in networks.items():
     clf.fit(X, y_noisy)
-    logits, features = clf.net_.evaluate(torch.from_numpy(X))
+    logits, features = (output.cpu() for output in clf.net_.evaluate(torch.from_numpy(X)))
     graphs[name] = feature_graph(features), prediction_graph(logits), excess(features, logits)
     print(
         f"{name:10s}  CLID - log n {graphs[name][2]:+.2f}  "

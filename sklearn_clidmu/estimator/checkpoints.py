@@ -154,8 +154,16 @@ class Checkpoint(Callback):
     def on_train_begin(self, net: ReweightedNet, **kwargs: Any) -> None:
         """Go on from the last state, if there is one."""
         state = self.checkpoints.last(self.training)
-        if state is not None:
+        if state is None:
+            return
+        try:
             restore(net, state)
+        except Exception as error:  # whatever a file made to do harm brings about
+            raise ValueError(
+                f"checkpoint_dir={str(self.checkpoints.directory)!r} has a file of this fit that "
+                f"was not written by it ({type(error).__name__}: {error}): delete those that "
+                f"begin with {self.checkpoints.fingerprint}."
+            ) from error
 
     def on_epoch_end(self, net: ReweightedNet, **kwargs: Any) -> None:
         """Write the state."""

@@ -519,7 +519,8 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
 
         Returns
         -------
-        self : CLIDMUClassifier
+        CLIDMUClassifier
+            The classifier itself, fitted.
 
         Raises
         ------

@@ -34,8 +34,8 @@ FAR = 1e6
 """Rows farther from the mean, in units of about the kernel's width, are moved there: they are near
 nobody, and must not overflow."""
 
-CHUNK = 8192
-"""Rows whose Fourier features are in memory at a time."""
+CHUNK, CHUNK_ENTRIES = 8192, 2**22
+"""Rows that are in memory at a time with their Fourier features, and at most as many entries."""
 
 
 class Kernel(NamedTuple):
@@ -85,7 +85,9 @@ def leave_one_out_shares(
         left_out, penalty = torch.zeros_like(weight), kernel.penalty
         ridge = Ridge(table.chunks(weight), frequencies * kernel.inverse_width**0.5)
     shares = weight.new_empty(len(weight), n_classes)
-    parts = zip(shares.split(CHUNK), targets.split(CHUNK), table.chunks(left_out), strict=True)
+    parts = zip(
+        shares.split(table.chunk), targets.split(table.chunk), table.chunks(left_out), strict=True
+    )
     for part, labels, (rows, Y, left) in parts:
         residuals = ridge.residuals(*ridge.project(rows), Y, left, penalty)
         part.copy_(F.one_hot(labels, n_classes) - residuals)
@@ -108,13 +110,14 @@ class Standardised:
 
     def __init__(self, X: Tensor, targets: Tensor, weight: Tensor, n_classes: int) -> None:
         self.X, self.targets, self.n_classes, self.width = X, targets, n_classes, X.shape[1]
+        self.chunk = min(CHUNK, max(CHUNK_ENTRIES // self.width, 1))
         tiny = torch.finfo(torch.float64).tiny
         # The unit cancels; squares and sums of the largest numbers must not overflow.
         low, high = X.aminmax()
         self.unit = torch.maximum(-low, high).double().clamp_min(tiny)
         total = weight.sum()
         weight = weight.double()
-        pairs = list(zip(X.split(CHUNK), weight.split(CHUNK), strict=True))
+        pairs = list(zip(X.split(self.chunk), weight.split(self.chunk), strict=True))
         self.mean = sum(w @ (rows.double() / self.unit) for rows, w in pairs) / total
         squares = sum(
             (w @ (rows.double() / self.unit - self.mean).square()).sum() for rows, w in pairs
@@ -130,8 +133,8 @@ class Standardised:
 
     def chunks(self, weight: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Rows, labels and weights, as many at a time as fit in memory."""
-        for start in range(0, len(self.X), CHUNK):
-            part = slice(start, start + CHUNK)
+        for start in range(0, len(self.X), self.chunk):
+            part = slice(start, start + self.chunk)
             yield *self.rows(part), weight[part]
 
 
@@ -200,7 +203,7 @@ def _choose_ridge(
     if len(trained) > N_SELECTION:
         draw = torch.randperm(len(trained), generator=generator)[:N_SELECTION]
         drawn = trained[draw.to(trained.device)]
-    parts = [(*table.rows(rows), weight[rows]) for rows in drawn.split(CHUNK)]
+    parts = [(*table.rows(rows), weight[rows]) for rows in drawn.split(table.chunk)]
     candidates = []
     for inverse_width in INVERSE_WIDTHS:
         ridge = Ridge(parts, frequencies * inverse_width**0.5)

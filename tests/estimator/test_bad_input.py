@@ -82,6 +82,17 @@ def test_unfit_rows_to_predict_are_refused(method):
         predict(with_entry(np.nan))
 
 
+def test_rows_too_large_for_single_precision_are_refused_by_fit_with_advice():
+    with pytest.raises(ValueError, match=r"too large for float32.*StandardScaler"):
+        small(dtype="float32").fit(with_entry(1e300), y)
+
+
+def test_a_hold_out_that_leaves_no_row_to_train_on_is_refused():
+    clf = small(early_stopping=True, validation_fraction=0.9)
+    with pytest.raises(ValueError, match=r"validation_fraction=0.9 leaves none of the 5 rows"):
+        clf.fit(X[:5], y[:5])
+
+
 def test_rows_that_overflow_the_network_are_refused_with_advice():
     clf = small(dtype="float32").fit(X, y)
     with pytest.raises(ValueError, match="StandardScaler"):

@@ -1,22 +1,20 @@
-"""What each parameter of the classifier does, and what the defaults promise."""
+"""What each parameter of the classifier does."""
 
 import copy
 import pickle
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
-from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import train_test_split
-from sklearn.preprocessing import StandardScaler
 from sklearn.utils.class_weight import compute_sample_weight
 from torch import nn
 
 from sklearn_clidmu import CLIDMUClassifier
 
 from .data import SMALL, make_rows
+
+pytestmark = pytest.mark.usefixtures("coarse_judge")
 
 X, y, _ = make_rows()
 X_three, y_three, _ = make_rows(60, n_classes=3)
@@ -35,8 +33,10 @@ def assert_equal_fits(first, second):
 # Weights of classes and rows
 
 
-@pytest.mark.parametrize("class_weight", [None, "balanced", {0: 1, 1: 3}, {0: 0.5}])
-@pytest.mark.parametrize("batch_size", [16, 64])
+@pytest.mark.parametrize(
+    ("class_weight", "batch_size"),
+    [(None, 16), ("balanced", 64), ("balanced", 16), ({0: 1, 1: 3}, 64), ({0: 0.5}, 16)],
+)
 def test_class_weight_is_the_equivalent_sample_weight(class_weight, batch_size):
     rare = np.flatnonzero((y == 0) | (np.arange(len(y)) % 3 == 0))
     given = np.linspace(0.5, 2, len(rare))
@@ -66,16 +66,19 @@ def test_a_class_whose_rows_weigh_nothing_is_still_a_class():
 
 
 @pytest.mark.parametrize(
-    ("dtype", "batch_size", "expected"),
+    ("weighting", "dtype", "batch_size", "expected"),
     [
-        ("float32", 64, torch.float32),
-        ("float64", 16, torch.float64),
-        ("auto", 64, torch.float64),
-        ("auto", 16, torch.float32),
+        ("evidence", "float32", 64, torch.float32),
+        ("evidence", "float64", 16, torch.float64),
+        ("evidence", "auto", 64, torch.float64),
+        ("evidence", "auto", 16, torch.float32),
+        ("vri", "float32", 64, torch.float32),
+        ("vri", "float64", 16, torch.float64),
+        (None, "auto", 64, torch.float64),
+        (None, "auto", 16, torch.float32),
     ],
 )
-@pytest.mark.parametrize("weighting", ["evidence", "vri", None])
-def test_all_parameters_are_of_the_dtype_asked_for(dtype, batch_size, expected, weighting):
+def test_all_parameters_are_of_the_dtype_asked_for(weighting, dtype, batch_size, expected):
     clf = small(dtype=dtype, batch_size=batch_size, weighting=weighting).fit(X, y)
     nets = [clf.net_.module_] + ([] if weighting is None else [clf.weight_net_])
     assert {p.dtype for net in nets for p in net.parameters()} == {expected}
@@ -148,8 +151,9 @@ MODULES = {
 
 
 @pytest.mark.parametrize("name", MODULES)
-@pytest.mark.parametrize("virtual_step", ["head", "full"])
-@pytest.mark.parametrize("weighting", ["evidence", "vri"])
+@pytest.mark.parametrize(
+    ("virtual_step", "weighting"), [("head", "evidence"), ("full", "vri"), ("full", "evidence")]
+)
 def test_any_module_is_trained_and_pickled(name, virtual_step, weighting):
     clf = small(
         module=MODULES[name], virtual_step=virtual_step, weighting=weighting, batch_size=16
@@ -181,10 +185,15 @@ def test_one_integer_is_one_hidden_layer():
 # The meta objective and its schedule
 
 
-@pytest.mark.parametrize("virtual_step", ["head", "full"])
 @pytest.mark.parametrize(
-    ("batch_size", "meta_batch_size", "n_rows"),
-    [(32, None, 20), (16, None, 32), (16, 10, 10), (16, 99, 40)],
+    ("virtual_step", "batch_size", "meta_batch_size", "n_rows"),
+    [
+        ("head", 32, None, 20),
+        ("full", 32, None, 20),
+        ("head", 16, None, 32),
+        ("full", 16, 10, 10),
+        ("head", 16, 99, 40),
+    ],
 )
 def test_a_meta_objective_of_the_callers_own_is_called_with_the_meta_batch(
     virtual_step, batch_size, meta_batch_size, n_rows
@@ -207,8 +216,16 @@ def test_a_meta_objective_of_the_callers_own_is_called_with_the_meta_batch(
     assert clf.collapse_epoch_ is None
 
 
-@pytest.mark.parametrize("meta_objective", ["clid", "mae", "small_loss"])
-@pytest.mark.parametrize("weighting", ["evidence", "wnet", "vri"])
+@pytest.mark.parametrize(
+    ("weighting", "meta_objective"),
+    [
+        ("evidence", "clid"),
+        ("wnet", "clid"),
+        ("vri", "clid"),
+        ("evidence", "mae"),
+        ("vri", "small_loss"),
+    ],
+)
 def test_the_weights_are_learned(weighting, meta_objective):
     def weight_net(meta_lr):
         params = {"weighting": weighting, "meta_objective": meta_objective, "meta_lr": meta_lr}
@@ -251,6 +268,14 @@ def test_a_meta_step_is_taken_on_every_meta_interval_th_batch():
     assert n_calls(warmup_epochs=2, meta_interval=100) == 1
 
 
+CHANGEABLE = {"batch_size": 16, "warmup_epochs": 1, "meta_lr": 0.01}
+
+
+@cache
+def probabilities_unchanged():
+    return small(**CHANGEABLE).fit(X_three, y_three).predict_proba(X_three)
+
+
 @pytest.mark.parametrize(
     "changed",
     [
@@ -271,13 +296,11 @@ def test_a_meta_step_is_taken_on_every_meta_interval_th_batch():
     ids=str,
 )
 def test_parameters_change_the_result(changed):
-    params = {"batch_size": 16, "warmup_epochs": 1, "meta_lr": 0.01}
-    reference = small(**params).fit(X_three, y_three).predict_proba(X_three)
-    probabilities = small(**{**params, **changed}).fit(X_three, y_three).predict_proba(X_three)
-    assert not np.array_equal(probabilities, reference)
+    probabilities = small(**{**CHANGEABLE, **changed}).fit(X_three, y_three).predict_proba(X_three)
+    assert not np.array_equal(probabilities, probabilities_unchanged())
 
 
-@pytest.mark.parametrize("n_features", [1, 4, 9])
+@pytest.mark.parametrize("n_features", [1, 9])
 def test_automatic_weight_decay_is_0_002_times_the_root_of_the_number_of_features(n_features):
     rows = np.tile(X, 3)[:, :n_features]
     clf = small(batch_size=16).fit(rows, y)
@@ -287,8 +310,9 @@ def test_automatic_weight_decay_is_0_002_times_the_root_of_the_number_of_feature
     assert not np.array_equal(clf.predict_proba(rows), other.predict_proba(rows))
 
 
-@pytest.mark.parametrize("weighting", ["evidence", "wnet", "vri"])
-@pytest.mark.parametrize("batch_size", [16, 64])
+@pytest.mark.parametrize(
+    ("weighting", "batch_size"), [("evidence", 16), ("evidence", 64), ("wnet", 64), ("vri", 16)]
+)
 def test_all_ways_of_weighting_share_the_warm_up_of_plain_training(weighting, batch_size):
     params = {"batch_size": batch_size, "warmup_epochs": 2}
     plain = small(weighting=None, **params).fit(X, y).history_
@@ -301,8 +325,10 @@ def test_all_ways_of_weighting_share_the_warm_up_of_plain_training(weighting, ba
 # Which parameters predict
 
 
-@pytest.mark.parametrize("ema_decay", [None, 0.0, 0.9])
-@pytest.mark.parametrize(("optimizer", "lr"), [("sgd", "auto"), ("adamw", 0.02)])
+@pytest.mark.parametrize(
+    ("ema_decay", "optimizer", "lr"),
+    [(None, "sgd", "auto"), (0.9, "sgd", "auto"), (None, "adamw", 0.02), (0.0, "adamw", 0.02)],
+)
 def test_averages_and_optimizers_train(ema_decay, optimizer, lr):
     clf = small(ema_decay=ema_decay, optimizer=optimizer, lr=lr, max_epochs=12, batch_size=16)
     assert clf.fit(X, y).score(X, y) >= 0.75
@@ -441,32 +467,3 @@ def test_a_line_an_epoch_goes_to_standard_output_alone(capfd):
     assert [float(line.split()[2]) for line in lines] == clf.history_["train_loss"].round(
         4
     ).tolist()
-
-
-# What the defaults promise
-
-
-@pytest.fixture(scope="module")
-def noisy_digits():
-    X_all, y_all = load_digits(return_X_y=True)
-    X_train, X_test, y_train, y_test = train_test_split(
-        X_all, y_all, test_size=0.3, random_state=2, stratify=y_all
-    )
-    scaler = StandardScaler().fit(X_train)
-    X_train, X_test = scaler.transform(X_train), scaler.transform(X_test)
-    rng = np.random.default_rng(2)
-    flipped = rng.random(len(y_train)) < 0.4
-    noisy = np.where(flipped, (y_train + rng.integers(1, 10, len(y_train))) % 10, y_train)
-    return X_train, noisy, flipped, X_test, y_test
-
-
-def test_the_defaults_see_through_noisy_digits(noisy_digits):
-    X_train, noisy, flipped, X_test, y_test = noisy_digits
-    clf = CLIDMUClassifier(random_state=0).fit(X_train, noisy)
-    plain = CLIDMUClassifier(random_state=0, weighting=None).fit(X_train, noisy)
-    accuracy = clf.score(X_test, y_test)
-    auroc = roc_auc_score(flipped, clf.noise_scores_)
-    assert accuracy >= 0.93
-    assert auroc >= 0.98
-    assert accuracy >= plain.score(X_test, y_test) + 0.05
-    assert clf.sample_weights_[flipped].mean() < 0.5 * clf.sample_weights_[~flipped].mean()

@@ -167,33 +167,28 @@ def test_trust_is_below_one_before_it_is_normalised():
     assert trust.min() > 0
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_one_wrong_label_is_the_most_suspect_and_the_least_trusted(batch_size, seed):
-    rows, labels, _ = make_rows(150, n_classes=3, noise=0, seed=seed)
-    rows = rows * 0.5 + 3 * np.eye(3, 4)[labels]
-    labels[7] = (labels[7] + 1) % 3
-    clf = small(batch_size=batch_size, max_epochs=10).fit(rows, labels)
-    assert clf.noise_scores_.argmax() == 7
-    assert clf.sample_weights_.argmin() == 7
-    assert clf.predict(rows[7:8]) != labels[7]
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_one_wrong_label_does_not_change_what_is_predicted_elsewhere(batch_size, seed):
+@pytest.mark.parametrize("seed", range(2))
+def test_one_wrong_label_is_the_most_suspect_the_least_trusted_and_changes_no_prediction(
+    batch_size, seed
+):
     rows, labels, _ = make_rows(150, n_classes=3, noise=0, seed=seed)
     rows = rows * 0.5 + 3 * np.eye(3, 4)[labels]
     spoiled = labels.copy()
     spoiled[7] = (spoiled[7] + 1) % 3
-    for given in (labels, spoiled):
-        clf = small(batch_size=batch_size, max_epochs=10).fit(rows, given)
-        np.testing.assert_array_equal(clf.predict(rows), labels)
+    clean, clf = (
+        small(batch_size=batch_size, max_epochs=10).fit(rows, given) for given in (labels, spoiled)
+    )
+    np.testing.assert_array_equal(clean.predict(rows), labels)
+    np.testing.assert_array_equal(clf.predict(rows), labels)
+    assert clf.noise_scores_.argmax() == 7
+    assert clf.sample_weights_.argmin() == 7
 
 
 # No false alarms
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_labels_of_much_noise_raise_no_alarm(n_classes, seed, batch_size):
     rows, labels, _ = make_rows(150, n_classes=n_classes, noise=0.3, seed=seed)
     clf = small(batch_size=batch_size, max_epochs=12, random_state=seed)

@@ -123,11 +123,8 @@ def reproducible():
         ("pairs", 0.4, 4, "vri"),
         ("pairs", 0.3, 3, "vri"),
         ("symmetric", 0.4, 4, "evidence"),
-        ("symmetric", 0.2, 3, "evidence"),
         ("none", 0.0, 4, "vri"),
-        ("none", 0.0, 3, "vri"),
         ("none", 0.0, 2, "evidence"),
-        ("pairs", 0.05, 2, "evidence"),
         ("pairs", 0.4, 2, "evidence"),
     ],
 )
@@ -135,7 +132,7 @@ def test_vri_trains_first_on_flipped_pairs_and_on_clean_labels_of_many_classes(
     kind, rate, n_classes, first
 ):
     X, y, _ = blobs(kind, rate, n_classes)
-    learned = learn(small(max_epochs=15), prepared(X, y))
+    learned = learn(small(max_epochs=8), prepared(X, y))
     assert [type(net.weight_net_) for net in learned.nets] == [NETS[first], EvidenceWeightNet]
     assert learned.net is learned.nets[1]
 
@@ -271,10 +268,9 @@ def test_what_is_passed_on_counts_however_right_the_labels_are(kind, monkeypatch
     assert learned.trust[doubted].max() < 0.5 * np.delete(learned.trust, doubted).min()
 
 
-@pytest.mark.parametrize("n_classes", [3, 4])
-def test_on_clean_labels_the_second_training_starts_from_nothing(n_classes, trainings):
-    X, y, _ = blobs(rate=0, n_classes=n_classes)
-    learned = learn(small(max_epochs=15), prepared(X, y))
+def test_on_clean_labels_the_second_training_starts_from_nothing(trainings):
+    X, y, _ = blobs(rate=0, n_classes=3)
+    learned = learn(small(max_epochs=8), prepared(X, y))
     earlier, later = trainings
     assert trainings.order() == ["vri", "evidence"]
     assert torch.equal(later.evidence, earlier.evidence)
@@ -473,9 +469,8 @@ def test_in_one_batch_weights_are_repetitions_even_where_rows_of_a_class_are_ide
 # What flipped pairs come to
 
 
-@pytest.mark.parametrize("rate", [0.2, 0.4])
-def test_flipped_pairs_are_found_and_do_not_change_what_is_predicted(rate):
-    X, y, flipped = blobs(rate=rate, n_rows=400)
+def test_flipped_pairs_are_found_and_do_not_change_what_is_predicted():
+    X, y, flipped = blobs(n_rows=400)
     true = np.arange(400) % 4
     params = {"hidden_layer_sizes": (64, 32), "max_epochs": 20, "warmup_epochs": "auto"}
     clean, noisy = (small(**params).fit(X, labels) for labels in (true, y))

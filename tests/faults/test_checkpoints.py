@@ -229,6 +229,14 @@ def test_nothing_is_unpickled(written, tmp_path):
     assert made.exists()  # the file was harmful
 
 
+def test_a_sound_file_that_holds_something_else_is_refused(written, tmp_path):
+    interrupt(written, 2, make(tmp_path))
+    for path in tmp_path.iterdir():
+        path.write_bytes(dump({**load(path.read_bytes()), "callbacks": {}}))
+    with pytest.raises(ValueError, match=r"not written by it.*delete those that begin"):
+        make(tmp_path).fit(X, Y)
+
+
 def test_a_directory_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"checkpoint_dir=.*file/below"):

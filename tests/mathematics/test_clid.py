@@ -136,6 +136,36 @@ def test_graphs_are_row_stochastic_under_their_weights():
         torch.testing.assert_close((graph * weight).sum(dim=1), torch.ones(10))
 
 
+def test_the_temperature_is_one_half_unless_another_is_given():
+    features, logits = (column.detach() for column in batch())
+    for function, arguments in (
+        (feature_graph, (features,)),
+        (clid_per_row, (features, logits)),
+        (clid_loss, (features, logits)),
+    ):
+        assert torch.equal(function(*arguments), function(*arguments, 0.5))
+        assert not torch.equal(function(*arguments), function(*arguments, 0.6))
+
+
+def test_the_published_form_is_the_default():
+    features, logits = batch()
+    factors = torch.randn(10, 10)
+
+    def gradients(*form):
+        values = (
+            (factors * prediction_graph(logits, *form)).sum(),
+            clid_per_row(features, logits, 0.5, *form).sum(),
+            clid_loss(features, logits, 0.5, *form),
+        )
+        return [gradient_of(value, logits) for value in values]
+
+    for default, published, normalized in zip(
+        gradients(), gradients("published"), gradients("normalized"), strict=True
+    ):
+        assert torch.equal(default, published)
+        assert relative_error(default, normalized) > 1e-2
+
+
 def test_clid_is_the_formula_of_the_paper_written_out():
     features, logits = batch(n=4)
     h, p = features.tolist(), logits.softmax(dim=1).tolist()
