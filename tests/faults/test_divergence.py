@@ -119,6 +119,20 @@ def test_a_weighting_that_runs_away_collapses_and_is_told(weighting, virtual_ste
     np.testing.assert_array_equal(clf.sample_weights_, np.ones(len(X)))
 
 
+@pytest.mark.parametrize("weighting", ["evidence", "wnet", "vri"])
+@pytest.mark.parametrize("meta_lr", [1e17, 1e300])
+def test_a_collapse_leaves_a_sound_weighting_net_to_later_fits(weighting, meta_lr):
+    clf, messages = fit(X, y, weighting, meta_lr=meta_lr, **WHOLE)
+    assert messages
+    largest = max(p.detach().abs().max().item() for p in clf.weight_net_.parameters())
+    assert largest < 1e3
+    clf.set_params(meta_lr="auto").partial_fit(X, y)
+    assert clf.collapse_epoch_ is None
+    weights = clf.sample_weights_[len(X) :]
+    assert np.isfinite(weights).all()
+    assert weights.std() > 0
+
+
 def test_a_collapse_of_the_first_training_does_not_spoil_the_second():
     clf, messages = fit(X, y, "evidence", meta_lr=1e30, refit=True, **WHOLE)
     assert_sound("meta_lr=1e30, refit", clf, X)
