@@ -315,6 +315,13 @@ def test_same_generator_gives_the_same_shares_and_another_seed_others():
     assert not torch.allclose(found, shares_of(X, targets, seed=4))
 
 
+def test_default_dtype_of_torch_changes_no_draw():
+    (X, targets), weight = blobs(60), torch.ones(60)
+    expected = shares_of(X, targets, weight, KERNEL)
+    torch.set_default_dtype(torch.float32)  # put back after every test
+    assert torch.equal(shares_of(X, targets, weight, KERNEL), expected)
+
+
 def test_global_generator_is_left_alone(monkeypatch):
     monkeypatch.setattr(leave_one_out, "N_SELECTION", 20)
     X, targets = blobs(60)
