@@ -94,8 +94,9 @@ def read_rows(net: ReweightedNet, data: Prepared, weighted: bool = True) -> Read
             rows = Rows(logits, losses, errors, part.targets, features, seen, part.sample_weight)
             with torch.no_grad():
                 trust[chunk] = net.weight_net_.trust(net.weight_net_.applied(rows), rows)
-    # Weights that have all died out say nothing about one row against another.
-    return Readings(trust if trust.any() else torch.ones_like(trust), predicted)
+    # Weights that have all died out, or overflown, say nothing about one row against another.
+    telling = trust.any() and trust.isfinite().all()
+    return Readings(trust if telling else torch.ones_like(trust), predicted)
 
 
 def row_suspicion(net: ReweightedNet, data: Prepared) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from skorch.callbacks import Callback
+from torch import nn
 from torch.nn import functional as F
 
 from sklearn_clidmu.mathematics.clid import clid_gradient, uniform_clid
@@ -87,11 +88,12 @@ class Monitor(Callback):
 class CollapseGuard(Callback):
     """Goes back to the last sound epoch when training collapses, and on with equal weights.
 
-    A loss or CLID that is not finite is a collapse. So is, for :data:`PATIENCE` reweighted
-    epochs in a row, a CLID no better than that of a constant predictor and than at the end of
-    warm-up, together with fewer predicted classes than then. CLID alone would raise false alarms:
-    with two classes and much noise, honest predictions are nearly constant. Without reweighting,
-    a collapse ends training. So does an interrupt that is to be kept.
+    A loss, a CLID or a parameter of the weighting net that is not finite is a collapse. So is, for
+    :data:`PATIENCE` reweighted epochs in a row, a CLID no better than that of a constant predictor
+    and than at the end of warm-up, together with fewer predicted classes than then. CLID alone
+    would raise false alarms: with two classes and much noise, honest predictions are nearly
+    constant. Without reweighting, a collapse ends training. So does an interrupt that is to be
+    kept.
 
     Parameters
     ----------
@@ -120,7 +122,10 @@ class CollapseGuard(Callback):
         clid, n_predicted = net.history[-1, ("clid", "n_predicted")]
         finite = math.isfinite(net.history[-1, "train_loss"]) and math.isfinite(clid)
         reweighting = self.meta_step is not None and self.meta_step.reweighting
-        if not reweighting:
+        if reweighting:  # its last step is in no loss yet
+            parameters = [p for weight_net in _modules(net)[2:] for p in weight_net.parameters()]
+            finite &= all(bool(p.isfinite().all()) for p in parameters)
+        else:
             self.clid, self.n_predicted = max(clid, 0.0), n_predicted
         poor = reweighting and clid >= self.clid and n_predicted < self.n_predicted
         self.n_poor = self.n_poor + 1 if poor else 0
@@ -163,12 +168,17 @@ class CollapseGuard(Callback):
         net.collapse_epoch_ = len(net.history)
 
     def _keep(self, net: ReweightedNet) -> None:
-        modules = (net.module_, net.evaluated_module)
-        self.states = [deepcopy(module.state_dict()) for module in modules]
+        self.states = [deepcopy(module.state_dict()) for module in _modules(net)]
         self.entries = self.ledger.copy_entries()
 
     def _restore(self, net: ReweightedNet) -> None:
-        for module, state in zip((net.module_, net.evaluated_module), self.states, strict=True):
+        for module, state in zip(_modules(net), self.states, strict=True):
             module.load_state_dict(state)
         net.optimizer_.state.clear()
         self.ledger.put_back(self.entries)
+
+
+def _modules(net: ReweightedNet) -> list[nn.Module]:
+    """List the network, the one that predicts, and the weighting net where there is one."""
+    weight_net = getattr(net, "weight_net_", None)
+    return [net.module_, net.evaluated_module, *([] if weight_net is None else [weight_net])]
