@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from skorch.callbacks import Callback
 from sklearn_clidmu.estimator.checkpoint_file import dump, load
 from sklearn_clidmu.estimator.preparation import numpy_generator
 from sklearn_clidmu.estimator.training_state import net_state, restore
+from sklearn_clidmu.estimator.warning import warn
 from sklearn_clidmu.training.net import ReweightedNet
 
 N_KEPT = 2
@@ -89,11 +89,10 @@ class Checkpoints:
             self._replace(path, dump({"seed": self.seed, **state}))
         except OSError as error:
             self.enabled = False
-            warnings.warn(
+            warn(
                 f"checkpoint_dir={str(self.directory)!r} cannot be written to ({error}): training "
                 "goes on without checkpoints.",
                 RuntimeWarning,
-                stacklevel=2,
             )
         for path in self._files(f"{training:02d}")[N_KEPT:]:
             with suppress(OSError):
@@ -112,7 +111,7 @@ class Checkpoints:
         try:
             return load(path.read_bytes())
         except (OSError, ValueError) as error:
-            warnings.warn(f"{path} is skipped: {error}", RuntimeWarning, stacklevel=2)
+            warn(f"{path} is skipped: {error}", RuntimeWarning)
             return None
 
     def _replace(self, path: Path, content: bytes) -> None:

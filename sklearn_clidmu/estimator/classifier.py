@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from os import PathLike
 from typing import Any, TypeVar
@@ -40,13 +39,11 @@ from sklearn_clidmu.estimator.preparation import (
 from sklearn_clidmu.estimator.rows import as_rows, check_rows, divided, sparse_unit, stack_rows
 from sklearn_clidmu.estimator.saving import load_model, save_model
 from sklearn_clidmu.estimator.scoring import class_probabilities
+from sklearn_clidmu.estimator.warning import warn
 from sklearn_clidmu.mathematics.weighting import WeightingNet
 from sklearn_clidmu.training.progress import progress
 
 Self = TypeVar("Self", bound="CLIDMUClassifier")
-
-STACK_LEVEL = 6
-"""Calls from a warning of a fit to the caller of ``fit``."""
 
 
 class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, BaseEstimator):
@@ -463,7 +460,10 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
             X = self._choose_unit(X, weight)
         n_samples = len(codes)
         if X_unlabeled is not None:
-            X_unlabeled = self._check_rows(X_unlabeled, reset=False)
+            try:
+                X_unlabeled = self._check_rows(X_unlabeled, reset=False)
+            except (ValueError, TypeError) as error:  # in words that speak of X
+                raise type(error)(f"X_unlabeled is unfit: {error}") from error
             X = stack_rows(X, X_unlabeled)
             codes = np.pad(codes, (0, X_unlabeled.shape[0]), constant_values=-1)
             mean = float(self.unlabeled != "ignore")
@@ -749,24 +749,21 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
         self.collapse_epoch_ = net.collapse_epoch_
         self.interrupted_ = learned.interrupted
         if net.collapse_epoch_ is not None:
-            warnings.warn(
+            warn(
                 f"The weighting collapsed in epoch {net.collapse_epoch_}: training went on with "
                 "equal weights. Raise warmup_epochs or lower meta_lr.",
                 ConvergenceWarning,
-                stacklevel=STACK_LEVEL,
             )
         if net.diverged_:
-            warnings.warn(
+            warn(
                 f"Training diverged in epoch {self.n_iter_} and was ended with the last sound "
                 "network. Lower lr, or scale the features.",
                 ConvergenceWarning,
-                stacklevel=STACK_LEVEL,
             )
         if learned.interrupted:
-            warnings.warn(
+            warn(
                 f"Training was cut short by Ctrl-C: what predicts has learned for {self.n_iter_} "
                 f"epochs in training {learned.nets.index(net) + 1}. Fit again for all of it.",
                 ConvergenceWarning,
-                stacklevel=STACK_LEVEL,
             )
         self.net_ = net

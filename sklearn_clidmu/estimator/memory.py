@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -13,6 +12,7 @@ from sklearn.base import BaseEstimator
 
 from sklearn_clidmu.estimator.building import MIN_META_ROWS
 from sklearn_clidmu.estimator.preparation import Prepared, generators
+from sklearn_clidmu.estimator.warning import warn
 from sklearn_clidmu.training.meta_step import MAX_META_ROWS
 from sklearn_clidmu.training.net import ReweightedNet
 
@@ -53,11 +53,10 @@ def with_less_memory(
         except torch.cuda.OutOfMemoryError:
             pass  # only after the handler is the memory given back of what failed
         halved = max(_batch_size(settings, name) // 2, 2)
-        warnings.warn(
+        warn(
             f"Out of memory on {device}: training begins anew with "
             f"{name}={halved}. Set it, and no time is lost.",
             RuntimeWarning,
-            stacklevel=2,
         )
         setattr(settings, name, halved)
         data.ledger.put_back(entries)
