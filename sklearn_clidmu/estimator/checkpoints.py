@@ -15,6 +15,7 @@ from sklearn.base import BaseEstimator
 from skorch.callbacks import Callback
 
 from sklearn_clidmu.estimator.checkpoint_file import dump, load
+from sklearn_clidmu.estimator.constraints import PARAMETER_CONSTRAINTS
 from sklearn_clidmu.estimator.preparation import numpy_generator
 from sklearn_clidmu.estimator.training_state import net_state, restore
 from sklearn_clidmu.estimator.warning import warn
@@ -175,10 +176,7 @@ def open_checkpoints(
     """Open the files of a fit with these parameters and data; None where none are asked for."""
     if params.checkpoint_dir is None:
         return None
-    chosen = {
-        name: getattr(value, "__qualname__", value)  # of classes and functions
-        for name, value in params.get_params(deep=False).items()
-        if name not in UNRELATED
-    }
+    values = {name: getattr(params, name) for name in PARAMETER_CONSTRAINTS.keys() - UNRELATED}
+    chosen = {name: getattr(value, "__qualname__", value) for name, value in values.items()}
     begun = None if start is None else start.n_steps_
     return Checkpoints(params.checkpoint_dir, (chosen, data, begun, torch.__version__))

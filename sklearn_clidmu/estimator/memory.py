@@ -11,6 +11,7 @@ import torch
 from sklearn.base import BaseEstimator
 
 from sklearn_clidmu.estimator.building import MIN_META_ROWS
+from sklearn_clidmu.estimator.constraints import PARAMETER_CONSTRAINTS
 from sklearn_clidmu.estimator.preparation import Prepared, generators
 from sklearn_clidmu.estimator.warning import warn
 from sklearn_clidmu.training.meta_step import MAX_META_ROWS
@@ -46,7 +47,9 @@ def with_less_memory(
     """
     device, entries = data.training.X.device, data.ledger.copy_entries()
     states = [(generator, generator.get_state()) for generator in generators(device)]
-    settings: Any = SimpleNamespace(**params.get_params(deep=False))
+    settings: Any = SimpleNamespace(
+        **{name: getattr(params, name) for name in PARAMETER_CONSTRAINTS}
+    )
     for name in ("meta_batch_size", "batch_size"):
         try:
             return work(settings, data)

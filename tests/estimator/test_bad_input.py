@@ -143,11 +143,14 @@ UNFIT = {
     "validation_fraction": [0, 1, 0.0, 1.0, -0.1, None],
     "n_iter_no_change": [0, -1, 1.5, None],
     "class_weight": ["unbalanced", 1, [1, 2]],
+    "warm_start": ["yes", None, 2],
     "missing_label": [[-1], (), {-1}, 1j, b""],
     "unlabeled": [None, "Meta", True, 0],
     "device": [None, 0, "nonsense", "cuda:99"],
     "dtype": ["float16", "int32", None, float],
     "random_state": [-1, "seed", 0.5],
+    "checkpoint_dir": [0, True, b"folder"],
+    "on_interrupt": ["stop", None, True],
     "verbose": [-1, "loud", None],
 }
 

@@ -50,6 +50,14 @@ def send_sigint(patch, owner, name, n_calls):
     patch.setattr(owner, name, watched)
 
 
+@pytest.fixture(autouse=True)
+def heard():
+    """Shells let what they start in the background ignore SIGINT."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
 @pytest.fixture
 def ctrl_c(monkeypatch):
     return lambda *where: send_sigint(monkeypatch, *where)
@@ -159,9 +167,10 @@ def test_it_ends_a_grid_search(on_interrupt, ctrl_c):
 
 def test_a_signal_from_another_process_is_no_different(tmp_path):
     script = textwrap.dedent("""
-        import numpy as np, warnings
+        import numpy as np, signal, warnings
         from sklearn_clidmu import CLIDMUClassifier
         warnings.simplefilter("ignore")
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         X = np.random.RandomState(0).normal(size=(300, 4))
         y = (X[:, 0] > 0).astype(int)
         clf = CLIDMUClassifier(max_epochs=100_000, verbose=2, refit=False, on_interrupt="keep")
