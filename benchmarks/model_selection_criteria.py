@@ -157,6 +157,9 @@ def combinations(
         "channels, both + mean probability": soft_channel + hard_channel + mean_p,
         "channels, both + 0.3 CLID": soft_channel + hard_channel + 0.3 * values["CLID"],
     }
+    found["channel, predictions + half of judge's share and mean probability"] = (
+        hard_channel + (share + mean_p) / 2
+    )
     for weight in (0.5, 1, 2, 4):
         found[f"channel, probabilities + {weight} judge's share"] = soft_channel + weight * share
         found[f"channel, predictions + {weight} judge's share"] = hard_channel + weight * share

@@ -186,10 +186,11 @@ def log_likelihood(p, labels):
     return np.log((p @ channel)[np.arange(len(labels)), labels]).mean()
 
 
-def test_the_noisy_label_score_adds_up_two_likelihoods_and_the_shares_around(fitted):
+def test_the_noisy_label_score_adds_up_a_likelihood_and_two_shares(fitted):
     p = fitted.predict_proba(X)
     around = (shares_around(X, y) * p).sum(axis=1).mean()
-    expected = log_likelihood(p, y) + log_likelihood(np.eye(3)[p.argmax(axis=1)], y) + around
+    given = p[np.arange(len(y)), y].mean()
+    expected = log_likelihood(np.eye(3)[p.argmax(axis=1)], y) + (around + given) / 2
     assert noisy_label_scorer(fitted, X, y) == pytest.approx(expected, abs=1e-12)
 
 
@@ -199,7 +200,7 @@ def test_the_noisy_label_score_of_the_truth_follows_from_the_noise():
     entropy = -share * np.log(share) - (1 - share) * np.log(1 - share)
     around = shares_around(rows, noisy)[np.arange(len(true)), true].mean()
     score = noisy_label_scorer(Told(np.eye(3)[true]), rows, noisy)
-    assert score == pytest.approx(-2 * entropy + around, abs=0.02)
+    assert score == pytest.approx(-entropy + (around + 1 - share) / 2, abs=0.02)
 
 
 def test_classes_told_apart_count_and_sureness_of_wrong_labels_costs_nothing():
