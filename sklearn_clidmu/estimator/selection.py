@@ -82,7 +82,7 @@ def noisy_label_scorer(estimator: Any, X: Any, y: Any) -> float:
     """How well a classifier does on labels that may be wrong.
 
     Three looks at it, of which the first counts as much as the others together; each alone chose
-    worse on average over 70 cells of real data (docs/model_selection.md):
+    worse on average over 60 cells of real data (docs/model_selection.md):
 
     - the mean log likelihood of the labels, given its decisions, after the noise matrix that makes
       them likeliest has been put behind these: it is not blamed for wrong labels, whichever classes
