@@ -356,3 +356,16 @@ def test_wrong_labels_stand_out_by_the_lead_of_a_rival(rate, dtype):
     shares = shares_of(X.to(dtype), given)
     assert roc_auc_score(flipped, rival_margin(shares, given)) > 0.99
     assert (shares.argmax(dim=1) == targets).double().mean() > 0.99
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_row_beyond_all_measure_is_near_nobody_and_does_not_overflow(sign):
+    rng = np.random.RandomState(0)
+    targets = torch.arange(60) % 2
+    X = torch.from_numpy(0.01 * (rng.normal(size=(60, 3)) + 3 * np.eye(2, 3)[targets])).float()
+    X[-1] = sign * 3e38  # in units of the others more than single precision holds
+    weight = torch.ones(60)
+    weight[-1] = 0
+    shares = leave_one_out_shares(X, targets, 2, weight, torch.Generator().manual_seed(0))
+    assert shares.isfinite().all()
+    assert (shares.argmax(dim=1) == targets)[:-1].double().mean() > 0.9
