@@ -25,14 +25,6 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
-
-
 def fitted(name, labels=y, **params):
     return CLIDMUClassifier(**{**SMALL, "max_epochs": 2, **SETTINGS[name], **params}).fit(X, labels)
 

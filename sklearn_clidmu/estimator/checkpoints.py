@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -57,18 +58,16 @@ class Checkpoints:
         self.n_trainings = 0
         self.seed: int | None = None
         self.enabled = True
-        self._delete(f".{self.fingerprint}-*")  # what was being written when the fit was killed
+        # What was being written when the fit was killed.
+        delete(self.directory.glob(f".{self.fingerprint}-*"))
 
     def fix_seed(self, random_state: Any) -> Any:
         """Random state of the fit: of a fresh one that of the fit that left its files behind."""
         if random_state is not None:
             return random_state
-        for path in self._files("*"):
-            state = self._read(path)
-            if state is not None:
-                self.seed = state["seed"]
-                return self.seed
-        self.seed = int(numpy_generator(None).randint(np.iinfo(np.int32).max))
+        state = self._last("*")
+        fresh = int(numpy_generator(None).randint(np.iinfo(np.int32).max))
+        self.seed = fresh if state is None else state["seed"]
         return self.seed
 
     def next_training(self) -> Checkpoint:
@@ -78,8 +77,7 @@ class Checkpoints:
 
     def last(self, training: int) -> dict[str, Any] | None:
         """Read the last sound state of a training; None if there is none."""
-        states = (self._read(path) for path in self._files(f"{training:02d}"))
-        return next((state for state in states if state is not None), None)
+        return self._last(f"{training:02d}")
 
     def write(self, training: int, epoch: int, state: dict[str, Any]) -> None:
         """Write a state, and delete those that it makes superfluous; warn if that fails."""
@@ -95,18 +93,20 @@ class Checkpoints:
                 "goes on without checkpoints.",
                 RuntimeWarning,
             )
-        for path in self._files(f"{training:02d}")[N_KEPT:]:
-            with suppress(OSError):
-                path.unlink()
+        delete(self._files(f"{training:02d}")[N_KEPT:])
 
     def delete(self) -> None:
         """Delete all files of the fit, which has come to its end."""
-        self._delete(f"{self.fingerprint}-*")
+        delete(self._files("*"))
 
     def _files(self, training: str) -> list[Path]:
         """Paths of the files of a training, the last epoch first."""
         pattern = f"{self.fingerprint}-{training}-*.checkpoint"
         return sorted(self.directory.glob(pattern), reverse=True)
+
+    def _last(self, training: str) -> dict[str, Any] | None:
+        states = (self._read(path) for path in self._files(training))
+        return next((state for state in states if state is not None), None)
 
     def _read(self, path: Path) -> dict[str, Any] | None:
         try:
@@ -126,13 +126,14 @@ class Checkpoints:
                 os.fsync(file.fileno())
             os.replace(unfinished, path)
         finally:
-            with suppress(OSError):
-                os.unlink(unfinished)
+            delete([Path(unfinished)])
 
-    def _delete(self, pattern: str) -> None:
-        for path in self.directory.glob(pattern):
-            with suppress(OSError):
-                path.unlink()
+
+def delete(paths: Iterable[Path]) -> None:
+    """Delete files; those that are not there, or cannot be deleted, are left."""
+    for path in paths:
+        with suppress(OSError):
+            path.unlink()
 
 
 class Checkpoint(Callback):

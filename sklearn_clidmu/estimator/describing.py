@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sklearn_clidmu.estimator.building import build_network, build_weight_net
 from sklearn_clidmu.estimator.preparation import forked_generators, resolve_device
-from sklearn_clidmu.mathematics.backbone import Ensemble
+from sklearn_clidmu.mathematics.backbone import Ensemble, members
 from sklearn_clidmu.training.net import ReweightedNet
 
 
@@ -35,11 +35,9 @@ def describe_net(net: ReweightedNet) -> dict[str, Any]:
     """
     build: Any = net.weight_net
     arguments = net.module.keywords
-    network = net.module_
-    members = network.members if isinstance(network, Ensemble) else [network]
     return {
         "network": {**arguments, "dtype": str(arguments["dtype"]).removeprefix("torch.")},
-        "members": [_arrays(member) for member in members],
+        "members": [_arrays(member) for member in members(net.module_)],
         "weighting": None if build is None else build.keywords["weighting"],
         "weight_net": {} if build is None else _arrays(net.weight_net_),
         "n_steps": net.n_steps_,
@@ -77,11 +75,11 @@ def restore_net(description: dict[str, Any], device: str) -> ReweightedNet:
             verbose=0,
         ).initialize()
     first, *others = description["members"]
-    members = [net.module_, *(deepcopy(net.module_) for _ in others)]
-    for member, arrays in zip(members, [first, *others], strict=True):
-        member.load_state_dict(_tensors(arrays))
+    networks = [net.module_, *(deepcopy(net.module_) for _ in others)]
+    for network, arrays in zip(networks, [first, *others], strict=True):
+        network.load_state_dict(_tensors(arrays))
     if others:
-        net.module_ = Ensemble(members)
+        net.module_ = Ensemble(networks)
     if build is not None:
         net.weight_net_.load_state_dict(_tensors(description["weight_net"]))
     net.trim_for_prediction()

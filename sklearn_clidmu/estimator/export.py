@@ -13,7 +13,7 @@ from torch import nn
 
 from sklearn_clidmu.estimator.classifier import CLIDMUClassifier
 from sklearn_clidmu.estimator.saving import import_optional
-from sklearn_clidmu.mathematics.backbone import MLP, Ensemble
+from sklearn_clidmu.mathematics.backbone import MLP, members
 
 OPSET = 17
 """The first with LayerNormalization."""
@@ -54,15 +54,14 @@ def export_onnx(clf: CLIDMUClassifier, path: str | PathLike[str]) -> None:
         )
     onnx = import_optional("onnx", extra="onnx")
     check_is_fitted(clf, "net_")
-    network = clf.net_.module_
-    members: list[Any] = [*network.members] if isinstance(network, Ensemble) else [network]
-    if not all(isinstance(member, MLP) for member in members):
+    networks: list[Any] = members(clf.net_.module_)
+    if not all(isinstance(network, MLP) for network in networks):
         raise ValueError(
             "export_onnx writes this package's own network, got a classifier with a module of its "
             "own: use torch.onnx.export on clf.net_.module_, whose outputs are logits and features."
         )
     graph = _Graph(onnx)
-    each = [graph.probabilities(member, f"{i}.", clf._unit) for i, member in enumerate(members)]
+    each = [graph.probabilities(network, f"{i}.", clf._unit) for i, network in enumerate(networks)]
     share = graph.constant("share", np.array(1 / len(each), dtype=graph.dtype))
     graph.add("Sum", each, "total")  # not Mean, which runtimes lack in double precision
     graph.add("Mul", ["total", share], "probabilities")

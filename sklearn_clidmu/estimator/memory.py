@@ -19,7 +19,7 @@ from sklearn_clidmu.training.net import ReweightedNet
 
 
 def with_less_memory(
-    params: BaseEstimator, data: Prepared, work: Callable[[Any, Prepared], ReweightedNet]
+    params: BaseEstimator, data: Prepared, work: Callable[[Any], ReweightedNet]
 ) -> ReweightedNet:
     """Carry out a training; begin anew with smaller batches where memory runs out.
 
@@ -33,7 +33,7 @@ def with_less_memory(
     data : Prepared
         Its ledger is as it was before whenever training begins anew.
     work : callable
-        Called with the parameters and the data.
+        Called with the parameters.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def with_less_memory(
     )
     for name in ("meta_batch_size", "batch_size"):
         try:
-            return work(settings, data)
+            return work(settings)
         except torch.cuda.OutOfMemoryError:
             pass  # only after the handler is the memory given back of what failed
         halved = max(_batch_size(settings, name) // 2, 2)
@@ -66,7 +66,7 @@ def with_less_memory(
         for generator, state in states:
             generator.set_state(state)
     with explained():
-        return work(settings, data)
+        return work(settings)
 
 
 @contextmanager

@@ -136,9 +136,7 @@ def local_generators(
     Yields the seed, drawn from ``random_state``; another one after ``n_earlier`` epochs.
     """
     seed = int(numpy_generator(random_state).randint(np.iinfo(np.int32).max)) + n_earlier
-    devices = []
-    if device.type == "cuda":
-        devices = [torch.cuda.current_device() if device.index is None else device.index]
+    devices = cuda_devices(device)
     with forked_generators(devices):
         torch.manual_seed(seed)
         yield seed
@@ -146,10 +144,17 @@ def local_generators(
 
 def generators(device: torch.device) -> list[torch.Generator]:
     """List the generators of torch that a training on this device draws from."""
+    return [
+        torch.default_generator,
+        *(torch.cuda.default_generators[index] for index in cuda_devices(device)),
+    ]
+
+
+def cuda_devices(device: torch.device) -> list[int]:
+    """Index of a CUDA device, for want of one that of the current; none of another device."""
     if device.type != "cuda":
-        return [torch.default_generator]
-    index = torch.cuda.current_device() if device.index is None else device.index
-    return [torch.default_generator, torch.cuda.default_generators[index]]
+        return []
+    return [torch.cuda.current_device() if device.index is None else device.index]
 
 
 def row_weights(

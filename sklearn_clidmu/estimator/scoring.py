@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sklearn_clidmu.estimator.preparation import Prepared
-from sklearn_clidmu.mathematics.backbone import Ensemble, FeatureTap
+from sklearn_clidmu.mathematics.backbone import FeatureTap, members
 from sklearn_clidmu.mathematics.weighting import Rows, cross_entropy_errors
 from sklearn_clidmu.training.net import ReweightedNet
 
@@ -46,7 +46,7 @@ def class_probabilities(logits: Tensor, network: nn.Module) -> Tensor:
     """
     probabilities = logits.double().softmax(dim=1)
     if not probabilities.isfinite().all():
-        member = network.members[0] if isinstance(network, Ensemble) else network
+        member = members(network)[0]
         fault = "X has rows too large for the network, whose output overflows"
         mend = "scale the features, for example with sklearn.preprocessing.StandardScaler"
         if isinstance(member, FeatureTap):

@@ -16,7 +16,7 @@ from sklearn_clidmu.estimator.building import (
 )
 from sklearn_clidmu.estimator.memory import with_less_memory
 from sklearn_clidmu.estimator.preparation import Prepared
-from sklearn_clidmu.mathematics.backbone import Ensemble
+from sklearn_clidmu.mathematics.backbone import members
 from sklearn_clidmu.training.batches import ShuffledBatches
 from sklearn_clidmu.training.net import ReweightedNet
 
@@ -44,7 +44,7 @@ def train(
         Net of an earlier fit, whose parameters are the first; by default they are drawn.
     """
 
-    def work(settings: Any, data: Prepared) -> ReweightedNet:
+    def work(settings: Any) -> ReweightedNet:
         n_steps = len(ShuffledBatches(data.training, settings.batch_size))
         n_epochs = count_epochs(settings, n_steps)
         n_warmup = None
@@ -76,7 +76,7 @@ def train_one_epoch(
         n_warmup = 0 if is_warm(params, params.weighting, n_earlier, n_steps) else 1
     course = Course(1, n_warmup, n_predicted=1, n_decay_steps=None)
 
-    def work(settings: Any, data: Prepared) -> ReweightedNet:
+    def work(settings: Any) -> ReweightedNet:
         return run(settings, data, settings.weighting, course, start)
 
     return with_less_memory(params, data, work)
@@ -130,9 +130,7 @@ def go_on_from(start: ReweightedNet, net: ReweightedNet) -> None:
     ValueError
         If the networks differ.
     """
-    trained = start.module_
-    if isinstance(trained, Ensemble):
-        trained = trained.members[0]
+    trained = members(start.module_)[0]
     try:
         for module in (net.module_, net.evaluated_module):
             module.load_state_dict(trained.state_dict())

@@ -199,6 +199,11 @@ class FeatureTap(nn.Module):
             )
 
 
+def members(network: nn.Module) -> list[nn.Module]:
+    """List the networks that predict by their mean, the best first; any other is the only one."""
+    return list(network.members) if isinstance(network, Ensemble) else [network]
+
+
 class Ensemble(nn.Module):
     """Averages the predicted probabilities, and the features, of several networks."""
 

@@ -19,6 +19,7 @@ import joblib
 import numpy as np
 import pytest
 import torch
+from faults.mutations import places, put
 from sklearn import config_context
 from sklearn.exceptions import NotFittedError
 from torch import nn
@@ -484,26 +485,6 @@ def test_files_that_are_cut_or_changed_by_accident_are_refused(saved, tmp_path):
             changed = content[:where] + bytes([flipped]) + content[where + 1 :]
         path.write_bytes(changed)
         assert load_or_refuse(path), f"change {i}, at {where}"
-
-
-def places(value, path=()):
-    """Paths of all places in a JSON value."""
-    yield path
-    if isinstance(value, dict):
-        for key, entry in value.items():
-            yield from places(entry, (*path, key))
-    elif isinstance(value, list):
-        for i, entry in enumerate(value):
-            yield from places(entry, (*path, i))
-
-
-def put(document, path, value):
-    """Copy of a JSON value with another value in one place."""
-    if not path:
-        return value
-    document = copy.copy(document)
-    document[path[0]] = put(document[path[0]], path[1:], value)
-    return document
 
 
 STRANGE = [None, True, -1, 0, 7, 2**70, 0.5, float("nan"), "", "cuda", [], [[]], {}, {"a": 1}]

@@ -1,7 +1,6 @@
 import os
 
 import pytest
-import torch
 from hypothesis import HealthCheck, settings
 
 from sklearn_clidmu.mathematics import leave_one_out
@@ -17,15 +16,6 @@ common = {
 settings.register_profile("ci", max_examples=50, derandomize=True, **common)
 settings.register_profile("nightly", max_examples=500, **common)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread():
-    """Networks as small as these gain nothing by a second thread, and lose much on a busy CPU."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
 
 
 @pytest.fixture(scope="module", autouse=True)
