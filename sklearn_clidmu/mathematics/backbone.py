@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from threading import get_ident
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-Trace = list[tuple[nn.Linear, Tensor, Tensor]]
-"""The linear layers of one pass, first to last, each with its input and its output."""
 
 
 class MLP(nn.Module):
@@ -53,21 +50,15 @@ class MLP(nn.Module):
         self.body = nn.Sequential(*layers)
         self.head = nn.Linear(width, n_classes)
 
-    def forward(self, X: Tensor, trace: Trace | None = None) -> tuple[Tensor, Tensor]:
-        """Logits of shape (n, n_classes) and features of shape (n, hidden_layer_sizes[-1]).
+    def forward(self, X: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of shape (n, n_classes) and features of shape (n, hidden_layer_sizes[-1])."""
+        features = self.body(X)
+        return self.head(features), features
 
-        The linear layers, which have all the parameters there are, are appended to ``trace``.
-        """
-        features = X
-        for layer in self.body:
-            output = layer(features)
-            if trace is not None and isinstance(layer, nn.Linear):
-                trace.append((layer, features, output))
-            features = output
-        logits = self.head(features)
-        if trace is not None:
-            trace.append((self.head, features, logits))
-        return logits, features
+    def blocks(self) -> Iterator[tuple[Any, ...]]:
+        """Yield the hidden layers: linear, normalisation, activation and dropout of each."""
+        layers = iter(self.body)
+        return zip(layers, layers, layers, layers, strict=True)
 
 
 class Dropout(nn.Dropout):
@@ -75,13 +66,19 @@ class Dropout(nn.Dropout):
 
     def forward(self, X: Tensor) -> Tensor:
         """Drop entries of X, with probability p to the nearest 1 / 65536."""
-        if not self.training or self.p == 0 or X.device.type != "cpu":
-            return super().forward(X)
+        return self.drop(X)[0]
+
+    def drop(self, X: Tensor) -> tuple[Tensor, float]:
+        """Drop entries of X; also say by what the others were multiplied."""
+        if not self.training or self.p == 0:
+            return X, 1.0
+        if X.device.type != "cpu":
+            return super().forward(X), 1 / (1 - self.p)
         n_dropped = min(round(self.p * 65536), 65535)
         words = torch.empty((X.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
         bits = words.view(torch.int16)[: X.numel()].view(X.shape)
-        keep = bits.ge_(n_dropped - 32768).to(X.dtype)
-        return X * keep.mul_(65536 / (65536 - n_dropped))
+        scale = 65536 / (65536 - n_dropped)
+        return (X * bits.ge_(n_dropped - 32768)).mul_(scale), scale
 
 
 class OneMaskDropout(nn.Module):
@@ -93,10 +90,14 @@ class OneMaskDropout(nn.Module):
 
     def forward(self, X: Tensor) -> Tensor:
         """Drop columns of X, shape (n, d)."""
+        return self.drop(X)[0]
+
+    def drop(self, X: Tensor) -> tuple[Tensor, float]:
+        """Drop columns of X; also say by what the others were multiplied."""
         if not self.training or self.p == 0:
-            return X
+            return X, 1.0
         keep = torch.empty_like(X[:1]).bernoulli_(1 - self.p)
-        return X * keep / (1 - self.p)
+        return X * keep / (1 - self.p), 1 / (1 - self.p)
 
 
 class FeatureTap(nn.Module):

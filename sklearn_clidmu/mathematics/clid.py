@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sklearn_clidmu.mathematics.evidence import weighted_mean
+from sklearn_clidmu.mathematics.products import product
 
 Gradient = Literal["published", "normalized"]
 
@@ -164,7 +165,9 @@ def clid_gradient(
 
     With q the unit predictions, L = log(S + epsilon), s the sample weights, r = Q s the constant
     row sums and w = s / (r sum(s)), CLID is -sum_ij w_i s_j L_ij <q_i, q_j>. So its gradient by q
-    needs the products of L with s q and of its transpose with w q, and no other graph.
+    needs the products of L with s q and of its transpose with w q, and no other graph. With u that
+    gradient, the one by the logits is q (u - q <q, u>): of the softmax's own, the other term is
+    zero, since a change along q changes no direction.
 
     Parameters
     ----------
@@ -178,23 +181,23 @@ def clid_gradient(
         By the logits.
     """
     with torch.no_grad():
-        unit = F.normalize(features, dim=1) / temperature**0.5
-        # Affinities less each row's largest, which cancels in the softmax.
-        least = -unit.square().sum(dim=1, keepdim=True)
-        affinity = torch.addmm(least, unit, unit.T).clamp_min_(least).exp_()
+        norm = torch.linalg.vector_norm(features, dim=1, keepdim=True).clamp_min_(1e-12)
+        unit = features / norm.mul_(temperature**0.5)
+        affinity = product(unit, unit.T).clamp_min_(0)
+        # Each row's largest, the one to itself, cancels in the softmax.
+        affinity = (affinity - affinity.diagonal()[:, None]).exp_()
         log_reference = affinity.div_((affinity @ sample_weight)[:, None]).add_(EPSILON).log_()
-        p = logits.softmax(dim=1)
-        norm = p.norm(dim=1, keepdim=True)
-        q = p / norm
-        weighted = sample_weight[:, None] * q
+        q = logits.softmax(dim=1)
+        q /= torch.linalg.vector_norm(q, dim=1, keepdim=True)
+        columns = sample_weight[:, None]
+        weighted = columns * q
         row_sum = q @ weighted.sum(dim=0)
-        scale = (sample_weight / (row_sum * sample_weight.sum()))[:, None]
+        scale = columns / (row_sum * sample_weight.sum())[:, None]
         # Few classes are faster as rows than as columns, here and in the last layer's closed form.
-        ahead = scale * (weighted.T @ log_reference.T).T
-        value = -(q * ahead).sum()
-        by_q = -ahead - sample_weight[:, None] * ((scale * q).T @ log_reference).T
-        by_p = (by_q - q * (q * by_q).sum(dim=1, keepdim=True)) / norm
-        return value, p * (by_p - (p * by_p).sum(dim=1, keepdim=True))
+        by_q = scale * product(weighted.T, log_reference.T).T
+        value = -(q * by_q).sum()
+        by_q += columns * product((scale * q).T, log_reference).T
+        return value, q * (q * (q * by_q).sum(dim=1, keepdim=True) - by_q)
 
 
 def uniform_clid(n_rows: int, sample_weight: Tensor | None = None) -> Tensor:

@@ -27,7 +27,9 @@ def standing(values: Tensor, sample_weight: Tensor) -> Tensor:
     ----------
     values, sample_weight : Tensor of shape (n,)
     """
-    centred, deviation = _centre(values, sample_weight)
+    # From the least, so that equal values stay equal under rounding.
+    least = values.where(sample_weight > 0, torch.inf).min()
+    centred, deviation = _centre(values - least, sample_weight)
     return torch.special.ndtr(centred / deviation)
 
 
@@ -42,10 +44,10 @@ def standard_deviation(values: Tensor, sample_weight: Tensor) -> Tensor:
 
 
 def _centre(values: Tensor, sample_weight: Tensor) -> tuple[Tensor, Tensor]:
-    values = values - values.min()  # equal values stay equal under rounding
-    centred = values - weighted_mean(values, sample_weight)
-    variance = weighted_mean(centred.square(), sample_weight)
-    return centred, variance.sqrt().clamp_min(torch.finfo(values.dtype).tiny ** 0.5)
+    share = sample_weight / sample_weight.sum()
+    centred = values - share @ values
+    deviation = (share @ centred.square()).sqrt()
+    return centred, deviation.clamp_min(torch.finfo(values.dtype).tiny ** 0.5)
 
 
 def distrust(trust: Tensor) -> Tensor:

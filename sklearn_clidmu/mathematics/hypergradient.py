@@ -41,7 +41,8 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.func import functional_call
 
-from sklearn_clidmu.mathematics.backbone import Trace
+from sklearn_clidmu.mathematics.products import affine, product
+from sklearn_clidmu.mathematics.traced_pass import TracedPass
 
 MetaGradient = Callable[[Tensor, Tensor, Sequence[Tensor]], tuple[Tensor, tuple[Tensor, ...]]]
 """Maps the meta batch's (features, logits) and tensors that they depend on to the meta objective
@@ -117,14 +118,14 @@ def head_tangent(
         Whether the layer has one.
     """
     with torch.no_grad():
-        step = ((errors.T @ features) @ meta_features.T).T
+        step = product(product(errors.T, features), meta_features.T).T
         if bias:
             step += errors.sum(dim=0)
-        moved = meta_logits - lr * step
+        moved = torch.sub(meta_logits, step, alpha=lr)
     with torch.enable_grad():
         value, (meta_errors,) = meta_gradient(meta_features, moved.requires_grad_(), [moved])
     with torch.no_grad():
-        tangent = ((meta_errors.T @ meta_features) @ features.T).T
+        tangent = product(product(meta_errors.T, meta_features), features.T).T
         if bias:
             tangent += meta_errors.sum(dim=0)
     return MetaTangent(logits.detach(), tangent, value)
@@ -139,50 +140,35 @@ class TracedRows:
 
     Parameters
     ----------
-    trace : Trace
-        Of a pass in which no row depends on another.
+    traced : TracedPass
+        Pass in which no row depends on another.
     errors : Tensor of shape (n, n_classes)
         Gradient of each row's own loss by its logits.
     """
 
-    def __init__(self, trace: Trace, errors: Tensor) -> None:
-        self.layers = [layer for layer, _, _ in trace]
-        self.inputs = [X.detach() for _, X, _ in trace]
-        outputs = [output for _, _, output in trace]
-        logits = outputs.pop()
-        with torch.enable_grad():
-            self.errors = [*gradients(logits, outputs, errors), errors]
-
-    @property
-    def parameters(self) -> list[nn.Parameter]:
-        """Parameters of all layers, in the order of their gradients."""
-        return [parameter for layer in self.layers for parameter in layer.parameters()]
+    def __init__(self, traced: TracedPass, errors: Tensor) -> None:
+        self.traced = traced
+        self.errors = traced.errors(errors)
 
     def gradient(self, weights: Tensor) -> list[Tensor]:
         """Gradients of the sum of the rows' losses times ``weights``, of shape (n,)."""
-        found = []
-        for layer, X, errors in zip(self.layers, self.inputs, self.errors, strict=True):
-            weighted = weights[:, None] * errors
-            found.append(weighted.T @ X)
-            if layer.bias is not None:
-                found.append(weighted.sum(dim=0))
-        return found
+        return self.traced.gradient(self._weighted(weights))
 
     def backward(self, weights: Tensor) -> None:
         """Set the parameters' ``grad`` to :meth:`gradient`."""
-        with torch.no_grad():
-            for parameter, found in zip(self.parameters, self.gradient(weights), strict=True):
-                parameter.grad = found
+        self.traced.set_gradient(self._weighted(weights))
+
+    def _weighted(self, weights: Tensor) -> list[Tensor]:
+        return [weights[:, None] * errors for errors in self.errors]
 
     def products(self, directions: Sequence[Tensor]) -> Tensor:
         """Scalar product of each row's gradient with ``directions``, shape (n,)."""
-        left = iter(directions)
+        weights, biases = directions[::2], directions[1::2]
         total = self.errors[0].new_zeros(len(self.errors[0]))
-        for layer, X, errors in zip(self.layers, self.inputs, self.errors, strict=True):
-            tangent = X @ next(left).T
-            if layer.bias is not None:
-                tangent += next(left)
-            total += (tangent * errors).sum(dim=1)
+        for X, errors, weight, bias in zip(
+            self.traced.inputs, self.errors, weights, biases, strict=True
+        ):
+            total += (affine(X, weight, bias) * errors).sum(dim=1)
         return total
 
 
@@ -217,11 +203,10 @@ def traced_influence(
     """
     names = {id(parameter): name for name, parameter in network.named_parameters()}
     with torch.no_grad():
-        moved = [p - lr * g for p, g in zip(rows.parameters, rows.gradient(weights), strict=True)]
+        parameters = rows.traced.parameters
+        moved = [p - lr * g for p, g in zip(parameters, rows.gradient(weights), strict=True)]
     with torch.enable_grad():
-        params = {
-            names[id(p)]: m.requires_grad_() for p, m in zip(rows.parameters, moved, strict=True)
-        }
+        params = {names[id(p)]: m.requires_grad_() for p, m in zip(parameters, moved, strict=True)}
         meta_logits, meta_features = functional_call(network, params, (X_meta,))
         value, directions = meta_gradient(meta_features, meta_logits, moved)
     with torch.no_grad():

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sklearn_clidmu.mathematics.evidence import class_sums
+from sklearn_clidmu.mathematics.products import product
 
 N_FREQUENCIES = 256
 """Random frequencies, each of which gives a cosine and a sine. Four times as many find wrong
@@ -34,8 +35,9 @@ FAR = 1e6
 """Rows farther from the mean, in units of about the kernel's width, are moved there: they are near
 nobody, and must not overflow."""
 
-CHUNK, CHUNK_ENTRIES = 8192, 2**22
-"""Rows that are in memory at a time with their Fourier features, and at most as many entries."""
+CHUNK, CHUNK_ENTRIES = 2048, 2**22
+"""Rows that are in memory at a time with their Fourier features, and at most as many entries. Of
+four times as many the memory would go back to the system, and be asked for again."""
 
 
 class Kernel(NamedTuple):
@@ -156,8 +158,8 @@ class Ridge:
         for X, Y, weight in chunks:
             features = self._features(X)
             weighted = features * weight[:, None]
-            gram = gram + (weighted.T @ features).double()
-            cross = cross + (weighted.T @ Y).double()
+            gram = gram + product(weighted.T, features).double()
+            cross = cross + product(weighted.T, Y).double()
         self.eigenvalues, basis = torch.linalg.eigh(gram)
         self.eigenvalues = self.eigenvalues.clamp_min(0)
         self.cross = basis.T @ cross
@@ -165,7 +167,7 @@ class Ridge:
 
     def project(self, X: Tensor) -> tuple[Tensor, Tensor]:
         """Fourier features in the basis in which the Gram matrix is diagonal, and their squares."""
-        features = self._features(X) @ self.basis
+        features = product(self._features(X), self.basis)
         return features, features.square()
 
     def residuals(
@@ -185,13 +187,15 @@ class Ridge:
         coefficients = (shrinkage[:, None] * self.cross).to(features)
         leverage = left_out * (squares @ shrinkage.to(features))
         kept = (1 - leverage).clamp_min(torch.finfo(leverage.dtype).eps)
-        predicted = (coefficients.T @ features.T).T  # few classes are faster as rows
+        predicted = product(coefficients.T, features.T).T  # few classes are faster as rows
         return (Y - predicted) / kept[:, None]
 
     def _features(self, X: Tensor) -> Tensor:
-        angles = X @ self.frequencies
-        features = [angles.cos(), angles.sin(), torch.ones_like(angles[:, :1])]
-        return torch.cat(features, dim=1) / self.frequencies.shape[1] ** 0.5
+        angles, n = product(X, self.frequencies), self.frequencies.shape[1]
+        features = angles.new_ones(len(X), 2 * n + 1)
+        torch.cos(angles, out=features[:, :n])
+        torch.sin(angles, out=features[:, n : 2 * n])
+        return features.mul_(n**-0.5)
 
 
 def _choose_ridge(

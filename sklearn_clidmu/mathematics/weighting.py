@@ -46,13 +46,23 @@ class Rows(NamedTuple):
     """The caller's weights: a row of weight s counts as s identical rows, shape (n,)."""
 
 
+class Draw(NamedTuple):
+    """Weights of one virtual step, and what their net wants to know of them again."""
+
+    weights: Tensor
+    """Shape (n,) or (n, n_classes)."""
+    penalty: Tensor | float = 0.0
+    """Term that they add to the meta objective, shape ()."""
+    hidden: Tensor | None = None
+    """Hidden units, where the net differentiates by hand."""
+
+
 def cross_entropy_errors(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Cross entropy of each row, shape (n,), and its gradient by the logits, (n, n_classes)."""
-    given = targets[:, None]
     log_probabilities = logits.log_softmax(dim=1)
-    losses = -log_probabilities.gather(1, given).squeeze(1)
-    minus_one = log_probabilities.new_full((1, 1), -1).expand_as(given)
-    return losses, log_probabilities.exp_().scatter_add_(1, given, minus_one)
+    losses = F.nll_loss(log_probabilities, targets, reduction="none")
+    minus_one = losses.new_full((1, 1), -1).expand(len(losses), 1)
+    return losses, log_probabilities.exp_().scatter_add_(1, targets[:, None], minus_one)
 
 
 class WeightingNet(nn.Module):
@@ -69,9 +79,9 @@ class WeightingNet(nn.Module):
         """Weights of a batch in the virtual step, shape (n,) or (n, n_classes)."""
         raise NotImplementedError
 
-    def drawn(self, rows: Rows, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Weights of the virtual step, and the term that they add to the meta objective."""
-        return self(rows, noise), rows.losses.new_zeros(())
+    def draw(self, rows: Rows, noise: Tensor | None = None) -> Draw:
+        """Weights of the virtual step, for :meth:`backward` to learn from."""
+        return Draw(self(rows, noise))
 
     def applied(self, rows: Rows, noise: Tensor | None = None) -> Tensor:
         """Weights of a batch in the real step; by default those of the virtual one."""
@@ -101,6 +111,10 @@ class WeightingNet(nn.Module):
         A loss that is linear in the weights needs no more than each row's influence.
         """
         return weighted_mean(influence, weights * rows.sample_weight)
+
+    def backward(self, draw: Draw, influence: Tensor, tangent: Tensor | None, rows: Rows) -> None:
+        """Set the parameters' ``grad`` to the hypergradient of the virtual step with a draw."""
+        (self.surrogate(draw.weights, influence, tangent, rows) + draw.penalty).backward()
 
     def trust(self, weights: Tensor, rows: Rows) -> Tensor:
         """How much each row's given label is trusted, in [0, 1], shape (n,)."""
@@ -164,15 +178,40 @@ class EvidenceWeightNet(WeightingNet):
 
     def score(self, evidence: Tensor) -> Tensor:
         """Score of each row, shape (n,); to start with, little more than minus the distrust."""
-        seen, distrust = evidence[:, :-1], evidence[:, -1]
+        return self._score(self._hidden(evidence), evidence)
+
+    def _score(self, hidden: Tensor, evidence: Tensor) -> Tensor:
+        return hidden @ self.output.weight[0].abs() - evidence[:, -1]
+
+    def _hidden(self, evidence: Tensor) -> Tensor:
+        """Units of the tanh layer, shape (n, n_hidden)."""
         # Absolute values keep every path from an input to the score falling.
-        hidden = F.linear(-seen, self.hidden.weight.abs(), self.hidden.bias).tanh()
-        return F.linear(hidden, self.output.weight.abs()).squeeze(1) - distrust
+        falling = self.hidden.weight.abs().T
+        twice = torch.addmm(self.hidden.bias, evidence[:, :-1], falling, beta=2, alpha=-2)
+        return 2 * twice.sigmoid() - 1  # the tanh of half of it, in a third of the time
 
     def forward(self, rows: Rows, noise: Tensor | None = None) -> Tensor:
         """Weights in (0, 1] in proportion to the exponential of the score, shape (n,)."""
-        score = self.score(rows.evidence)
-        return (score - score.detach().max()).exp()
+        return _in_competition(self.score(rows.evidence))
+
+    @torch.no_grad()
+    def draw(self, rows: Rows, noise: Tensor | None = None) -> Draw:
+        """Weights of the virtual step without a graph, which :meth:`backward` does not need."""
+        hidden = self._hidden(rows.evidence)
+        return Draw(_in_competition(self._score(hidden, rows.evidence)), hidden=hidden)
+
+    @torch.no_grad()
+    def backward(self, draw: Draw, influence: Tensor, tangent: Tensor | None, rows: Rows) -> None:
+        """Set the parameters' ``grad`` to the hypergradient, in a third of autograd's time."""
+        share = self.shares(draw.weights, rows)
+        by_score = share * (influence - share @ influence)
+        hidden, output = draw.hidden, self.output.weight
+        assert hidden is not None
+        by_hidden = torch.outer(by_score, output[0].abs()) * (1 - hidden.square())
+        by_falling = by_hidden.T @ rows.evidence[:, :-1]
+        output.grad = output.sign() * (by_score @ hidden)
+        self.hidden.weight.grad = self.hidden.weight.sign().neg_() * by_falling
+        self.hidden.bias.grad = by_hidden.sum(dim=0)
 
     def applied(self, rows: Rows, noise: Tensor | None = None) -> Tensor:
         """Weights in (0, 1), shape (n,)."""
@@ -191,6 +230,10 @@ class EvidenceWeightNet(WeightingNet):
             weights = (score + self.offset[targets]).sigmoid() * sample_weight
             short = class_sums(weights, targets, n_classes) < wanted
             low, high = torch.where(short, self.offset, low), torch.where(short, high, self.offset)
+
+
+def _in_competition(score: Tensor) -> Tensor:
+    return (score - score.detach().max()).exp()
 
 
 class LogitRectifier(WeightingNet):
@@ -249,15 +292,16 @@ class LogitRectifier(WeightingNet):
 
     def forward(self, rows: Rows, noise: Tensor | None = None) -> Tensor:
         """Rectifying vectors, shape (n, n_classes); the posterior's mean without ``noise``."""
-        return self.drawn(rows, noise)[0]
+        return self.draw(rows, noise).weights
 
-    def drawn(self, rows: Rows, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def draw(self, rows: Rows, noise: Tensor | None = None) -> Draw:
         """Those vectors, and the Kullback-Leibler divergence to the prior times its weight."""
         mean, log_variance = self.posterior(rows)
         divergence = (log_variance.exp() + mean.square() - 1 - log_variance).sum(dim=1) / 2
         if noise is not None:
             mean = mean + (log_variance / 2).exp() * noise
-        return mean.sigmoid(), self.kl_weight * weighted_mean(divergence, rows.sample_weight)
+        penalty = self.kl_weight * weighted_mean(divergence, rows.sample_weight)
+        return Draw(mean.sigmoid(), penalty)
 
     def loss(self, weights: Tensor, rows: Rows) -> Tensor:
         """Mean cross entropy of the rectified logits, shape ()."""

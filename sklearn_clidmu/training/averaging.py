@@ -25,8 +25,10 @@ class WeightAverage(Callback):
         average = net.averaged_module_
         self.n_steps = 0
         # Looked up once: a walk over the modules costs more than the average itself.
-        pairs = zip(average.parameters(), net.module_.parameters(), strict=True)
-        self.parameters = [(m.detach(), v.detach()) for m, v in pairs if v.is_floating_point()]
+        self.means, self.values = (
+            [p.detach() for p in module.parameters() if p.is_floating_point()]
+            for module in (average, net.module_)
+        )
         self.has_buffers = any(True for _ in average.buffers())
 
     def on_batch_end(self, net: ReweightedNet, training: bool = False, **kwargs: Any) -> None:
@@ -34,11 +36,8 @@ class WeightAverage(Callback):
         assert net.ema_decay is not None
         decay = min(net.ema_decay, self.n_steps / (9 + self.n_steps))
         self.n_steps += 1
-        for mean, value in self.parameters:
-            mean.lerp_(value, 1 - decay)
-        if (
-            self.has_buffers
-        ):  # looked up at every step, since a module may put others in their place
+        torch._foreach_lerp_(self.means, self.values, 1 - decay)
+        if self.has_buffers:  # looked up at every step: a module may put others in their place
             pairs = zip(net.averaged_module_.buffers(), net.module_.buffers(), strict=True)
             for mean, value in pairs:
                 mean.copy_(value)
@@ -54,7 +53,7 @@ class WeightAverage(Callback):
     def on_train_end(self, net: ReweightedNet, **kwargs: Any) -> None:
         """Put the average in the network's place."""
         net.module_.load_state_dict(net.averaged_module_.state_dict())
-        del net.averaged_module_, self.parameters
+        del net.averaged_module_, self.means, self.values
 
 
 class Snapshots(Callback):

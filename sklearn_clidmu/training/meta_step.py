@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -11,7 +11,6 @@ import torch
 from skorch.callbacks import Callback
 from torch import Tensor, nn
 
-from sklearn_clidmu.mathematics.backbone import Trace
 from sklearn_clidmu.mathematics.evidence import standard_deviation
 from sklearn_clidmu.mathematics.hypergradient import (
     TracedRows,
@@ -26,7 +25,8 @@ from sklearn_clidmu.mathematics.objectives import (
     meta_gradient,
     small_loss,
 )
-from sklearn_clidmu.mathematics.weighting import Rows, WeightingNet, cross_entropy_errors
+from sklearn_clidmu.mathematics.traced_pass import TracedPass
+from sklearn_clidmu.mathematics.weighting import Draw, Rows, WeightingNet, cross_entropy_errors
 from sklearn_clidmu.training.batches import Labels, Table
 from sklearn_clidmu.training.ledger import Ledger
 from sklearn_clidmu.training.net import BatchLoss, ReweightedNet
@@ -113,12 +113,11 @@ class MetaStep(Callback):
         if self.reweighting:
             evidence = self.evidence[labels.rows]
             net.weight_net_.balance(evidence, labels.targets, labels.sample_weight)
-        self.meta_weight = torch.zeros_like(self.ledger.sample_weight)
-        meta_labels = self.meta_table.labels
-        self.meta_weight[meta_labels.rows] = meta_labels.sample_weight
+        self.clean: Tensor | None = None
         if self.objective is cross_entropy:
             losses = self.ledger.mean_loss()[labels.rows]
-            self.meta_weight[labels.rows] *= small_loss(losses, labels.sample_weight)
+            self.clean = torch.ones_like(self.ledger.sample_weight)
+            self.clean[labels.rows] = small_loss(losses, labels.sample_weight).to(losses)
         self.n_batches = 0
         self.n_meta_steps = 0
         self.meta_loss = self.ledger.loss.new_zeros(())  # a sum: a list would pin freed memory
@@ -132,37 +131,42 @@ class MetaStep(Callback):
         features: Tensor,
         losses: Tensor,
         errors: Tensor,
-        trace: Trace | None,
+        backward: Callable[[Tensor], None],
+        traced: TracedPass | None,
     ) -> BatchLoss | None:
         """Take a meta step, if one is due, and return the loss with refreshed weights."""
         weight_net = net.weight_net_
         rows = Rows(
-            logits.detach(),
+            logits,
             losses,
             errors,
             labels.targets,
-            features.detach(),
+            features,
             self.evidence[labels.rows],
             labels.sample_weight,
         )
-        traced = None
+        by_row = None
         due = self.enabled and self.n_batches % self.interval == 0
         self.n_batches += 1
         if due and (self.reweighting or weight_net.uses_evidence):
-            if self.virtual_step == "full" and trace is not None and weight_net.scales_losses:
-                traced = TracedRows(trace, errors)
-            harm = self._meta_step(net, X, labels, rows, traced)
+            if self.virtual_step == "full" and traced is not None and weight_net.scales_losses:
+                by_row = TracedRows(traced, errors)
+            harm = self._meta_step(net, X, labels, rows, by_row)
             self.ledger.record_influence(labels, harm)
-        weights = torch.ones_like(losses)
         if self.reweighting:
             with torch.no_grad():
                 weights = weight_net.applied(rows, self._noise(weight_net, rows))
-        elif traced is None:
+        elif by_row is not None:
+            weights = torch.ones_like(losses)
+        else:
             return None
-        loss = weight_net.loss(weights, rows)
-        if traced is None:
-            return BatchLoss(loss, partial(logits.backward, weight_net.errors(weights, rows)))
-        return BatchLoss(loss, partial(traced.backward, weight_net.shares(weights, rows)))
+        if not weight_net.scales_losses:
+            errors = weight_net.errors(weights, rows)
+            return BatchLoss(weight_net.loss(weights, rows), partial(backward, errors))
+        share = weight_net.shares(weights, rows)
+        if by_row is not None:
+            return BatchLoss(share @ losses, partial(by_row.backward, share))
+        return BatchLoss(share @ losses, partial(backward, share[:, None] * errors))
 
     def on_epoch_end(self, net: ReweightedNet, **kwargs: Any) -> None:
         """Record the mean meta loss of the epoch."""
@@ -184,14 +188,15 @@ class MetaStep(Callback):
         X: Tensor,
         labels: Labels,
         rows: Rows,
-        traced: TracedRows | None,
+        by_row: TracedRows | None,
     ) -> Tensor:
         """Step the weighting net, after warm-up; return the rows' influence in any case."""
         weight_net = net.weight_net_
-        weights = torch.ones_like(rows.losses)
         if self.reweighting:
-            weights, penalty = weight_net.drawn(rows, self._noise(weight_net, rows))
-        ahead = self._look_ahead(net, X, labels, rows, weights.detach(), traced)
+            draw = weight_net.draw(rows, self._noise(weight_net, rows))
+        else:
+            draw = Draw(torch.ones_like(rows.losses))
+        ahead = self._look_ahead(net, X, labels, rows, draw.weights.detach(), by_row)
         self.meta_loss += ahead.meta_loss
         self.n_meta_steps += 1
         # Adam does not see the scale of a gradient, so the influences set their own; where they
@@ -203,8 +208,7 @@ class MetaStep(Callback):
         if self.reweighting:
             net.meta_optimizer_.zero_grad()
             tangent = None if ahead.tangent is None else ahead.tangent / deviation
-            objective = weight_net.surrogate(weights, harm, tangent, ahead.rows)
-            (objective + penalty).backward()
+            weight_net.backward(draw, harm, tangent, ahead.rows)
             net.meta_optimizer_.step()
         return harm
 
@@ -215,29 +219,41 @@ class MetaStep(Callback):
         labels: Labels,
         rows: Rows,
         weights: Tensor,
-        traced: TracedRows | None,
+        by_row: TracedRows | None,
     ) -> LookAhead:
         """Virtual step and meta objective.
 
         Passes made for the meta step alone are without dropout and with fixed running statistics.
         """
         X_meta, meta_labels = self._meta_batch(X, labels)
-        meta_weight = self.meta_weight[meta_labels.rows]
+        meta_weight = meta_labels.sample_weight
+        if self.clean is not None:
+            meta_weight = meta_weight * self.clean[meta_labels.rows]
         slope = partial(meta_gradient, self.objective, meta_labels.targets, meta_weight)
         lr = net.optimizer_.param_groups[0]["lr"]
         module, weight_net = net.module_, net.weight_net_
         head = getattr(module, "head", None)
         if self.virtual_step == "head" and head is not None:
-            outputs = rows.logits[: len(X_meta)], rows.features[: len(X_meta)]
             if self.batch_size is not None:
                 with torch.no_grad(), evaluation(module):
-                    outputs = module(X_meta)
-            batch = rows.logits, rows.features, weight_net.errors(weights, rows)
-            found = head_tangent(*batch, *outputs, slope, lr, bias=head.bias is not None)
-        elif traced is not None:
+                    meta_logits, meta_features = module(X_meta)
+            else:
+                n = len(X_meta)
+                meta_logits, meta_features = rows.logits[:n], rows.features[:n]
+            found = head_tangent(
+                rows.logits,
+                rows.features,
+                weight_net.errors(weights, rows),
+                meta_logits,
+                meta_features,
+                slope,
+                lr,
+                bias=head.bias is not None,
+            )
+        elif by_row is not None:
             share = weight_net.shares(weights, rows)
             with evaluation(module):
-                harm, meta_loss = traced_influence(module, traced, share, X_meta, slope, lr)
+                harm, meta_loss = traced_influence(module, by_row, share, X_meta, slope, lr)
             return LookAhead(harm, None, rows, meta_loss)
         else:
 

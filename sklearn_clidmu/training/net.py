@@ -14,7 +14,8 @@ from skorch import NeuralNet
 from skorch.dataset import unpack_data
 from torch import Tensor, nn
 
-from sklearn_clidmu.mathematics.backbone import MLP, Trace
+from sklearn_clidmu.mathematics.backbone import MLP
+from sklearn_clidmu.mathematics.traced_pass import TracedPass
 from sklearn_clidmu.mathematics.weighting import WeightingNet, cross_entropy_errors
 from sklearn_clidmu.training.batches import SparseRows
 
@@ -122,9 +123,15 @@ class ReweightedNet(NeuralNet):
         if not self.module_.training:
             self.module_.train()
         X, labels = unpack_data(batch)
-        trace: Trace | None = [] if isinstance(self.module_, MLP) else None
-        logits, features = self.module_(X) if trace is None else self.module_(X, trace)
-        losses, errors = cross_entropy_errors(logits.detach(), labels.targets)
+        traced: TracedPass | None = None
+        if isinstance(self.module_, MLP):
+            traced = TracedPass(self.module_, X)
+            logits, features, backward = traced.logits, traced.features, traced.backward
+        else:
+            outputs = self.module_(X)
+            logits, features = (output.detach() for output in outputs)
+            backward = outputs[0].backward
+        losses, errors = cross_entropy_errors(logits, labels.targets)
         loss: BatchLoss | None = None
         for _, callback in self.callbacks_:
             if hasattr(callback, "on_logits"):
@@ -136,12 +143,13 @@ class ReweightedNet(NeuralNet):
                     features=features,
                     losses=losses,
                     errors=errors,
-                    trace=trace,
+                    backward=backward,
+                    traced=traced,
                 )
                 loss = answer or loss
         if loss is None:
             share = labels.sample_weight / labels.sample_weight.sum()
-            loss = BatchLoss(share @ losses, partial(logits.backward, share[:, None] * errors))
+            loss = BatchLoss(share @ losses, partial(backward, share[:, None] * errors))
         loss.backward()
         self.n_steps_ += 1
         return {"loss": loss.value, "y_pred": logits}

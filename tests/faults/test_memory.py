@@ -8,6 +8,7 @@ import torch
 
 from sklearn_clidmu import CLIDMUClassifier
 from sklearn_clidmu.mathematics.backbone import MLP
+from sklearn_clidmu.mathematics.traced_pass import TracedPass
 from sklearn_clidmu.training.net import ReweightedNet
 
 
@@ -34,15 +35,23 @@ def little_memory(monkeypatch):
     class Passes(list):
         n_rows = 10**9
 
-    forward, passes = MLP.forward, Passes()
+    forward, trace, passes = MLP.forward, TracedPass.__init__, Passes()
 
-    def watched(self, X, *args):
+    def watch(X):
         if len(X) > passes.n_rows:
             raise torch.cuda.OutOfMemoryError("tried to allocate 2 TiB")
         passes.append(len(X))
-        return forward(self, X, *args)
 
-    monkeypatch.setattr(MLP, "forward", watched)
+    def watched_forward(self, X):
+        watch(X)
+        return forward(self, X)
+
+    def watched_trace(self, network, X):
+        watch(X)
+        trace(self, network, X)
+
+    monkeypatch.setattr(MLP, "forward", watched_forward)
+    monkeypatch.setattr(TracedPass, "__init__", watched_trace)
     return passes
 
 

@@ -51,27 +51,6 @@ def test_dropout_is_off_in_evaluation(one_mask):
     assert torch.equal(network.eval()(X)[0], plain(X)[0])
 
 
-@pytest.mark.parametrize("settings", [{}, {"dropout": 0.5}, {"dropout": 0.5, "one_mask": True}])
-def test_trace_holds_every_linear_layer_with_its_input_and_output_and_changes_nothing(settings):
-    network, X, trace = mlp(**settings), inputs(), []
-    torch.manual_seed(1)
-    expected = network(X)
-    torch.manual_seed(1)
-    logits, features = network(X, trace)
-    assert torch.equal(logits, expected[0])
-    assert torch.equal(features, expected[1])
-    linear = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
-    assert [layer for layer, _, _ in trace] == linear
-    assert linear[-1] is network.head
-    for layer, before, after in trace:
-        assert torch.equal(layer(before), after)
-    assert trace[0][1] is X
-    assert trace[-1][1] is features
-    assert trace[-1][2] is logits
-    traced = {id(parameter) for layer in linear for parameter in layer.parameters()}
-    assert traced == {id(parameter) for parameter in network.parameters()}
-
-
 # Dropout
 
 
@@ -173,16 +152,27 @@ def test_dropout_elsewhere_than_on_the_cpu_is_torchs_own():
     assert dropped.device.type == "meta"
 
 
+@pytest.mark.parametrize("kind", [Dropout, OneMaskDropout])
+def test_dropout_says_by_what_it_has_multiplied_the_rest(kind):
+    drop, X = kind(0.3), inputs(50)
+    dropped, scale = drop.drop(X)
+    kept = dropped != 0
+    torch.testing.assert_close(dropped[kept], scale * X[kept])
+    assert scale == pytest.approx(1 / 0.7, rel=1e-4)
+    for same, one in (drop.eval().drop(X), kind(0.0).drop(X)):
+        assert same is X
+        assert one == 1
+
+
 def test_mlp_drops_hidden_units_and_no_others():
     network, X = mlp(dropout=0.5), inputs(400)
-    trace = []
-    _, features = network(X, trace)
-    assert trace[0][1] is X
-    for (_, _, output), hidden in zip(trace[:-1], [trace[1][1], features], strict=True):
+    for layers in network.blocks():
+        output = layers[0](X)
         active = nn.functional.layer_norm(output, output.shape[1:]).relu()
-        kept = hidden[active > 0] != 0
+        X = layers[3](layers[2](layers[1](output)))
+        kept = X[active > 0] != 0
         assert kept.double().mean().item() == pytest.approx(0.5, abs=5 * 0.5 / len(kept) ** 0.5)
-        torch.testing.assert_close(hidden, torch.where(hidden != 0, 2 * active, 0))
+        torch.testing.assert_close(X, torch.where(X != 0, 2 * active, 0))
 
 
 # Features of any module

@@ -409,9 +409,9 @@ def test_rectifier_trusts_rows_that_fit_however_well_they_fit(margin):
 @pytest.mark.parametrize("name", ["loss", "evidence"])
 def test_nets_without_noise_have_no_penalty(name):
     net, rows = NETS[name](), make_rows(N_ROWS)
-    weights, penalty = net.drawn(rows)
-    assert torch.equal(weights, net(rows))
-    assert penalty.item() == 0
+    draw = net.draw(rows)
+    assert torch.equal(draw.weights, net(rows))
+    assert draw.penalty == 0
 
 
 def test_noise_reaches_a_net_that_asks_for_it():
@@ -422,7 +422,7 @@ def test_noise_reaches_a_net_that_asks_for_it():
             return noise.squeeze(1).sigmoid()
 
     rows, noise = make_rows(N_ROWS), torch.randn(N_ROWS, 1)
-    for weights in (Lottery().drawn(rows, noise)[0], Lottery().applied(rows, noise)):
+    for weights in (Lottery().draw(rows, noise).weights, Lottery().applied(rows, noise)):
         assert torch.equal(weights, noise.squeeze(1).sigmoid())
 
 
@@ -434,9 +434,9 @@ def test_penalty_is_the_weighted_divergence_to_a_standard_gaussian():
     expected = 0.3 * (per_row * rows.sample_weight / rows.sample_weight.sum()).sum()
     noise = torch.randn(N_ROWS, net.noise_width)
     for each in (None, noise):
-        weights, penalty = net.drawn(rows, each)
-        assert torch.equal(weights, net(rows, each))
-        torch.testing.assert_close(penalty, expected)
+        draw = net.draw(rows, each)
+        assert torch.equal(draw.weights, net(rows, each))
+        torch.testing.assert_close(draw.penalty, expected)
 
 
 # The loss of a batch and its derivatives
@@ -500,6 +500,20 @@ def test_gradient_of_the_surrogate_is_that_of_minus_the_errors_along_the_tangent
         torch.testing.assert_close(here, there, rtol=1e-9, atol=1e-14)
 
 
+@pytest.mark.parametrize("name", NETS)
+def test_backward_sets_the_gradient_of_the_surrogate_and_the_penalty(name):
+    net, rows = perturb(NETS[name](), 0.1), uneven_rows()
+    parameters, noise = list(net.parameters()), torch.randn(N_ROWS, net.noise_width)
+    noise = noise if net.noise_width else None
+    harm, tangent = torch.randn(N_ROWS), torch.randn(N_ROWS, N_CLASSES)
+    scalar = net.surrogate(net(rows, noise), harm, tangent, rows) + net.draw(rows, noise).penalty
+    expected = torch.autograd.grad(scalar, parameters)
+    net.backward(net.draw(rows, noise), harm, tangent, rows)
+    for parameter, there in zip(parameters, expected, strict=True):
+        torch.testing.assert_close(parameter.grad, there, rtol=1e-11, atol=1e-15)
+        assert not parameter.grad.requires_grad
+
+
 @pytest.mark.parametrize("name", ["loss", "evidence"])
 def test_shares_add_up_to_one_and_make_the_loss_of_the_rows_losses(name):
     net, rows = NETS[name](), uneven_rows()
@@ -535,8 +549,8 @@ def test_integer_sample_weights_equal_repeated_rows(name):
     noise = torch.randn(N_ROWS, net.noise_width)
 
     def loss_and_errors(rows, noise):
-        weights, penalty = net.drawn(rows, noise if net.noise_width else None)
-        return net.loss(weights, rows) + penalty, net.errors(weights, rows)
+        draw = net.draw(rows, noise if net.noise_width else None)
+        return net.loss(draw.weights, rows) + draw.penalty, net.errors(draw.weights, rows)
 
     loss, errors = loss_and_errors(rows, noise)
     repeated = loss_and_errors(repeat_rows(rows), noise.repeat_interleave(times, dim=0))

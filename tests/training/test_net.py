@@ -1,6 +1,7 @@
 import pickle
 from collections import Counter
 from copy import deepcopy
+from functools import partial
 
 import numpy as np
 import pytest
@@ -172,12 +173,13 @@ class LogitDecay(Callback):
     def __init__(self, factor=1.0, shift=0.0, n_batches=100):
         self.factor, self.shift, self.n_batches = factor, shift, n_batches
 
-    def on_logits(self, net, logits, **kwargs):
+    def on_logits(self, net, logits, backward, **kwargs):
         self.n_batches -= 1
         if self.n_batches < 0:
             return None
         loss = self.factor * logits.square().mean()
-        return BatchLoss(loss.detach() + self.shift, loss.backward)
+        gradient = 2 * self.factor * logits / logits.numel()
+        return BatchLoss(loss + self.shift, partial(backward, gradient))
 
 
 @pytest.mark.parametrize(
@@ -254,24 +256,23 @@ def test_callbacks_are_told_of_every_rows_loss_and_its_gradient_by_the_logits(ne
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_callbacks_are_told_of_the_linear_layers_of_the_packages_own_network(dropout):
+def test_callbacks_are_told_of_the_pass_of_the_packages_own_network(dropout):
     inspect = Inspect()
     net = make_net(inspect, network=make_network(dropout=dropout)).fit(make_table(20))
     linear = [m for m in net.module_.modules() if isinstance(m, torch.nn.Linear)]
     for told in inspect.told:
-        layers, inputs, outputs = zip(*told["trace"], strict=True)
-        assert all(layer is m for layer, m in zip(layers, linear, strict=True))
-        assert inputs[0] is told["X"]
-        assert inputs[-1] is told["features"]
-        assert outputs[-1] is told["logits"]
-        assert all(output.requires_grad for output in outputs)
+        traced = told["traced"]
+        assert all(layer is m for layer, m in zip(traced.layers, linear, strict=True))
+        assert traced.inputs[0] is told["X"]
+        assert traced.features is told["features"]
+        assert traced.logits is told["logits"]
 
 
 @pytest.mark.parametrize("network", [CountingMLP, make_network(batch_norm)])
 def test_other_networks_are_not_traced(network):
     inspect = Inspect()
     make_net(inspect, network=network).fit(make_table(20))
-    assert [told["trace"] for told in inspect.told] == [None] * 12
+    assert [told["traced"] for told in inspect.told] == [None] * 12
 
 
 @pytest.mark.parametrize("network", COUNTING)
