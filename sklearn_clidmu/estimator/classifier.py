@@ -474,9 +474,9 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
         if checkpoints is not None:
             random_state = checkpoints.fix_seed(random_state)
         with local_generators(random_state, device) as seed:
-            candidates = np.flatnonzero((codes >= 0) & (weight > 0))
-            held_out = candidates[:0]
+            held_out = np.empty(0, dtype=np.int64)
             if self.early_stopping:
+                candidates = np.flatnonzero((codes >= 0) & (weight > 0))
                 held_out = hold_out(codes, candidates, self.validation_fraction, seed)
             data = self._prepare(X, codes, weight, held_out, classes, device)
             n_trainings = count_trainings(self, data, start)

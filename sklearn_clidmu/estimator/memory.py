@@ -31,7 +31,7 @@ def with_less_memory(
     params : CLIDMUClassifier
         Read for its constructor parameters only.
     data : Prepared
-        Its ledger is as it was before whenever training begins anew.
+        Its ledger is empty, and emptied whenever training begins anew.
     work : callable
         Called with the parameters.
 
@@ -45,7 +45,7 @@ def with_less_memory(
     RuntimeWarning
         Of what has been halved.
     """
-    device, entries = data.training.X.device, data.ledger.copy_entries()
+    device = data.training.X.device
     states = [(generator, generator.get_state()) for generator in generators(device)]
     settings: Any = SimpleNamespace(
         **{name: getattr(params, name) for name in PARAMETER_CONSTRAINTS}
@@ -62,7 +62,7 @@ def with_less_memory(
             RuntimeWarning,
         )
         setattr(settings, name, halved)
-        data.ledger.put_back(entries)
+        data.ledger.clear()
         for generator, state in states:
             generator.set_state(state)
     with explained():

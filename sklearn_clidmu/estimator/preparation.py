@@ -23,7 +23,7 @@ from sklearn_clidmu.estimator.rows import principal_part, share_memory
 from sklearn_clidmu.mathematics.evidence import rival_margin
 from sklearn_clidmu.mathematics.leave_one_out import Kernel, leave_one_out_shares
 from sklearn_clidmu.mathematics.noise_matrix import NoiseEstimate, estimate_noise
-from sklearn_clidmu.training.batches import Labels, SparseRows, Table
+from sklearn_clidmu.training.batches import SparseRows, Table
 from sklearn_clidmu.training.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -280,7 +280,6 @@ def prepare(
 
     weight = tensor(sample_weight, kind)
     targets = tensor(y, torch.int64).clamp_min(0)
-    labels = Labels(torch.arange(len(y), device=device), targets, weight)
     sparse = not isinstance(X, np.ndarray)
     values = tensor(X.data if sparse else X, kind)
     if values.numel() and not torch.stack(values.aminmax()).isfinite().all():
@@ -288,15 +287,13 @@ def prepare(
             f"X has values too large for {dtype}: scale the features, for example with "
             "sklearn.preprocessing.StandardScaler, or set dtype='float64'."
         )
-    trained_weight = weight * tensor(trained, kind)
-    everything = Table(SparseRows(X, kind, device) if sparse else values, labels)
+    trained_weight = weight if trained.all() else weight * tensor(trained, kind)
+    everything = Table(SparseRows(X, kind, device) if sparse else values, targets, weight)
     rivalry = noise = without_label = None
     if evidence or unlabeled.any():
         places = tensor(principal_part(X, torch.initial_seed() % 2**32), kind) if sparse else values
-        shares, noise = judge_labels(
-            places, labels.targets, n_classes, trained_weight, fits_one_batch
-        )
-        rivalry = rival_margin(shares, labels.targets).to(weight)
+        shares, noise = judge_labels(places, targets, n_classes, trained_weight, fits_one_batch)
+        rivalry = rival_margin(shares, targets).to(weight)
         if unlabeled.any():
             rows = tensor(np.flatnonzero(unlabeled), torch.int64)
             without_label = Unlabeled(rows, shares, places)
@@ -342,7 +339,7 @@ def relabel(data: Prepared, targets: Tensor, noise: NoiseEstimate | None) -> Pre
     assert data.unlabeled is not None
     rows, shares, _ = data.unlabeled
     X, labels, old = data.everything.X, data.everything.labels, data.ledger
-    everything = Table(X, labels._replace(targets=targets))
+    everything = Table(X, targets, labels.sample_weight)
     weight = old.sample_weight.index_copy(0, rows, labels.sample_weight[rows])
     training = everything.take(weight.nonzero().squeeze(1))
     rivalry = rival_margin(shares, targets).to(weight)

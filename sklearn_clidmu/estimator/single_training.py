@@ -116,7 +116,9 @@ def run(
     ).initialize()
     if start is not None:
         go_on_from(start, net)
-    return net.partial_fit(data.training)
+    net.partial_fit(data.training)
+    net.callbacks = net.callbacks_ = []  # with what they keep of every row
+    return net
 
 
 def go_on_from(start: ReweightedNet, net: ReweightedNet) -> None:

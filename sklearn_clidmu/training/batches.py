@@ -73,12 +73,24 @@ class Table(Dataset):
     Parameters
     ----------
     X : Tensor of shape (n, ...), or SparseRows of shape (n, d)
-    labels : Labels
+    targets : Tensor of shape (n,)
+        Given labels; kept as int32.
+    sample_weight : Tensor of shape (n,)
+    rows : Tensor of shape (n,), int64, optional
+        Positions among all rows passed to fit; by default these are all of them.
     """
 
-    def __init__(self, X: Tensor | SparseRows, labels: Labels) -> None:
+    def __init__(
+        self,
+        X: Tensor | SparseRows,
+        targets: Tensor,
+        sample_weight: Tensor,
+        rows: Tensor | None = None,
+    ) -> None:
         self.X = X
-        self.labels = labels
+        self.targets = targets.to(torch.int32)
+        self.sample_weight = sample_weight
+        self.rows = rows
 
     def __len__(self) -> int:
         return len(self.X)
@@ -89,10 +101,18 @@ class Table(Dataset):
     def take(self, index: Tensor) -> Table:
         """Make a table of some of the rows."""
         X = self.X.take(index) if isinstance(self.X, SparseRows) else self.X[index]
-        return Table(X, self._labels(index))
+        rows, targets, sample_weight = self._labels(index)
+        return Table(X, targets, sample_weight, rows)
+
+    @property
+    def labels(self) -> Labels:
+        """Those of all rows of the table; made anew at every call."""
+        rows = torch.arange(len(self), device=self.X.device) if self.rows is None else self.rows
+        return Labels(rows, self.targets.long(), self.sample_weight)
 
     def _labels(self, index: Tensor) -> Labels:
-        return Labels(*(part[index] for part in self.labels))
+        rows = index if self.rows is None else self.rows[index]
+        return Labels(rows, self.targets[index].long(), self.sample_weight[index])
 
 
 class ShuffledBatches:

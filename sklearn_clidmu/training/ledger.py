@@ -42,10 +42,14 @@ class Ledger:
         self.n_classes = n_classes
         self.rivalry = torch.zeros_like(sample_weight) if rivalry is None else rivalry
         self.distrust = torch.zeros_like(sample_weight) if distrust is None else distrust
-        self.last_loss = torch.zeros_like(sample_weight)
-        self.loss = torch.zeros_like(sample_weight)
-        self.influence = torch.zeros_like(sample_weight)
-        self.n_visits = torch.zeros_like(sample_weight)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all that has been entered."""
+        self.last_loss = torch.zeros_like(self.sample_weight)
+        self.loss = torch.zeros_like(self.sample_weight)
+        self.influence = torch.zeros_like(self.sample_weight)
+        self.n_visits = torch.zeros_like(self.sample_weight)
 
     def record_losses(self, labels: Labels, losses: Tensor) -> None:
         """Enter the losses of one batch, in which no row comes twice."""

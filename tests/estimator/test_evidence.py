@@ -6,7 +6,7 @@ import torch
 
 from sklearn_clidmu import CLIDMUClassifier
 from sklearn_clidmu.estimator import preparation
-from sklearn_clidmu.estimator.preparation import judge_labels, prepare
+from sklearn_clidmu.estimator.preparation import judge_labels, prepare, start_over
 
 from .data import SMALL, make_rows
 
@@ -193,3 +193,20 @@ def test_labels_of_much_noise_raise_no_alarm(n_classes, seed, batch_size):
     rows, labels, _ = make_rows(150, n_classes=n_classes, noise=0.3, seed=seed)
     clf = small(batch_size=batch_size, max_epochs=12, random_state=seed)
     assert clf.fit(rows, labels).collapse_epoch_ is None  # and no ConvergenceWarning
+
+
+# What is kept
+
+
+def test_a_row_takes_32_bytes_beside_its_features():
+    data = prepared(dtype="float32")
+    assert data.training is data.everything
+    data = start_over(data, distrust=torch.zeros(len(X), dtype=torch.float32))
+    kept = {**vars(data.everything), **vars(data.ledger)}
+    del kept["X"]
+    storages = {
+        part.untyped_storage().data_ptr(): part.untyped_storage().nbytes()
+        for part in kept.values()
+        if isinstance(part, torch.Tensor)
+    }
+    assert sum(storages.values()) == 32 * len(X)

@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from sklearn_clidmu import CLIDMUClassifier
-from sklearn_clidmu.estimator import learning
+from sklearn_clidmu.estimator import learning, single_training
 from sklearn_clidmu.estimator.learning import (
     AGREEMENT,
     ASYMMETRIC,
@@ -22,6 +22,7 @@ from sklearn_clidmu.estimator.learning import (
 )
 from sklearn_clidmu.estimator.preparation import Prepared, prepare
 from sklearn_clidmu.estimator.scoring import read_rows, row_suspicion
+from sklearn_clidmu.estimator.single_training import run
 from sklearn_clidmu.mathematics.evidence import DOUBT_BOUNDS
 from sklearn_clidmu.mathematics.weighting import EvidenceWeightNet, LogitRectifier
 from sklearn_clidmu.training.monitor import PATIENCE
@@ -69,10 +70,7 @@ class Training(NamedTuple):
     n_visits: Tensor
     net: ReweightedNet
     curves: dict
-
-    @property
-    def n_warmup(self):
-        return dict(self.net.callbacks_)["meta_step"].warmup_epochs
+    n_warmup: int | None
 
 
 class Trainings(list):
@@ -81,6 +79,11 @@ class Trainings(list):
     def __init__(self):
         super().__init__()
         self.marks = ({}, {})
+        self.courses = []
+
+    def run(self, params, data, weighting, course, start):
+        self.courses.append(course)
+        return run(params, data, weighting, course, start)
 
     def train(self, params, data, weighting, **kwargs):
         evidence, n_visits = data.ledger.evidence(), data.ledger.n_visits.clone()
@@ -92,7 +95,8 @@ class Trainings(list):
                 setattr(net, name, value)
         names = {"train_loss", "meta_loss", "clid"} & net.history[0].keys()
         curves = {name: net.history[:, name] for name in names}
-        self.append(Training(data, weighting, evidence, n_visits, net, curves))
+        n_warmup = self.courses[-1].n_warmup
+        self.append(Training(data, weighting, evidence, n_visits, net, curves, n_warmup))
         return net
 
     def order(self):
@@ -103,6 +107,7 @@ class Trainings(list):
 def trainings(monkeypatch):
     recorded = Trainings()
     monkeypatch.setattr(learning, "train", recorded.train)
+    monkeypatch.setattr(single_training, "run", recorded.run)
     return recorded
 
 

@@ -78,11 +78,9 @@ def make_table(n, rows=None, sample_weight=None):
     """Random rows whose sample weights all differ, unless others are given."""
     return Table(
         torch.randn(n, N_FEATURES, dtype=DTYPE),
-        Labels(
-            torch.arange(n) if rows is None else rows,
-            torch.randint(N_CLASSES, (n,)),
-            0.5 + torch.rand(n, dtype=DTYPE) if sample_weight is None else sample_weight,
-        ),
+        torch.randint(N_CLASSES, (n,)),
+        0.5 + torch.rand(n, dtype=DTYPE) if sample_weight is None else sample_weight,
+        rows,
     )
 
 

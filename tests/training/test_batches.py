@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from sklearn_clidmu.training.batches import MIN_STEPS, Labels, ShuffledBatches, Table
+from sklearn_clidmu.training.batches import MIN_STEPS, ShuffledBatches, Table
 
 SHAPES = [(1, 1), (2, 1), (2, 2), (64, 64), (65, 64), (65, 3), (129, 64), (1000, 64), (7, 3)]
 
@@ -11,7 +11,7 @@ SHAPES = [(1, 1), (2, 1), (2, 2), (64, 64), (65, 64), (65, 3), (129, 64), (1000,
 def numbered(n):
     """Table in which every part of a row tells its number."""
     number = torch.arange(n)
-    return Table(number[:, None] * 1.0, Labels(100 + number, number % 3, 10.0 * number))
+    return Table(number[:, None] * 1.0, number % 3, 10.0 * number, 100 + number)
 
 
 def passes(batches):

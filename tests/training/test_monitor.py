@@ -435,7 +435,7 @@ class Swallow(Callback):
 
 def test_a_class_that_swallows_the_others_is_seen_by_monitor_and_guard_together():
     table, ledger, diary = make_table(40), make_ledger(40), Diary()
-    table.labels.targets[:] = table.X[:, :N_CLASSES].argmax(dim=1)  # there is something to lose
+    table.targets[:] = table.X[:, :N_CLASSES].argmax(dim=1)  # there is something to lose
     meta_step = make_meta_step(table, ledger, warmup_epochs=4)
     guard = CollapseGuard(meta_step, ledger, 2)
     monitor = Monitor(table, 0.5, ledger, None)
