@@ -114,6 +114,7 @@ class WeightingNet(nn.Module):
 
     def backward(self, draw: Draw, influence: Tensor, tangent: Tensor | None, rows: Rows) -> None:
         """Set the parameters' ``grad`` to the hypergradient of the virtual step with a draw."""
+        self.zero_grad()
         (self.surrogate(draw.weights, influence, tangent, rows) + draw.penalty).backward()
 
     def trust(self, weights: Tensor, rows: Rows) -> Tensor:

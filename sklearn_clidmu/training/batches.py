@@ -50,7 +50,8 @@ class SparseRows:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, index: Tensor) -> Tensor:
+    def index_select(self, dim: int, index: Tensor) -> Tensor:
+        """Make some of the rows dense; as of a tensor, but along ``dim=0`` alone."""
         return self._dense(self.matrix[index.cpu().numpy()])
 
     def take(self, index: Tensor) -> SparseRows:
@@ -96,11 +97,11 @@ class Table(Dataset):
         return len(self.X)
 
     def __getitem__(self, index: Tensor) -> tuple[Tensor, Labels]:
-        return self.X[index], self._labels(index)
+        return self.X.index_select(0, index), self._labels(index)
 
     def take(self, index: Tensor) -> Table:
         """Make a table of some of the rows."""
-        X = self.X.take(index) if isinstance(self.X, SparseRows) else self.X[index]
+        X = self.X.take(index) if isinstance(self.X, SparseRows) else self.X.index_select(0, index)
         rows, targets, sample_weight = self._labels(index)
         return Table(X, targets, sample_weight, rows)
 
@@ -111,8 +112,9 @@ class Table(Dataset):
         return Labels(rows, self.targets.long(), self.sample_weight)
 
     def _labels(self, index: Tensor) -> Labels:
-        rows = index if self.rows is None else self.rows[index]
-        return Labels(rows, self.targets[index].long(), self.sample_weight[index])
+        rows = index if self.rows is None else self.rows.index_select(0, index)
+        targets = self.targets.index_select(0, index).long()
+        return Labels(rows, targets, self.sample_weight.index_select(0, index))
 
 
 class ShuffledBatches:

@@ -142,7 +142,7 @@ class MetaStep(Callback):
             errors,
             labels.targets,
             features,
-            self.evidence[labels.rows],
+            self.evidence.index_select(0, labels.rows),
             labels.sample_weight,
         )
         by_row = None
@@ -206,7 +206,6 @@ class MetaStep(Callback):
         deviation = torch.maximum(deviation, 0.01 * self.largest_deviation)
         harm = ahead.influence / deviation
         if self.reweighting:
-            net.meta_optimizer_.zero_grad()
             tangent = None if ahead.tangent is None else ahead.tangent / deviation
             weight_net.backward(draw, harm, tangent, ahead.rows)
             net.meta_optimizer_.step()

@@ -112,11 +112,11 @@ class ReweightedNet(NeuralNet):
         """Yield the parameters that ``optimizer_`` trains: those of ``module_`` alone."""
         yield from self.module_.named_parameters()
 
-    def _zero_grad_optimizer(self, set_to_none: bool | None = None) -> None:
-        self.optimizer_.zero_grad()
-
-    def _step_optimizer(self, step_fn: Callable[[], Tensor]) -> None:
-        self.optimizer_.step(step_fn)
+    def train_step(self, batch: Any, **fit_params: Any) -> dict[str, Tensor]:
+        """Set the gradient of one batch, and step along it."""
+        step = self.train_step_single(batch, **fit_params)
+        self.optimizer_.step()
+        return step
 
     def train_step_single(self, batch: Any, **fit_params: Any) -> dict[str, Tensor]:
         """Forward pass, the callbacks' ``on_logits``, and backward pass of one batch."""
@@ -128,6 +128,7 @@ class ReweightedNet(NeuralNet):
             traced = TracedPass(self.module_, X)
             logits, features, backward = traced.logits, traced.features, traced.backward
         else:
+            self.optimizer_.zero_grad()
             outputs = self.module_(X)
             logits, features = (output.detach() for output in outputs)
             backward = outputs[0].backward
