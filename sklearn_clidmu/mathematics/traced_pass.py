@@ -80,7 +80,6 @@ class TracedPass:
             found.append(by_output)
         return found[::-1]
 
-    @torch.no_grad()
     def gradient(self, errors: Sequence[Tensor]) -> list[Tensor]:
         """Gradients by the parameters, from those by the layers' outputs."""
         found = []

@@ -42,6 +42,14 @@ def test_standing_does_not_depend_on_the_unit():
     torch.testing.assert_close(standing(3 * values + 5, weight), standing(values, weight))
 
 
+def test_values_of_no_weight_change_no_other_standing_by_a_bit():
+    values, weight = torch.randn(50), torch.rand(50) + 0.5
+    weight[::4] = 0
+    found = standing(values, weight)
+    values[::4] = 100 * torch.randn(13)
+    assert torch.equal(standing(values, weight)[weight > 0], found[weight > 0])
+
+
 @pytest.mark.parametrize(("dtype", "step"), [(torch.float32, 1e-30), (torch.float64, 1e-170)])
 def test_values_too_close_for_their_squares_to_be_told_from_zero_stand_alike(dtype, step):
     values = step * torch.arange(5, dtype=dtype)

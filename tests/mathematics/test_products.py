@@ -2,6 +2,7 @@
 
 import platform
 from itertools import product as combinations
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -79,29 +80,49 @@ def looked_up():
     products._onednn.cache_clear()
 
 
-@pytest.fixture
-def without_onednn(monkeypatch, request, looked_up):
-    """Machines without oneDNN, or with another that it seems to be."""
-    if request.param == "switched off":
-        monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
-    elif request.param == "another processor":
-        monkeypatch.setattr(platform, "machine", lambda: "aarch64")
-    elif request.param == "missing":
-        monkeypatch.setattr(products, "ONEDNN", "sklearn_clidmu_knows_no_such_operator")
-    else:
-        assert request.param == "changed"
-        monkeypatch.setattr(products, "ONEDNN", "_is_mkldnn_acl_supported")
+def another_processor(monkeypatch):
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
 
 
-WITHOUT = ["switched off", "another processor", "missing", "changed"]
+def no_such_operator(monkeypatch):
+    monkeypatch.setattr(products, "ONEDNN", "sklearn_clidmu_knows_no_such_operator")
 
 
-@pytest.mark.parametrize("without_onednn", WITHOUT, indirect=True)
-def test_without_onednn_products_are_torchs_own(without_onednn):
+def other_arguments(monkeypatch):
+    monkeypatch.setattr(products, "ONEDNN", "_is_mkldnn_acl_supported")
+
+
+def another_meaning(monkeypatch):
+    wrong = SimpleNamespace(default=lambda X, weight, *_: X.new_zeros(len(X), len(weight)))
+    monkeypatch.setattr(torch.ops.mkldnn, "wrong", wrong, raising=False)
+    monkeypatch.setattr(products, "ONEDNN", "wrong")
+
+
+def check_products_are_torchs_own():
     A, B = matrices(LARGE, torch.float32)
     bias = torch.randn(B.shape[1], dtype=A.dtype)
     assert torch.equal(product(A, B), A @ B)
     assert torch.equal(affine(A, B.T, bias), torch.addmm(bias, A, B))
+
+
+@pytest.mark.parametrize(
+    "machine", [another_processor, no_such_operator, other_arguments, another_meaning]
+)
+def test_where_onednn_cannot_be_had_products_are_torchs_own(machine, monkeypatch, looked_up):
+    machine(monkeypatch)
+    assert products._onednn() is None
+    check_products_are_torchs_own()
+
+
+def test_onednn_is_not_asked_where_it_has_been_switched_off(monkeypatch):
+    def refuse():
+        raise AssertionError("asked")
+
+    monkeypatch.setattr(products, "_onednn", refuse)
+    with pytest.raises(AssertionError, match="asked"):
+        check_products_are_torchs_own()
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    check_products_are_torchs_own()
 
 
 def test_what_cannot_be_multiplied_is_refused_at_any_size():
