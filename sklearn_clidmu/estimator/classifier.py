@@ -319,6 +319,7 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
 
     _parameter_constraints = PARAMETER_CONSTRAINTS
 
+    # Many parameters, but flat, as searches want them; hardly any needs to be set.
     def __init__(
         self,
         *,

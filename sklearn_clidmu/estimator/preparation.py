@@ -338,9 +338,9 @@ def relabel(data: Prepared, targets: Tensor, noise: NoiseEstimate | None) -> Pre
     """
     assert data.unlabeled is not None
     rows, shares, _ = data.unlabeled
-    X, labels, old = data.everything.X, data.everything.labels, data.ledger
-    everything = Table(X, targets, labels.sample_weight)
-    weight = old.sample_weight.index_copy(0, rows, labels.sample_weight[rows])
+    table, old = data.everything, data.ledger
+    everything = Table(table.X, targets, table.sample_weight)
+    weight = old.sample_weight.index_copy(0, rows, table.sample_weight[rows])
     training = everything.take(weight.nonzero().squeeze(1))
     rivalry = rival_margin(shares, targets).to(weight)
     return data._replace(

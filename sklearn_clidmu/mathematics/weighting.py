@@ -2,8 +2,8 @@
 
 All of them answer to one interface (:class:`WeightingNet`), so that the meta step need not know
 which one it trains: ``forward`` maps a batch of :class:`Rows` to the weights of the virtual step,
-``applied`` to those of the real step, ``loss`` and its gradient ``errors`` say how weights enter
-the loss of the network, ``trust`` reads one number per row out of them.
+``applied`` to those of the real step, ``loss_and_errors`` says how weights enter the loss of the
+network, ``trust`` reads one number per row out of them.
 
 :class:`LossWeightNet` and :class:`LogitRectifier` are the paper's WNet and VRI (Hu et al., arXiv
 2507.11807); :class:`EvidenceWeightNet` is this package's own.
@@ -90,9 +90,10 @@ class WeightingNet(nn.Module):
     def balance(self, evidence: Tensor, targets: Tensor, sample_weight: Tensor) -> None:
         """Take stock of all training rows, before an epoch; by default nothing."""
 
-    def loss(self, weights: Tensor, rows: Rows) -> Tensor:
-        """Reweighted loss of the batch: sum of v_i l_i over the sum of v_i, shape ()."""
-        return weighted_mean(rows.losses, weights * rows.sample_weight)
+    def loss_and_errors(self, weights: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Reweighted loss of the batch, sum of v_i l_i over the sum of v_i, and :meth:`errors`."""
+        share = self.shares(weights, rows)
+        return share @ rows.losses, share[:, None] * rows.errors
 
     def shares(self, weights: Tensor, rows: Rows) -> Tensor:
         """Factors of the rows' losses in the loss of the batch, which add up to one, shape (n,)."""
@@ -304,10 +305,10 @@ class LogitRectifier(WeightingNet):
         penalty = self.kl_weight * weighted_mean(divergence, rows.sample_weight)
         return Draw(mean.sigmoid(), penalty)
 
-    def loss(self, weights: Tensor, rows: Rows) -> Tensor:
-        """Mean cross entropy of the rectified logits, shape ()."""
+    def loss_and_errors(self, weights: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Mean cross entropy of the rectified logits, and :meth:`errors`."""
         losses = F.cross_entropy(weights * rows.logits, rows.targets, reduction="none")
-        return weighted_mean(losses, rows.sample_weight)
+        return weighted_mean(losses, rows.sample_weight), self.errors(weights, rows)
 
     def errors(self, weights: Tensor, rows: Rows) -> Tensor:
         """Gradient of the mean cross entropy by the logits, shape (n, n_classes)."""

@@ -160,13 +160,11 @@ class MetaStep(Callback):
             weights = torch.ones_like(losses)
         else:
             return None
-        if not weight_net.scales_losses:
-            errors = weight_net.errors(weights, rows)
-            return BatchLoss(weight_net.loss(weights, rows), partial(backward, errors))
-        share = weight_net.shares(weights, rows)
         if by_row is not None:
+            share = weight_net.shares(weights, rows)
             return BatchLoss(share @ losses, partial(by_row.backward, share))
-        return BatchLoss(share @ losses, partial(backward, share[:, None] * errors))
+        loss, reweighted = weight_net.loss_and_errors(weights, rows)
+        return BatchLoss(loss, partial(backward, reweighted))
 
     def on_epoch_end(self, net: ReweightedNet, **kwargs: Any) -> None:
         """Record the mean meta loss of the epoch."""

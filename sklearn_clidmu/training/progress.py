@@ -95,7 +95,7 @@ class Bar(Callback):
 
 
 class Log(Callback):
-    """Prints a line an epoch to standard output.
+    """Prints a line an epoch to standard output, where ``verbose`` asks for it.
 
     Parameters
     ----------

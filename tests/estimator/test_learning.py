@@ -1,5 +1,7 @@
 """Which net trains when, what the second training starts from, and whose word counts."""
 
+import gc
+import weakref
 from typing import NamedTuple
 
 import numpy as np
@@ -159,6 +161,17 @@ def test_the_estimated_noise_decides_which_net_trains_first(
     noise = data.noise._replace(rate=torch.tensor(rate), asymmetry=torch.tensor(asymmetry))
     learn(small(max_epochs=2), data._replace(noise=noise))
     assert trainings.order() == [first, "evidence"]
+
+
+def test_a_trained_net_keeps_nothing_of_the_rows():
+    X, y, _ = blobs()
+    data = prepared(X, y)
+    ledger = weakref.ref(data.ledger)
+    net = train(small(), data, "evidence")
+    del data
+    gc.collect()
+    assert ledger() is None
+    assert len(net.history) == SMALL["max_epochs"]
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,12 @@ def double_precision():
     torch.set_default_dtype(dtype)
 
 
+@pytest.fixture(params=[torch.float32, torch.float64], ids=str)
+def dtype(request):
+    """The floating-point types that a fit may be carried out in."""
+    return request.param
+
+
 @pytest.fixture(scope="session")
 def reference():
     """Inputs and outputs of the published implementation, as ``{name: tensor}``."""

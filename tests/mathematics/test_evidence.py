@@ -28,7 +28,6 @@ def test_standing_is_the_normal_quantile_among_the_values_repeated_by_weight():
     assert found == pytest.approx(repeated.std(), rel=1e-12)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("value", [0.0, 0.1, math.log(3), 1 / 3, 1234.567])
 @pytest.mark.parametrize("n_rows", [1, 3, 7, 100])
 def test_standing_of_equal_values_is_one_half(n_rows, value, dtype):
@@ -61,7 +60,6 @@ def test_values_too_close_for_their_squares_to_be_told_from_zero_stand_alike(dty
 # Distrust
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_distrust_is_the_logarithm_of_the_odds_that_a_label_is_wrong(dtype):
     trust = torch.tensor([0.001, 0.25, 0.5, 0.75, 0.999], dtype=dtype)
     found = distrust(trust)
@@ -71,7 +69,6 @@ def test_distrust_is_the_logarithm_of_the_odds_that_a_label_is_wrong(dtype):
     assert (found.diff() < 0).all()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_no_trust_counts_for_more_than_the_bounds_of_doubt(dtype):
     lowest, highest = DOUBT_BOUNDS
     found = distrust(torch.tensor([0, lowest / 2, 1 - (1 - highest) / 2, 1], dtype=dtype))
@@ -90,7 +87,6 @@ def test_class_sums_are_numpys_weighted_counts():
     np.testing.assert_allclose(class_sums(values, targets, 5).numpy(), expected, atol=1e-12)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_agreement_is_the_correlation_among_the_rows_of_each_class_repeated_by_weight(dtype):
     first, targets, times = torch.randn(60), torch.randint(3, (60,)), torch.randint(0, 4, (60,))
     second = 5 + 0.1 * torch.randn(60) + first * (targets - 1)
@@ -124,7 +120,6 @@ def test_classes_without_rows_agree_in_nothing(empty):
     torch.testing.assert_close(found, torch.tensor([1.0, 1.0, 0.0]))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("value", [0.0, 0.1, 1 / 3, 0.999, 1.0])
 @pytest.mark.parametrize("n_rows", [1, 3, 7, 100])
 def test_rows_all_alike_agree_in_nothing(n_rows, value, dtype):
@@ -144,7 +139,6 @@ def test_rival_margin_is_how_far_the_best_other_class_leads():
     torch.testing.assert_close(found, torch.tensor([-0.5, 0.6, 1.1, 0.0]))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("n_classes", [2, 3, 50])
 def test_rival_margin_is_that_of_numpys_maximum_over_the_other_classes(n_classes, dtype):
     shares, targets = torch.randn(40, n_classes, dtype=dtype), torch.randint(n_classes, (40,))

@@ -272,7 +272,6 @@ def test_shares_of_rows_that_are_all_alike_are_those_of_the_classes(kernel, valu
     torch.testing.assert_close(found, expected.expand(60, -1), rtol=0, atol=1 / 30)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_single_huge_value_leaves_the_shares_finite(dtype):
     X, targets = blobs(60)
     X[5, 2] = 1e30
@@ -347,7 +346,6 @@ def test_kernel_is_chosen_on_a_draw_of_the_rows_that_count(monkeypatch, ridges):
 # What it is for
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("rate", [0.2, 0.4])
 def test_wrong_labels_stand_out_by_the_lead_of_a_rival(rate, dtype):
     X, targets = blobs(600, distance=6.0)

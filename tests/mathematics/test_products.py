@@ -23,16 +23,6 @@ def matrices(shape, dtype, transposed=(False, False)):
     ]
 
 
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
-@pytest.fixture(params=[torch.float32, torch.float64], ids=str)
-def dtype(request):
-    return request.param
-
-
 @pytest.fixture(params=[SMALL, LARGE], ids=["small", "large"])
 def shape(request):
     return request.param

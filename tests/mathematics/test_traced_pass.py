@@ -43,11 +43,6 @@ class Both:
         return torch.autograd.grad(self.logits, tensors, self.by_logits, retain_graph=True)
 
 
-@pytest.fixture(params=[torch.float64, torch.float32], ids=str)
-def dtype(request):
-    return request.param
-
-
 @pytest.fixture(params=[True, False], ids=["training", "evaluation"])
 def training(request):
     return request.param

@@ -95,7 +95,7 @@ def test_all_networks_lie_on_the_nets_device():
 
 @pytest.mark.parametrize("network", COUNTING)
 @pytest.mark.parametrize("weighting", [None, "wnet"])
-def test_a_batch_is_one_forward_pass_one_closure_and_one_step(weighting, network):
+def test_a_batch_is_one_forward_pass_and_one_step(weighting, network):
     net = make_net(
         weighting=weighting,
         network=network,
