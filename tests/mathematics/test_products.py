@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sklearn_clidmu.mathematics import products
-from sklearn_clidmu.mathematics.products import WORTHWHILE, affine, product
+from sklearn_clidmu.mathematics.products import WORTHWHILE, affine, made_by_amd, product
 
 SMALL, LARGE = (7, 5, 3), (130, 150, 170)
 LAYOUTS = list(combinations([False, True], repeat=2))
@@ -21,6 +21,16 @@ def matrices(shape, dtype, transposed=(False, False)):
         M.T.contiguous().T if transpose else M
         for M, transpose in zip((A, B), transposed, strict=True)
     ]
+
+
+@pytest.fixture(autouse=True)
+def looked_up(monkeypatch):
+    """As on a processor of AMD's; what is remembered of it is looked up anew, before and after."""
+    monkeypatch.setattr(products, "made_by_amd", lambda: True)
+    remembered = products._onednn
+    remembered.cache_clear()
+    yield
+    remembered.cache_clear()
 
 
 @pytest.fixture(params=[SMALL, LARGE], ids=["small", "large"])
@@ -62,16 +72,8 @@ def test_product_of_a_matrix_with_its_transpose(dtype):
     close(product(A, A.T), A.double() @ A.double().T, dtype)
 
 
-@pytest.fixture
-def looked_up():
-    """What is remembered of the processor is looked up anew, before and after."""
-    products._onednn.cache_clear()
-    yield
-    products._onednn.cache_clear()
-
-
 def another_processor(monkeypatch):
-    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(products, "made_by_amd", lambda: False)
 
 
 def no_such_operator(monkeypatch):
@@ -98,10 +100,34 @@ def check_products_are_torchs_own():
 @pytest.mark.parametrize(
     "machine", [another_processor, no_such_operator, other_arguments, another_meaning]
 )
-def test_where_onednn_cannot_be_had_products_are_torchs_own(machine, monkeypatch, looked_up):
+def test_where_onednn_cannot_be_had_products_are_torchs_own(machine, monkeypatch):
     machine(monkeypatch)
     assert products._onednn() is None
     check_products_are_torchs_own()
+
+
+def on_linux(vendor, tmp_path, monkeypatch):
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nvendor_id\t: {vendor}\ncpu family\t: 6\n")
+    monkeypatch.setattr(products, "CPU_INFO", tmp_path / "cpuinfo")
+
+
+def on_windows(vendor, tmp_path, monkeypatch):
+    monkeypatch.setattr(products, "CPU_INFO", tmp_path / "missing")
+    name = f"AMD64 Family 25 Model 1 Stepping 1, {vendor}"
+    monkeypatch.setattr(platform, "processor", lambda: name)
+
+
+@pytest.mark.parametrize("system", [on_linux, on_windows])
+@pytest.mark.parametrize(("vendor", "expected"), [("AuthenticAMD", True), ("GenuineIntel", False)])
+def test_the_processor_says_of_whose_make_it_is(system, vendor, expected, tmp_path, monkeypatch):
+    system(vendor, tmp_path, monkeypatch)
+    assert made_by_amd() is expected
+
+
+def test_a_processor_that_says_nothing_is_not_amds(tmp_path, monkeypatch):
+    monkeypatch.setattr(products, "CPU_INFO", tmp_path / "missing")
+    monkeypatch.setattr(platform, "processor", lambda: "")
+    assert not made_by_amd()
 
 
 def test_onednn_is_not_asked_where_it_has_been_switched_off(monkeypatch):
