@@ -32,7 +32,7 @@ from sklearn_clidmu.training.ledger import Ledger, LossRecord
 from sklearn_clidmu.training.meta_step import MAX_META_ROWS, MetaStep
 from sklearn_clidmu.training.monitor import CollapseGuard, Monitor
 from sklearn_clidmu.training.net import ReweightedNet
-from sklearn_clidmu.training.schedule import Schedule
+from sklearn_clidmu.training.schedule import CosineDecay
 
 TRAINING_STEPS = 900
 """Optimizer steps that a training takes by itself, within :data:`EPOCHS`."""
@@ -180,13 +180,7 @@ def build_callbacks(
         )
         callbacks.append(("meta_step", meta_step))
     if course.n_decay_steps is not None:
-        schedule = Schedule(
-            torch.optim.lr_scheduler.CosineAnnealingLR,
-            step_every="batch",
-            event_name=None,
-            T_max=course.n_decay_steps,
-        )
-        callbacks.append(("schedule", schedule))
+        callbacks.append(("schedule", CosineDecay(course.n_decay_steps)))
     if params.ema_decay is not None:
         callbacks.append(("average", WeightAverage()))
     callbacks.append(("train_loss", PassthroughScoring("train_loss", on_train=True)))

@@ -16,6 +16,7 @@ from sklearn_clidmu.estimator.building import (
 )
 from sklearn_clidmu.estimator.memory import with_less_memory
 from sklearn_clidmu.estimator.preparation import Prepared
+from sklearn_clidmu.estimator.warning import warn
 from sklearn_clidmu.mathematics.backbone import members
 from sklearn_clidmu.training.batches import ShuffledBatches
 from sklearn_clidmu.training.net import ReweightedNet
@@ -117,6 +118,12 @@ def run(
     if start is not None:
         go_on_from(start, net)
     net.partial_fit(data.training)
+    if net.capture_error_ is not None:
+        warn(
+            f"Training steps could not be recorded on {net.device} ({net.capture_error_}): they "
+            "were taken one by one, to the same end, but more slowly.",
+            RuntimeWarning,
+        )
     net.callbacks = net.callbacks_ = []  # with what they keep of every row
     return net
 

@@ -94,7 +94,7 @@ def head_tangent(
     meta_logits: Tensor,
     meta_features: Tensor,
     meta_gradient: MetaGradient,
-    lr: float,
+    lr: float | Tensor,
     bias: bool = True,
 ) -> MetaTangent:
     """Tangent of a virtual step that moves the last linear layer alone: a closed form.
@@ -112,7 +112,7 @@ def head_tangent(
         Meta batch, before the virtual step.
     meta_gradient : callable
         Of the meta objective.
-    lr : float
+    lr : float or Tensor of shape ()
         Size of the virtual step.
     bias : bool, default=True
         Whether the layer has one.
@@ -121,7 +121,7 @@ def head_tangent(
         step = product(product(errors.T, features), meta_features.T).T
         if bias:
             step += errors.sum(dim=0)
-        moved = torch.sub(meta_logits, step, alpha=lr)
+        moved = meta_logits - lr * step  # lr may be a tensor, which must not be read here
     with torch.enable_grad():
         value, (meta_errors,) = meta_gradient(meta_features, moved.requires_grad_(), [moved])
     with torch.no_grad():
@@ -178,7 +178,7 @@ def traced_influence(
     weights: Tensor,
     X_meta: Tensor,
     meta_gradient: MetaGradient,
-    lr: float,
+    lr: float | Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Influence of the rows in the paper's virtual step, which moves every parameter.
 
@@ -193,7 +193,7 @@ def traced_influence(
     X_meta : Tensor of shape (m, ...)
     meta_gradient : callable
         Of the meta objective.
-    lr : float
+    lr : float or Tensor of shape ()
         Size of the virtual step.
 
     Returns
@@ -219,7 +219,7 @@ def full_tangent(
     errors: Callable[[Tensor], Tensor],
     X_meta: Tensor,
     meta_gradient: MetaGradient,
-    lr: float,
+    lr: float | Tensor,
     directional_derivative: Callable[..., tuple[Tensor, Tensor]] | None = None,
 ) -> MetaTangent:
     """Tangent of the paper's virtual step, which moves every parameter of the network.
@@ -235,7 +235,7 @@ def full_tangent(
         Logits to the gradient of the reweighted training loss by them.
     meta_gradient : callable
         Of the meta objective.
-    lr : float
+    lr : float or Tensor of shape ()
         Size of the virtual step.
     directional_derivative : callable, optional
         :func:`forward_mode` or :func:`double_backward`. By default the first, and the second

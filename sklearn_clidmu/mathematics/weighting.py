@@ -61,8 +61,13 @@ def cross_entropy_errors(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tenso
     """Cross entropy of each row, shape (n,), and its gradient by the logits, (n, n_classes)."""
     log_probabilities = logits.log_softmax(dim=1)
     losses = F.nll_loss(log_probabilities, targets, reduction="none")
-    minus_one = losses.new_full((1, 1), -1).expand(len(losses), 1)
+    minus_one = minus_ones(logits)
     return losses, log_probabilities.exp_().scatter_add_(1, targets[:, None], minus_one)
+
+
+def minus_ones(logits: Tensor) -> Tensor:
+    """Return -1 for every row, shape (n, 1)."""
+    return logits.new_full((1, 1), -1).expand(len(logits), 1)
 
 
 class WeightingNet(nn.Module):
@@ -228,10 +233,11 @@ class EvidenceWeightNet(WeightingNet):
         middle = self.believed.logit()
         low, high = middle - score.max(), middle - score.min()
         for _ in range(N_BISECTIONS):
-            self.offset = (low + high) / 2
-            weights = (score + self.offset[targets]).sigmoid() * sample_weight
+            offset = (low + high) / 2
+            weights = (score + offset[targets]).sigmoid() * sample_weight
             short = class_sums(weights, targets, n_classes) < wanted
-            low, high = torch.where(short, self.offset, low), torch.where(short, high, self.offset)
+            low, high = torch.where(short, offset, low), torch.where(short, high, offset)
+        self.offset.copy_(offset)  # in place: recorded steps read it
 
 
 def _in_competition(score: Tensor) -> Tensor:
@@ -333,5 +339,5 @@ class LogitRectifier(WeightingNet):
         return torch.where(fitted, 1.0, rectified / plain).clamp_max(1)
 
     def _row_errors(self, weights: Tensor, rows: Rows) -> Tensor:
-        given = F.one_hot(rows.targets, weights.shape[1])
-        return weights * ((weights * rows.logits).softmax(dim=1) - given)
+        probabilities = (weights * rows.logits).softmax(dim=1)
+        return weights * probabilities.scatter_add(1, rows.targets[:, None], minus_ones(weights))

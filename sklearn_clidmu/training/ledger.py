@@ -69,7 +69,9 @@ class Ledger:
 
     def put_back(self, entries: list[Tensor]) -> None:
         """Forget what has been entered since the copy was made."""
-        self.n_visits, self.last_loss, self.loss, self.influence = (e.clone() for e in entries)
+        entered = (self.n_visits, self.last_loss, self.loss, self.influence)
+        for now, before in zip(entered, entries, strict=True):
+            now.copy_(before)  # in place: recorded steps enter into these
 
     def mean_loss(self) -> Tensor:
         """Mean cross entropy of each row over its visits, 0 before the first, shape (n,)."""
@@ -94,6 +96,8 @@ class LossRecord(Callback):
     ----------
     ledger : Ledger
     """
+
+    kind = ()
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger

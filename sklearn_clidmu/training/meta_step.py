@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ from sklearn_clidmu.mathematics.hypergradient import (
 from sklearn_clidmu.mathematics.objectives import (
     MetaObjective,
     cross_entropy,
+    is_own,
     meta_gradient,
     small_loss,
 )
@@ -87,9 +88,17 @@ class MetaStep(Callback):
 
     def on_train_begin(self, net: ReweightedNet, **kwargs: Any) -> None:
         """Forget earlier trainings."""
+        # What changes in training is changed in place: recorded steps read and write it.
         self.largest_deviation = self.ledger.loss.new_zeros(())
+        self.meta_loss = self.ledger.loss.new_zeros(())  # a sum: a list would pin freed memory
+        self.evidence = self.ledger.evidence()
+        self.clean: Tensor | None = None
+        if self.objective is cross_entropy:
+            self.clean = torch.ones_like(self.ledger.sample_weight)
         # Its own generator: with and without reweighting, training draws the same.
         self.generator = torch.Generator(self.table.X.device).manual_seed(torch.initial_seed())
+        draws = self.batch_size is not None or net.weight_net_.noise_width > 0
+        self.generators = [self.generator] if draws else []
 
     def state_dict(self) -> dict[str, Any]:
         """Return what later epochs depend on."""
@@ -102,25 +111,35 @@ class MetaStep(Callback):
     def load_state_dict(self, state: dict[str, Any], net: ReweightedNet) -> None:
         """Go on from such a state."""
         self.enabled = state["enabled"]
-        self.largest_deviation = state["largest_deviation"].to(self.largest_deviation)
+        self.largest_deviation.copy_(state["largest_deviation"])
         self.generator.set_state(state["generator"])
 
     def on_epoch_begin(self, net: ReweightedNet, **kwargs: Any) -> None:
         """Take stock of the evidence, and decide whether this epoch reweights."""
         self.reweighting = self.enabled and len(net.history) > self.warmup_epochs
         labels = self.table.labels
-        self.evidence = self.ledger.evidence()
+        self.evidence.copy_(self.ledger.evidence())
         if self.reweighting:
             evidence = self.evidence[labels.rows]
             net.weight_net_.balance(evidence, labels.targets, labels.sample_weight)
-        self.clean: Tensor | None = None
-        if self.objective is cross_entropy:
+        if self.clean is not None:
             losses = self.ledger.mean_loss()[labels.rows]
-            self.clean = torch.ones_like(self.ledger.sample_weight)
             self.clean[labels.rows] = small_loss(losses, labels.sample_weight).to(losses)
         self.n_batches = 0
         self.n_meta_steps = 0
-        self.meta_loss = self.ledger.loss.new_zeros(())  # a sum: a list would pin freed memory
+        self.meta_loss.zero_()
+
+    def on_batch_begin(self, net: ReweightedNet, **kwargs: Any) -> None:
+        """Decide whether a meta step is due; before warm-up is over, for its influence alone."""
+        wanted = self.enabled and (self.reweighting or net.weight_net_.uses_evidence)
+        self.due = wanted and self.n_batches % self.interval == 0
+        self.n_batches += 1
+        self.n_meta_steps += self.due
+
+    @property
+    def kind(self) -> Hashable:
+        """What is decided on the host in a step; None where that is not known."""
+        return (self.due, self.reweighting) if is_own(self.objective) else None
 
     def on_logits(
         self,
@@ -146,9 +165,7 @@ class MetaStep(Callback):
             labels.sample_weight,
         )
         by_row = None
-        due = self.enabled and self.n_batches % self.interval == 0
-        self.n_batches += 1
-        if due and (self.reweighting or weight_net.uses_evidence):
+        if self.due:
             if self.virtual_step == "full" and traced is not None and weight_net.scales_losses:
                 by_row = TracedRows(traced, errors)
             harm = self._meta_step(net, X, labels, rows, by_row)
@@ -196,11 +213,10 @@ class MetaStep(Callback):
             draw = Draw(torch.ones_like(rows.losses))
         ahead = self._look_ahead(net, X, labels, rows, draw.weights.detach(), by_row)
         self.meta_loss += ahead.meta_loss
-        self.n_meta_steps += 1
         # Adam does not see the scale of a gradient, so the influences set their own; where they
         # have all but vanished, what is left is rounding and is not blown up.
         deviation = standard_deviation(ahead.influence, rows.sample_weight)
-        self.largest_deviation = torch.maximum(self.largest_deviation, deviation)
+        self.largest_deviation.copy_(torch.maximum(self.largest_deviation, deviation))
         deviation = torch.maximum(deviation, 0.01 * self.largest_deviation)
         harm = ahead.influence / deviation
         if self.reweighting:

@@ -174,7 +174,7 @@ class CollapseGuard(Callback):
     def _restore(self, net: ReweightedNet) -> None:
         for module, state in zip(_modules(net), self.states, strict=True):
             module.load_state_dict(state)
-        net.optimizer_.state.clear()
+        net.restart_optimizer()
         self.ledger.put_back(self.entries)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from copy import deepcopy
 from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from sklearn_clidmu.mathematics.backbone import MLP
 from sklearn_clidmu.mathematics.traced_pass import TracedPass
 from sklearn_clidmu.mathematics.weighting import WeightingNet, cross_entropy_errors
 from sklearn_clidmu.training.batches import SparseRows
+from sklearn_clidmu.training.captured_steps import CapturedSteps, CudaRecorder, Recorder
 
 
 class BatchLoss(NamedTuple):
@@ -43,6 +45,12 @@ class ReweightedNet(NeuralNet):
     :class:`BatchLoss` that a callback's ``on_logits`` returns; ``weight_net_`` and its
     ``meta_optimizer_`` are there for such a callback to train, ``averaged_module_`` for one that
     keeps a moving average of ``module_``. ``n_steps_`` counts the steps behind it.
+
+    On a GPU steps are recorded and replayed (:class:`CapturedSteps`). For that a callback with
+    ``on_logits`` has to say by ``kind`` what it has decided in ``on_batch_begin``, to hold all else
+    that changes in tensors that stay where they are, and to list the ``generators`` of its own.
+    Where ``kind`` is missing or None, steps are taken one by one. ``capture_error_`` is what torch
+    said where a step could not be recorded.
 
     Parameters
     ----------
@@ -89,6 +97,8 @@ class ReweightedNet(NeuralNet):
         """Build the network, its weighting net and its moving average."""
         super().initialize_module()
         self.n_steps_ = 0
+        self.captured_steps_: CapturedSteps | None = None
+        self.capture_error_: str | None = None
         if self.weight_net is not None:
             with torch.random.fork_rng(devices=[]):  # training draws the same without it
                 self.weight_net_ = self.weight_net(self.module_)
@@ -112,9 +122,34 @@ class ReweightedNet(NeuralNet):
         """Yield the parameters that ``optimizer_`` trains: those of ``module_`` alone."""
         yield from self.module_.named_parameters()
 
+    def set_learning_rate(self, rate: float) -> None:
+        """Set that of the network; in place where it is a tensor, which recorded steps read."""
+        for group in self.optimizer_.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+    def restart_optimizer(self) -> None:
+        """Forget the optimizer's state, and recorded steps, which would go on from it."""
+        self.optimizer_.state.clear()
+        if self.captured_steps_ is not None:
+            self.captured_steps_.forget()
+
     def train_step(self, batch: Any, **fit_params: Any) -> dict[str, Tensor]:
-        """Set the gradient of one batch, and step along it."""
-        step = self.train_step_single(batch, **fit_params)
+        """Set the gradient of one batch, and step along it; replay such a step where one can."""
+        self.n_steps_ += 1
+        if self.captured_steps_ is None:
+            return self._take_step(batch)
+        kinds = tuple(
+            getattr(callback, "kind", None)
+            for _, callback in self.callbacks_
+            if hasattr(callback, "on_logits")
+        )
+        return self._take_step(batch) if None in kinds else self.captured_steps_(batch, kinds)
+
+    def _take_step(self, batch: Any) -> dict[str, Tensor]:
+        step = self.train_step_single(batch)
         self.optimizer_.step()
         return step
 
@@ -152,7 +187,6 @@ class ReweightedNet(NeuralNet):
             share = labels.sample_weight / labels.sample_weight.sum()
             loss = BatchLoss(share @ losses, partial(backward, share[:, None] * errors))
         loss.backward()
-        self.n_steps_ += 1
         return {"loss": loss.value, "y_pred": logits}
 
     def partial_fit(
@@ -163,6 +197,7 @@ class ReweightedNet(NeuralNet):
             self.initialize()
         self.interrupted_ = False
         self.notify("on_train_begin", X=X, y=y)
+        self._begin_capture()
         try:
             # Means of losses that overflow are infinite; the guard judges them, in its own words.
             with suppress(StopTraining), np.errstate(over="ignore"):
@@ -172,8 +207,37 @@ class ReweightedNet(NeuralNet):
             if not self.keep_interrupted:
                 raise
             self._end_interrupted()
+        finally:
+            self._end_capture()
         self.notify("on_train_end", X=X, y=y)
         return self
+
+    def make_recorder(self) -> Recorder | None:
+        """Make what records training steps; None where they may wait for their device.
+
+        On a GPU, those of the package's own network do not.
+        """
+        device = torch.device(self.device)
+        if device.type != "cuda" or not isinstance(self.module_, MLP):
+            return None
+        optimizers = [self.optimizer_]
+        if self.weight_net is not None:
+            optimizers.append(self.meta_optimizer_)
+        drawn = (getattr(callback, "generators", []) for _, callback in self.callbacks_)
+        return CudaRecorder(device, optimizers, list(chain.from_iterable(drawn)))
+
+    def _begin_capture(self) -> None:
+        recorder = self.make_recorder()
+        if recorder is None:
+            return
+        for group in self.optimizer_.param_groups:  # float32 is what fused optimizers read
+            group["lr"] = torch.tensor(float(group["lr"]), dtype=torch.float32, device=self.device)
+        self.captured_steps_ = CapturedSteps(self._take_step, recorder)
+
+    def _end_capture(self) -> None:
+        if self.captured_steps_ is not None:
+            self.capture_error_ = self.captured_steps_.error
+            self.captured_steps_ = None
 
     def _end_interrupted(self) -> None:
         self.interrupted_ = True

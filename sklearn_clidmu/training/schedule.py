@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from skorch.callbacks import LRScheduler
+from skorch.callbacks import Callback
 
 from sklearn_clidmu.training.net import ReweightedNet
 
 
-class Schedule(LRScheduler):
-    """skorch's schedule of the learning rate, which can also go on where another has stopped."""
+class CosineDecay(Callback):
+    """Lowers the learning rate after every step, along half a wave of the cosine, to zero.
+
+    Source: Loshchilov & Hutter, ICLR 2017, equation 5, without restarts.
+
+    Parameters
+    ----------
+    n_steps : int
+        Steps of the training.
+    """
+
+    def __init__(self, n_steps: int) -> None:
+        self.n_steps = n_steps
+
+    def on_train_begin(self, net: ReweightedNet, **kwargs: Any) -> None:
+        """Begin with the learning rate that the optimizer has."""
+        self.n_taken = 0
+        self.first = float(net.optimizer_.param_groups[0]["lr"])
+
+    def on_batch_end(self, net: ReweightedNet, training: bool = False, **kwargs: Any) -> None:
+        """Set the learning rate of the next step."""
+        self.n_taken += 1
+        share = (1 + math.cos(math.pi * self.n_taken / self.n_steps)) / 2
+        net.set_learning_rate(share * self.first)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how far it has come."""
-        return {"n_steps": self.batch_idx_, "scheduler": self.lr_scheduler_.state_dict()}
+        """Return how far it has come, and from where."""
+        return {"n_taken": self.n_taken, "first": self.first}
 
     def load_state_dict(self, state: dict[str, Any], net: ReweightedNet) -> None:
         """Go on from there."""
-        self.batch_idx_ = state["n_steps"]
-        self.lr_scheduler_.load_state_dict(state["scheduler"])
+        self.n_taken, self.first = state["n_taken"], state["first"]

@@ -1,5 +1,6 @@
 """What holds on a CUDA device as it does on the CPU."""
 
+import math
 import pickle
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from sklearn_clidmu import CLIDMUClassifier
+from sklearn_clidmu.training import captured_steps
 
 from .data import SMALL, make_rows
 from .graph import names_of_cuda, tensors
@@ -46,6 +48,32 @@ def test_a_fit_on_cuda_agrees_with_one_on_the_cpu(weighting, virtual_step):
     np.testing.assert_allclose(there.predict_proba(X), here.predict_proba(X), rtol=0, atol=1e-4)
     for key in ("noise_scores_", "sample_weights_"):
         np.testing.assert_allclose(getattr(there, key), getattr(here, key), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("weighting", ["evidence", "wnet", "vri", None])
+@pytest.mark.parametrize("virtual_step", ["head", "full"])
+@pytest.mark.parametrize("meta_batch_size", [None, 32])
+def test_a_fit_of_recorded_steps_ends_where_one_without_does(
+    weighting, virtual_step, meta_batch_size, monkeypatch
+):
+    params = {"virtual_step": virtual_step, "meta_batch_size": meta_batch_size}
+    params = {"weighting": weighting, "batch_size": 16, "dtype": "float64", **params}
+    with monkeypatch.context() as patch:
+        patch.setattr(captured_steps, "N_EAGER", math.inf)
+        expected = on_cuda(**params).fit(X, y)
+    clf = on_cuda(**params).fit(X, y)
+    assert clf.net_.capture_error_ is None
+    np.testing.assert_allclose(clf.predict_proba(X), expected.predict_proba(X), atol=1e-4)
+
+
+@pytest.mark.parametrize("virtual_step", ["head", "full"])
+def test_ten_steps_on_cuda_are_those_on_the_cpu(virtual_step, monkeypatch):
+    monkeypatch.setattr(captured_steps, "N_EAGER", 2)
+    # The table fits one batch, which no device shuffles; an epoch takes ten steps.
+    params = {"max_epochs": 1, "warmup_epochs": 0, "refit": False, "virtual_step": virtual_step}
+    params = {"dtype": "float32", "dropout": 0.0, **params}
+    there, here = (on_cuda(**{**params, "device": d}).fit(X, y) for d in ("cuda", "cpu"))
+    np.testing.assert_allclose(there.predict_proba(X), here.predict_proba(X), rtol=1e-4)
 
 
 @pytest.mark.parametrize("weighting", ["evidence", "vri", None])
