@@ -66,19 +66,22 @@ class Dropout(nn.Dropout):
 
     def forward(self, X: Tensor) -> Tensor:
         """Drop entries of X, with probability p to the nearest 1 / 65536."""
-        return self.drop(X)[0]
+        return drop(self, X)
 
-    def drop(self, X: Tensor) -> tuple[Tensor, float]:
-        """Drop entries of X; also say by what the others were multiplied."""
+    def draw(self, X: Tensor) -> tuple[Tensor | None, float]:
+        """Draw which entries of X are kept, 1 or 0, and say by what to multiply them.
+
+        None and 1 where all are kept.
+        """
         if not self.training or self.p == 0:
-            return X, 1.0
+            return None, 1.0
         if X.device.type != "cpu":
-            return super().forward(X), 1 / (1 - self.p)
+            return torch.empty_like(X).bernoulli_(1 - self.p), 1 / (1 - self.p)
         n_dropped = min(round(self.p * 65536), 65535)
-        words = torch.empty((X.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-        bits = words.view(torch.int16)[: X.numel()].view(X.shape)
-        scale = 65536 / (65536 - n_dropped)
-        return (X * bits.ge_(n_dropped - 32768)).mul_(scale), scale
+        *rows, d = X.shape
+        words = torch.empty((*rows, (d + 3) // 4), dtype=torch.int64).random_(-(2**63), None)
+        bits = words.view(torch.int16)[..., :d]
+        return bits.ge_(n_dropped - 32768), 65536 / (65536 - n_dropped)
 
 
 class OneMaskDropout(nn.Module):
@@ -90,14 +93,19 @@ class OneMaskDropout(nn.Module):
 
     def forward(self, X: Tensor) -> Tensor:
         """Drop columns of X, shape (n, d)."""
-        return self.drop(X)[0]
+        return drop(self, X)
 
-    def drop(self, X: Tensor) -> tuple[Tensor, float]:
-        """Drop columns of X; also say by what the others were multiplied."""
+    def draw(self, X: Tensor) -> tuple[Tensor | None, float]:
+        """Draw which columns of X are kept, as :meth:`Dropout.draw` does."""
         if not self.training or self.p == 0:
-            return X, 1.0
-        keep = torch.empty_like(X[:1]).bernoulli_(1 - self.p)
-        return X * keep / (1 - self.p), 1 / (1 - self.p)
+            return None, 1.0
+        return torch.empty_like(X[:1]).bernoulli_(1 - self.p), 1 / (1 - self.p)
+
+
+def drop(dropout: Dropout | OneMaskDropout, X: Tensor) -> Tensor:
+    """Set entries of X to zero, and scale up the others."""
+    kept, scale = dropout.draw(X)
+    return X if kept is None else (X * kept).mul_(scale)
 
 
 class FeatureTap(nn.Module):

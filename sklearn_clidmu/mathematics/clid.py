@@ -187,17 +187,17 @@ def clid_gradient(
         # Each row's largest, the one to itself, cancels in the softmax.
         affinity = (affinity - affinity.diagonal()[:, None]).exp_()
         log_reference = affinity.div_((affinity @ sample_weight)[:, None]).add_(EPSILON).log_()
-        q = logits.softmax(dim=1)
-        q /= torch.linalg.vector_norm(q, dim=1, keepdim=True)
-        columns = sample_weight[:, None]
-        weighted = columns * q
-        row_sum = q @ weighted.sum(dim=0)
-        scale = columns / (row_sum * sample_weight.sum())[:, None]
         # Few classes are faster as rows than as columns, here and in the last layer's closed form.
-        by_q = scale * product(weighted.T, log_reference.T).T
-        value = -(q * by_q).sum()
-        by_q += columns * product((scale * q).T, log_reference).T
-        return value, q * (q * (q * by_q).sum(dim=1, keepdim=True) - by_q)
+        q = logits.T.softmax(dim=0)
+        q /= torch.linalg.vector_norm(q, dim=0)
+        weighted = sample_weight * q
+        scale = sample_weight / ((weighted.sum(dim=1) @ q) * sample_weight.sum())
+        by_q = scale * product(weighted, log_reference.T)
+        along = q * by_q
+        value = -along.sum()
+        by_q += sample_weight * product(scale * q, log_reference)
+        along = (q * by_q).sum(dim=0)
+        return value, (q * (q * along - by_q)).T
 
 
 def uniform_clid(n_rows: int, sample_weight: Tensor | None = None) -> Tensor:

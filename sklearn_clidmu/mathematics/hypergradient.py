@@ -122,9 +122,8 @@ def head_tangent(
         if bias:
             step += errors.sum(dim=0)
         moved = meta_logits - lr * step  # lr may be a tensor, which must not be read here
-    with torch.enable_grad():
-        value, (meta_errors,) = meta_gradient(meta_features, moved.requires_grad_(), [moved])
-    with torch.no_grad():
+        with torch.enable_grad():
+            value, (meta_errors,) = meta_gradient(meta_features, moved.requires_grad_(), [moved])
         tangent = product(product(meta_errors.T, meta_features), features.T).T
         if bias:
             tangent += meta_errors.sum(dim=0)

@@ -39,17 +39,20 @@ class TracedPass:
     def __init__(self, network: MLP, X: Tensor) -> None:
         self.layers: list[nn.Linear] = []
         self.inputs = [X]
-        self.normalisations: list[tuple[Tensor, Sequence[int], Tensor, Tensor]] = []
-        self.scales: list[float] = []
-        for linear, norm, relu, dropout in network.blocks():
+        self.normalisations: list[tuple[Tensor, Sequence[int], Tensor, Tensor, Tensor]] = []
+        for linear, norm, _, dropout in network.blocks():
             output = affine(self.inputs[-1], linear.weight, linear.bias)
+            kept, scale = dropout.draw(output)
+            # The units that are kept are scaled here; with a weight, it takes half the time, too.
             shape = norm.normalized_shape
-            hidden, mean, rstd = torch.native_layer_norm(output, shape, None, None, norm.eps)
+            gain = output.new_full(shape, scale)
+            units, mean, rstd = torch.native_layer_norm(output, shape, gain, None, norm.eps)
+            units.relu_()
+            if kept is not None:
+                units.mul_(kept)
             self.layers.append(linear)
-            self.normalisations.append((output, shape, mean, rstd))
-            units, scale = dropout.drop(relu(hidden))
+            self.normalisations.append((output, shape, mean, rstd, gain))
             self.inputs.append(units)
-            self.scales.append(scale)
         self.layers.append(network.head)
         self.logits = affine(self.features, network.head.weight, network.head.bias)
 
@@ -67,15 +70,13 @@ class TracedPass:
     def errors(self, by_logits: Tensor) -> list[Tensor]:
         """Gradients by the outputs of all layers, first to last, from that by the logits."""
         found = [by_logits]
-        hidden = zip(
-            self.layers[1:], self.inputs[1:], self.scales, self.normalisations, strict=True
-        )
-        for above, units, scale, (output, shape, mean, rstd) in reversed(list(hidden)):
+        hidden = zip(self.layers[1:], self.inputs[1:], self.normalisations, strict=True)
+        for above, units, (output, shape, mean, rstd, gain) in reversed(list(hidden)):
             by_units = product(found[-1], above.weight)
             # A unit is above zero if it was both active and kept.
-            by_norm = aten.threshold_backward.default(by_units, units, 0).mul_(scale)
+            by_norm = aten.threshold_backward.default(by_units, units, 0)
             by_output, _, _ = aten.native_layer_norm_backward.default(
-                by_norm, output, shape, mean, rstd, None, None, [True, False, False]
+                by_norm, output, shape, mean, rstd, gain, None, [True, False, False]
             )
             found.append(by_output)
         return found[::-1]

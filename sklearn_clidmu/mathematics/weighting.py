@@ -59,10 +59,10 @@ class Draw(NamedTuple):
 
 def cross_entropy_errors(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Cross entropy of each row, shape (n,), and its gradient by the logits, (n, n_classes)."""
-    log_probabilities = logits.log_softmax(dim=1)
-    losses = F.nll_loss(log_probabilities, targets, reduction="none")
-    minus_one = minus_ones(logits)
-    return losses, log_probabilities.exp_().scatter_add_(1, targets[:, None], minus_one)
+    # Few classes are faster as rows than as columns.
+    log_probabilities, given = logits.T.log_softmax(dim=0), targets[None]
+    losses = log_probabilities.gather(0, given).squeeze(0).neg_()
+    return losses, log_probabilities.exp_().scatter_add_(0, given, minus_ones(logits).T).T
 
 
 def minus_ones(logits: Tensor) -> Tensor:
@@ -188,14 +188,13 @@ class EvidenceWeightNet(WeightingNet):
         return self._score(self._hidden(evidence), evidence)
 
     def _score(self, hidden: Tensor, evidence: Tensor) -> Tensor:
-        return hidden @ self.output.weight[0].abs() - evidence[:, -1]
+        return torch.addmv(evidence[:, -1], hidden, self.output.weight[0].abs(), beta=-1)
 
     def _hidden(self, evidence: Tensor) -> Tensor:
         """Units of the tanh layer, shape (n, n_hidden)."""
         # Absolute values keep every path from an input to the score falling.
         falling = self.hidden.weight.abs().T
-        twice = torch.addmm(self.hidden.bias, evidence[:, :-1], falling, beta=2, alpha=-2)
-        return 2 * twice.sigmoid() - 1  # the tanh of half of it, in a third of the time
+        return torch.addmm(self.hidden.bias, evidence[:, :-1], falling, alpha=-1).tanh()
 
     def forward(self, rows: Rows, noise: Tensor | None = None) -> Tensor:
         """Weights in (0, 1] in proportion to the exponential of the score, shape (n,)."""
@@ -214,11 +213,12 @@ class EvidenceWeightNet(WeightingNet):
         by_score = share * (influence - share @ influence)
         hidden, output = draw.hidden, self.output.weight
         assert hidden is not None
-        by_hidden = torch.outer(by_score, output[0].abs()) * (1 - hidden.square())
-        by_falling = by_hidden.T @ rows.evidence[:, :-1]
         output.grad = output.sign() * (by_score @ hidden)
-        self.hidden.weight.grad = self.hidden.weight.sign().neg_() * by_falling
-        self.hidden.bias.grad = by_hidden.sum(dim=0)
+        by_units = torch.outer(by_score, output[0].abs())
+        by_sum = torch.ops.aten.tanh_backward.default(by_units, hidden)
+        self.hidden.bias.grad = by_sum.sum(dim=0)
+        by_falling = by_sum.T @ rows.evidence[:, :-1]
+        self.hidden.weight.grad = by_falling.mul_(self.hidden.weight.sign()).neg_()
 
     def applied(self, rows: Rows, noise: Tensor | None = None) -> Tensor:
         """Weights in (0, 1), shape (n,)."""

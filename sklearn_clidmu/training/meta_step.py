@@ -216,11 +216,14 @@ class MetaStep(Callback):
         # Adam does not see the scale of a gradient, so the influences set their own; where they
         # have all but vanished, what is left is rounding and is not blown up.
         deviation = standard_deviation(ahead.influence, rows.sample_weight)
-        self.largest_deviation.copy_(torch.maximum(self.largest_deviation, deviation))
+        torch.maximum(self.largest_deviation, deviation, out=self.largest_deviation)
         deviation = torch.maximum(deviation, 0.01 * self.largest_deviation)
         harm = ahead.influence / deviation
         if self.reweighting:
-            tangent = None if ahead.tangent is None else ahead.tangent / deviation
+            tangent = None
+            if not weight_net.scales_losses:
+                assert ahead.tangent is not None
+                tangent = ahead.tangent / deviation
             weight_net.backward(draw, harm, tangent, ahead.rows)
             net.meta_optimizer_.step()
         return harm

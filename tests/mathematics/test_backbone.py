@@ -144,23 +144,25 @@ def test_dropout_of_nearly_everything_stays_finite(dtype):
     assert (dropped != 0).double().mean() < 1e-3
 
 
-def test_dropout_elsewhere_than_on_the_cpu_is_torchs_own():
-    dropped, scale = Dropout(0.5).drop(torch.ones(3, 5, device="meta"))
+def test_dropout_elsewhere_than_on_the_cpu_draws_on_the_device():
+    kept, scale = Dropout(0.5).draw(torch.ones(3, 5, device="meta"))
     assert scale == 2
-    assert dropped.shape == (3, 5)
-    assert dropped.device.type == "meta"
+    assert kept.shape == (3, 5)
+    assert kept.device.type == "meta"
 
 
 @pytest.mark.parametrize("kind", [Dropout, OneMaskDropout])
-def test_dropout_says_by_what_it_has_multiplied_the_rest(kind):
+def test_dropout_says_what_it_keeps_and_by_what_to_multiply_it(kind):
     drop, X = kind(0.3), inputs(50)
-    dropped, scale = drop.drop(X)
-    kept = dropped != 0
-    torch.testing.assert_close(dropped[kept], scale * X[kept])
+    torch.manual_seed(1)
+    kept, scale = drop.draw(X)
+    assert set(kept.unique().tolist()) == {0, 1}
     assert scale == pytest.approx(1 / 0.7, rel=1e-4)
-    for same, one in (drop.eval().drop(X), kind(0.0).drop(X)):
-        assert same is X
-        assert one == 1
+    torch.manual_seed(1)
+    torch.testing.assert_close(drop(X), X * kept * scale)
+    for same in (drop.eval(), kind(0.0)):
+        assert same.draw(X) == (None, 1)
+        assert same(X) is X
 
 
 def test_mlp_drops_hidden_units_and_no_others():
