@@ -77,9 +77,8 @@ class CapturedSteps:
         kind = (len(batch[0]), kind)
         if kind not in self.recordings:
             self.n_taken[kind] += 1
-            if self.error is not None or self.n_taken[kind] <= N_EAGER:
-                return self.step(batch)
-            if not self._record(batch, kind):
+            eager = self.error is not None or self.n_taken[kind] <= N_EAGER
+            if eager or not self._record(batch, kind):
                 return self.step(batch)
         recording = self.recordings[kind]
         for place, values in zip(recording.inputs, (batch[0], *batch[1]), strict=True):

@@ -11,7 +11,7 @@ import torch
 from skorch.callbacks import Callback
 from torch import Tensor, nn
 
-from sklearn_clidmu.mathematics.evidence import standard_deviation
+from sklearn_clidmu.mathematics.evidence import N_EVIDENCE, standard_deviation
 from sklearn_clidmu.mathematics.hypergradient import (
     TracedRows,
     full_tangent,
@@ -91,7 +91,7 @@ class MetaStep(Callback):
         # What changes in training is changed in place: recorded steps read and write it.
         self.largest_deviation = self.ledger.loss.new_zeros(())
         self.meta_loss = self.ledger.loss.new_zeros(())  # a sum: a list would pin freed memory
-        self.evidence = self.ledger.evidence()
+        self.evidence = self.ledger.loss.new_empty(len(self.ledger.loss), N_EVIDENCE)
         self.clean: Tensor | None = None
         if self.objective is cross_entropy:
             self.clean = torch.ones_like(self.ledger.sample_weight)

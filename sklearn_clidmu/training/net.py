@@ -223,8 +223,13 @@ class ReweightedNet(NeuralNet):
         optimizers = [self.optimizer_]
         if self.weight_net is not None:
             optimizers.append(self.meta_optimizer_)
+        return CudaRecorder(device, optimizers, self.generators)
+
+    @property
+    def generators(self) -> list[torch.Generator]:
+        """Those that a training step draws from, beside torch's own: the callbacks'."""
         drawn = (getattr(callback, "generators", []) for _, callback in self.callbacks_)
-        return CudaRecorder(device, optimizers, list(chain.from_iterable(drawn)))
+        return list(chain.from_iterable(drawn))
 
     def _begin_capture(self) -> None:
         recorder = self.make_recorder()

@@ -2,12 +2,10 @@
 
 import numpy as np
 import pytest
-from training.host_recorder import HostRecorder
+from training.host_recorder import HostRecorder, record_on_the_host
 
 from sklearn_clidmu import CLIDMUClassifier
 from sklearn_clidmu.estimator.checkpoints import Checkpoints
-from sklearn_clidmu.training import captured_steps
-from sklearn_clidmu.training.net import ReweightedNet
 
 from .data import SMALL, make_rows
 
@@ -24,16 +22,7 @@ FITS = {
 @pytest.fixture
 def recorders(monkeypatch):
     """Recorders of all nets that are trained from here on, which record on the CPU."""
-    made = []
-
-    def make_recorder(net):
-        drawn = [g for _, callback in net.callbacks_ for g in getattr(callback, "generators", [])]
-        made.append(HostRecorder(drawn))
-        return made[-1]
-
-    monkeypatch.setattr(ReweightedNet, "make_recorder", make_recorder)
-    monkeypatch.setattr(captured_steps, "N_EAGER", 2)
-    return made
+    return record_on_the_host(monkeypatch, n_eager=2)
 
 
 def fitted(params):

@@ -10,6 +10,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from sklearn_clidmu.training import captured_steps
+from sklearn_clidmu.training.net import ReweightedNet
+
 REFUSED = {
     "_local_scalar_dense",
     "equal",
@@ -56,6 +59,19 @@ class HostRecorder:
     def replay(self, tape):
         self.n_replays += 1
         tape.play()
+
+
+def record_on_the_host(monkeypatch, n_eager):
+    """Have all nets record their steps from here on; return the recorders, as they are made."""
+    made = []
+
+    def make_recorder(net):
+        made.append(HostRecorder(net.generators))
+        return made[-1]
+
+    monkeypatch.setattr(ReweightedNet, "make_recorder", make_recorder)
+    monkeypatch.setattr(captured_steps, "N_EAGER", n_eager)
+    return made
 
 
 class Tape(TorchDispatchMode):

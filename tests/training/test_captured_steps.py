@@ -28,7 +28,7 @@ from .helpers import (
     make_network,
     make_table,
 )
-from .host_recorder import HostRecorder
+from .host_recorder import HostRecorder, record_on_the_host
 
 N_EPOCHS, N_STEPS = 8, 12
 """Of every training below; steps of an epoch."""
@@ -44,15 +44,7 @@ def few_eager_steps(monkeypatch):
 @pytest.fixture
 def recorders(monkeypatch):
     """Recorders of the nets that are trained from here on, which record on the CPU."""
-    made = []
-
-    def make_recorder(net):
-        drawn = [g for _, callback in net.callbacks_ for g in getattr(callback, "generators", [])]
-        made.append(HostRecorder(drawn))
-        return made[-1]
-
-    monkeypatch.setattr(ReweightedNet, "make_recorder", make_recorder)
-    return made
+    return record_on_the_host(monkeypatch, n_eager=2)
 
 
 def trained(weighting, *callbacks, optimizer=torch.optim.SGD, network=None, **settings):
