@@ -188,13 +188,15 @@ class EvidenceWeightNet(WeightingNet):
         return self._score(self._hidden(evidence), evidence)
 
     def _score(self, hidden: Tensor, evidence: Tensor) -> Tensor:
-        return torch.addmv(evidence[:, -1], hidden, self.output.weight[0].abs(), beta=-1)
+        return torch.addmv(evidence[:, -1], hidden, self.output.weight[0].abs(), beta=-1, alpha=2)
 
     def _hidden(self, evidence: Tensor) -> Tensor:
-        """Units of the tanh layer, shape (n, n_hidden)."""
-        # Absolute values keep every path from an input to the score falling.
+        """Units of the hidden layer in (0, 1), shape (n, n_hidden)."""
+        # Absolute values keep every path from an input to the score falling. Twice the sigmoid of
+        # twice a sum is its tanh, but for a level, and takes a fifth of the time.
         falling = self.hidden.weight.abs().T
-        return torch.addmm(self.hidden.bias, evidence[:, :-1], falling, alpha=-1).tanh()
+        sums = torch.addmm(self.hidden.bias, evidence[:, :-1], falling, beta=2, alpha=-2)
+        return sums.sigmoid_()
 
     def forward(self, rows: Rows, noise: Tensor | None = None) -> Tensor:
         """Weights in (0, 1] in proportion to the exponential of the score, shape (n,)."""
@@ -213,9 +215,9 @@ class EvidenceWeightNet(WeightingNet):
         by_score = share * (influence - share @ influence)
         hidden, output = draw.hidden, self.output.weight
         assert hidden is not None
-        output.grad = output.sign() * (by_score @ hidden)
-        by_units = torch.outer(by_score, output[0].abs())
-        by_sum = torch.ops.aten.tanh_backward.default(by_units, hidden)
+        output.grad = 2 * output.sign() * (by_score @ hidden)
+        by_units = torch.outer(by_score, 4 * output[0].abs())
+        by_sum = torch.ops.aten.sigmoid_backward.default(by_units, hidden)
         self.hidden.bias.grad = by_sum.sum(dim=0)
         by_falling = by_sum.T @ rows.evidence[:, :-1]
         self.hidden.weight.grad = by_falling.mul_(self.hidden.weight.sign()).neg_()

@@ -337,8 +337,8 @@ def mean_weights(weight_net, evidence, targets):
     net = {
         name: values.detach().double().numpy() for name, values in weight_net.state_dict().items()
     }
-    hidden = np.tanh(-evidence[:, :4] @ np.abs(net["hidden.weight"]).T + net["hidden.bias"])
-    score = hidden @ np.abs(net["output.weight"])[0] - evidence[:, 4]
+    sums = -evidence[:, :4] @ np.abs(net["hidden.weight"]).T + net["hidden.bias"]
+    score = 2 * expit(2 * sums) @ np.abs(net["output.weight"])[0] - evidence[:, 4]
     return expit(score + net["offset"][targets]).mean()
 
 
