@@ -1,7 +1,7 @@
 """CLIDMUClassifier against other classifiers on real data sets with wrong labels.
 
     python benchmarks/accuracy.py [--data FOLDER] [--sets a,b] [--noises none,symmetric,...]
-        [--methods a,b] [--seeds 2] [--out accuracy.csv] [--tables]
+        [--methods a,b] [--seeds 2] [--rows 4000] [--out accuracy.csv] [--tables]
 
 Needs ``pip install cleanlab pandas``; RealMLP takes part where ``pytabkit`` is installed. Sets
 come from OpenML or, with ``--data``, from the ``.npz`` files of a folder (see noisy_data.py).
@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from accuracy_tables import ORACLE, print_tables
 from cleanlab.classification import CleanLearning
-from noisy_data import NOISES, Case, known_sets, load, make_case, noises
+from noisy_data import N_ROWS, NOISES, Case, known_sets, load, make_case, noises
 from sklearn.base import ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
@@ -161,7 +161,7 @@ def missing_rows(
             for noise in (noise for noise in noises(data) if noise in args.noises):
                 keys = [(name, noise, str(seed), method) for method in args.methods]
                 keys = [key for key in keys if key not in done]
-                case = make_case(data, noise, seed) if keys else None
+                case = make_case(data, noise, seed, args.rows) if keys else None
                 for key in keys:
                     row = fit_and_score(key[-1], methods[key[-1]], case, seed)
                     yield {**dict(zip(KEYS, key, strict=True)), **row}
@@ -194,6 +194,7 @@ def parse_args(methods: dict[str, Factory]) -> argparse.Namespace:
     parser.add_argument("--noises", type=names, default=list(NOISES))
     parser.add_argument("--methods", type=names, default=list(methods))
     parser.add_argument("--seeds", type=int, default=2, help="number of seeds")
+    parser.add_argument("--rows", type=int, default=N_ROWS, help="most training rows")
     parser.add_argument("--out", type=Path, default=Path("accuracy.csv"))
     parser.add_argument("--tables", action="store_true", help="print the tables, fit nothing")
     args = parser.parse_args()

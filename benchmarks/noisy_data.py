@@ -31,7 +31,7 @@ OPENML = {
 NOISES = ("none", "symmetric", "pairflip", "instance", "real")
 RATE = 0.4
 N_ROWS = 4000
-"""At most as many training rows, and as many test rows."""
+"""At most as many training rows by default, and as many test rows."""
 
 
 class Data(NamedTuple):
@@ -84,8 +84,8 @@ def noises(data: Data) -> list[str]:
     return [noise for noise in NOISES if noise not in without]
 
 
-def make_case(data: Data, noise: str, seed: int) -> Case:
-    """Split, cut to size, standardise, and make the labels wrong."""
+def make_case(data: Data, noise: str, seed: int, n_rows: int = N_ROWS) -> Case:
+    """Split, cut to at most ``n_rows`` training rows, standardise, and make the labels wrong."""
     if data.X_test is None:
         rows, test_rows = train_test_split(
             np.arange(len(data.y)), test_size=0.3, stratify=data.y, random_state=seed
@@ -94,7 +94,7 @@ def make_case(data: Data, noise: str, seed: int) -> Case:
     else:
         rows = np.random.RandomState(seed).permutation(len(data.y))
         X_test, y_test = data.X_test, data.y_test
-    rows, X_test, y_test = rows[:N_ROWS], X_test[:N_ROWS], y_test[:N_ROWS]
+    rows, X_test, y_test = rows[:n_rows], X_test[:N_ROWS], y_test[:N_ROWS]
     X, y = data.X[rows], data.y[rows]
     # Embeddings may come in half precision, in which a sum of squares overflows.
     scaler = StandardScaler().fit(X.astype(np.float64))

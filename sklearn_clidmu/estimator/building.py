@@ -48,7 +48,12 @@ WARMUP_STEPS = {"evidence": 80, "vri": 80, "wnet": 200}
 and collapses on the classes learned first unless all of them have been."""
 
 WEIGHT_DECAY = 0.002
-"""Weight decay per square root of the number of features."""
+"""Weight decay per square root of the number of features, on many rows."""
+
+WEIGHT_DECAY_ROWS = (200, 4000)
+"""Rows between which weight decay falls as one over their number: as a prior, it counts as much as
+so many rows. On fewer it rises no more, for nothing would be learned; on more it falls no further,
+for then the end of training is what regularises."""
 
 LEARNING_RATES = {"sgd": 0.05, "adamw": 0.002}
 
@@ -140,6 +145,8 @@ class Course(NamedTuple):
     """Classes that must be predicted from the start where there is no warm-up."""
     n_decay_steps: int | None
     """Optimizer steps over which the learning rate falls to zero; None where it stays."""
+    n_rows: int | None
+    """Rows that there are to learn from; None where their number must not matter."""
 
 
 def build_callbacks(
@@ -242,11 +249,18 @@ def is_warm(params: BaseEstimator, weighting: str, n_epochs: int, n_steps: int) 
     return n_epochs >= params.warmup_epochs
 
 
-def weight_decay(params: BaseEstimator, n_features: int) -> float:
-    """Weight decay of the network; "auto" grows with the number of features."""
-    if params.weight_decay == "auto":
-        return WEIGHT_DECAY * math.sqrt(n_features)
-    return params.weight_decay
+def weight_decay(params: BaseEstimator, n_features: int, n_rows: int | None) -> float:
+    """Weight decay of the network; "auto" grows with the features, and on few rows.
+
+    On few rows not that of a caller's module, which is not left with much where no layer of it is
+    normalised.
+    """
+    if params.weight_decay != "auto":
+        return params.weight_decay
+    fewest, most = WEIGHT_DECAY_ROWS
+    if n_rows is None or params.module is not None:
+        n_rows = most
+    return WEIGHT_DECAY * math.sqrt(n_features) * most / min(max(n_rows, fewest), most)
 
 
 def build_net(
@@ -255,7 +269,7 @@ def build_net(
     n_classes: int,
     *,
     weighting: str | None,
-    n_epochs: int,
+    course: Course,
     believed: Tensor | None,
     one_mask: bool,
     dtype: torch.dtype,
@@ -297,9 +311,9 @@ def build_net(
         ema_decay=params.ema_decay,
         keep_interrupted=params.on_interrupt == "keep",
         optimizer__fused=fused,
-        optimizer__weight_decay=weight_decay(params, math.prod(row_shape)),
+        optimizer__weight_decay=weight_decay(params, math.prod(row_shape), course.n_rows),
         **optimizer,
-        max_epochs=n_epochs,
+        max_epochs=course.n_epochs,
         batch_size=params.batch_size,
         iterator_train=ShuffledBatches,
         train_split=None,

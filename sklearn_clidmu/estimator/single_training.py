@@ -51,7 +51,9 @@ def train(
         n_warmup = None
         if weighting is not None:
             n_warmup = 0 if carry_on else warmup_epochs(settings, weighting, n_epochs, n_steps)
-        course = Course(n_epochs, n_warmup, 1 if carry_on else 2, n_epochs * n_steps)
+        # In one batch a row of weight s counts as s rows: their number must not matter.
+        n_rows = None if data.fits_one_batch else len(data.training)
+        course = Course(n_epochs, n_warmup, 1 if carry_on else 2, n_epochs * n_steps, n_rows)
         return run(settings, data, weighting, course, start)
 
     return with_less_memory(params, data, work)
@@ -75,7 +77,7 @@ def train_one_epoch(
     n_warmup = None
     if params.weighting is not None:
         n_warmup = 0 if is_warm(params, params.weighting, n_earlier, n_steps) else 1
-    course = Course(1, n_warmup, n_predicted=1, n_decay_steps=None)
+    course = Course(1, n_warmup, n_predicted=1, n_decay_steps=None, n_rows=None)
 
     def work(settings: Any) -> ReweightedNet:
         return run(settings, data, settings.weighting, course, start)
@@ -108,7 +110,7 @@ def run(
         tuple(data.training.X.shape[1:]),
         data.ledger.n_classes,
         weighting=weighting,
-        n_epochs=course.n_epochs,
+        course=course,
         believed=None if data.noise is None else data.noise.believed,
         one_mask=data.fits_one_batch,
         dtype=data.training.X.dtype,

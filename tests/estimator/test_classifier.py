@@ -300,14 +300,38 @@ def test_parameters_change_the_result(changed):
     assert not np.array_equal(probabilities, probabilities_unchanged())
 
 
+def check_weight_decay(expected, rows, labels, **params):
+    """Compare a fit by "auto" with that by the expected figure, and with half of it."""
+    params = {"max_epochs": 1, "warmup_epochs": 0, "batch_size": 32, **params}
+
+    def probabilities(weight_decay):
+        return small(weight_decay=weight_decay, **params).fit(rows, labels).predict_proba(rows)
+
+    found = probabilities("auto")
+    np.testing.assert_array_equal(found, probabilities(expected))
+    assert not np.array_equal(found, probabilities(expected / 2))
+
+
 @pytest.mark.parametrize("n_features", [1, 9])
-def test_automatic_weight_decay_is_0_002_times_the_root_of_the_number_of_features(n_features):
+def test_automatic_weight_decay_grows_with_the_root_of_the_number_of_features(n_features):
     rows = np.tile(X, 3)[:, :n_features]
-    clf = small(batch_size=16).fit(rows, y)
-    by_hand = small(batch_size=16, weight_decay=0.002 * n_features**0.5).fit(rows, y)
-    np.testing.assert_array_equal(clf.predict_proba(rows), by_hand.predict_proba(rows))
-    other = small(batch_size=16, weight_decay=0.0).fit(rows, y)
-    assert not np.array_equal(clf.predict_proba(rows), other.predict_proba(rows))
+    check_weight_decay(0.04 * n_features**0.5, rows, y)
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "expected"), [(33, 0.04), (200, 0.04), (800, 0.01), (4000, 0.002), (4100, 0.002)]
+)
+def test_automatic_weight_decay_falls_with_the_number_of_rows(n_rows, expected):
+    rows, labels = np.resize(X[:, :1], (n_rows, 1)), np.resize(y, n_rows)
+    check_weight_decay(expected, rows, labels, weighting=None)
+
+
+def test_where_all_rows_fit_in_one_batch_their_number_does_not_matter():
+    check_weight_decay(0.002, X[:, :1], y, batch_size=64)
+
+
+def test_the_network_of_a_caller_decays_on_few_rows_as_on_many():
+    check_weight_decay(0.004, X, y, module=lambda d, k: nn.Linear(d, k), weighting=None)
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ def test_vri_trains_first_on_flipped_pairs_and_on_clean_labels_of_many_classes(
     kind, rate, n_classes, first
 ):
     X, y, _ = blobs(kind, rate, n_classes)
-    learned = learn(small(max_epochs=8), prepared(X, y))
+    learned = learn(small(max_epochs=8, weight_decay=0.003), prepared(X, y))
     assert [type(net.weight_net_) for net in learned.nets] == [NETS[first], EvidenceWeightNet]
     assert learned.net is learned.nets[1]
 

@@ -71,7 +71,7 @@ HARD = {
     "two rows, one at a time": (X[:2], [0, 1], {"batch_size": 1}),
     "three rows": (X[:3], [0, 1, 0], {"batch_size": 2}),
     "one row at a time": (X, y, {"batch_size": 1}),
-    "learning rate of 1000": (X, y, {"lr": 1e3, **IN_BATCHES}),
+    "learning rate of 1000": (X, y, {"lr": 1e3, "weight_decay": 0.0, **IN_BATCHES}),
     "nearly all units dropped": (X, y, {"dropout": 0.999999, **IN_BATCHES}),
 }
 
@@ -107,20 +107,36 @@ def test_divergence_is_told_and_ends_with_the_last_sound_network(case, weighting
     np.testing.assert_array_equal(clf.sample_weights_, np.ones(len(X)))
 
 
-@pytest.mark.parametrize("weighting", ["evidence", "wnet", "vri"])
+# The units of the evidence net saturate, and go on weighing the rows soundly, until they overflow.
+RUNAWAY = {"evidence": 1e308, "wnet": 1e30, "vri": 1e30}
+
+
+@pytest.mark.parametrize("weighting", RUNAWAY)
 @pytest.mark.parametrize("virtual_step", ["head", "full"])
 @pytest.mark.parametrize("batches", [IN_BATCHES, WHOLE], ids=["in batches", "whole"])
 def test_a_weighting_that_runs_away_collapses_and_is_told(weighting, virtual_step, batches):
-    clf, messages = fit(X, y, weighting, meta_lr=1e30, virtual_step=virtual_step, **batches)
-    assert_sound("meta_lr=1e30", clf, X)
+    meta_lr = RUNAWAY[weighting]
+    clf, messages = fit(X, y, weighting, meta_lr=meta_lr, virtual_step=virtual_step, **batches)
+    assert_sound(f"meta_lr={meta_lr}", clf, X)
     assert clf.collapse_epoch_ == 2
     assert len(messages) == 1
     assert "The weighting collapsed in epoch 2" in messages[0]
     np.testing.assert_array_equal(clf.sample_weights_, np.ones(len(X)))
 
 
-@pytest.mark.parametrize("weighting", ["evidence", "wnet", "vri"])
-@pytest.mark.parametrize("meta_lr", [1e17, 1e300])
+@pytest.mark.parametrize(
+    ("meta_lr", "batches"), [(1e17, IN_BATCHES), (1e17, WHOLE), (1e300, WHOLE)]
+)
+def test_an_evidence_net_that_saturates_goes_on_weighing_soundly(meta_lr, batches):
+    clf, messages = fit(X, y, "evidence", meta_lr=meta_lr, **batches)
+    assert_sound(f"meta_lr={meta_lr}", clf, X)
+    assert not messages
+
+
+@pytest.mark.parametrize(
+    ("weighting", "meta_lr"),
+    [("evidence", 1e308), ("wnet", 1e17), ("wnet", 1e300), ("vri", 1e17), ("vri", 1e300)],
+)
 def test_a_collapse_leaves_a_sound_weighting_net_to_later_fits(weighting, meta_lr):
     clf, messages = fit(X, y, weighting, meta_lr=meta_lr, **WHOLE)
     assert messages
@@ -134,8 +150,8 @@ def test_a_collapse_leaves_a_sound_weighting_net_to_later_fits(weighting, meta_l
 
 
 def test_a_collapse_of_the_first_training_does_not_spoil_the_second():
-    clf, messages = fit(X, y, "evidence", meta_lr=1e30, refit=True, **WHOLE)
-    assert_sound("meta_lr=1e30, refit", clf, X)
+    clf, messages = fit(X, y, "evidence", meta_lr=1e308, refit=True, **WHOLE)
+    assert_sound("meta_lr=1e308, refit", clf, X)
     assert list(clf.history_["training"]) == [1, 1, 2, 2]
     assert len(messages) == 1
 
