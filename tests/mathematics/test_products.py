@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sklearn_clidmu.mathematics import products
-from sklearn_clidmu.mathematics.products import WORTHWHILE, affine, made_by_amd, product
+from sklearn_clidmu.mathematics.products import WORTHWHILE, affine, amd_family, product, worthwhile
 
 SMALL, LARGE = (7, 5, 3), (130, 150, 170)
 LAYOUTS = list(combinations([False, True], repeat=2))
@@ -26,11 +26,13 @@ def matrices(shape, dtype, transposed=(False, False)):
 @pytest.fixture(autouse=True)
 def looked_up(monkeypatch):
     """As on a processor of AMD's; what is remembered of it is looked up anew, before and after."""
-    monkeypatch.setattr(products, "made_by_amd", lambda: True)
-    remembered = products._onednn
-    remembered.cache_clear()
+    monkeypatch.setattr(products, "amd_family", lambda: 26)
+    remembered = products._onednn, products.worthwhile
+    for lookup in remembered:
+        lookup.cache_clear()
     yield
-    remembered.cache_clear()
+    for lookup in remembered:
+        lookup.cache_clear()
 
 
 @pytest.fixture(params=[SMALL, LARGE], ids=["small", "large"])
@@ -44,7 +46,7 @@ def close(found, expected, dtype):
 
 
 def test_the_sizes_lie_on_both_sides_of_what_is_worthwhile():
-    assert torch.tensor(SMALL).prod() < WORTHWHILE < torch.tensor(LARGE).prod()
+    assert torch.tensor(SMALL).prod() < WORTHWHILE[1] < torch.tensor(LARGE).prod()
 
 
 @pytest.mark.parametrize("transposed", LAYOUTS, ids=str)
@@ -72,10 +74,6 @@ def test_product_of_a_matrix_with_its_transpose(dtype):
     close(product(A, A.T), A.double() @ A.double().T, dtype)
 
 
-def another_processor(monkeypatch):
-    monkeypatch.setattr(products, "made_by_amd", lambda: False)
-
-
 def no_such_operator(monkeypatch):
     monkeypatch.setattr(products, "ONEDNN", "sklearn_clidmu_knows_no_such_operator")
 
@@ -97,17 +95,27 @@ def check_products_are_torchs_own():
     assert torch.equal(affine(A, B.T, bias), torch.addmm(bias, A, B))
 
 
-@pytest.mark.parametrize(
-    "machine", [another_processor, no_such_operator, other_arguments, another_meaning]
-)
+@pytest.mark.parametrize("machine", [no_such_operator, other_arguments, another_meaning])
 def test_where_onednn_cannot_be_had_products_are_torchs_own(machine, monkeypatch):
     machine(monkeypatch)
     assert products._onednn() is None
     check_products_are_torchs_own()
 
 
+@pytest.mark.parametrize(
+    ("family", "expected"), [(25, 2**24), (26, 2**21), (27, 2**21), (None, float("inf"))]
+)
+def test_small_products_are_onednns_from_zen_5_on_alone(family, expected, monkeypatch):
+    monkeypatch.setattr(products, "amd_family", lambda: family)
+    assert worthwhile() == expected
+    if family not in (26, 27):
+        monkeypatch.setattr(products, "_onednn", None)  # which is not asked
+        check_products_are_torchs_own()
+
+
 def on_linux(vendor, tmp_path, monkeypatch):
-    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nvendor_id\t: {vendor}\ncpu family\t: 6\n")
+    said = f"processor\t: 0\nvendor_id\t: {vendor}\ncpu family\t: 25\nmodel\t\t: 17\n"
+    (tmp_path / "cpuinfo").write_text(said)
     monkeypatch.setattr(products, "CPU_INFO", tmp_path / "cpuinfo")
 
 
@@ -118,16 +126,16 @@ def on_windows(vendor, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("system", [on_linux, on_windows])
-@pytest.mark.parametrize(("vendor", "expected"), [("AuthenticAMD", True), ("GenuineIntel", False)])
-def test_the_processor_says_of_whose_make_it_is(system, vendor, expected, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("vendor", "expected"), [("AuthenticAMD", 25), ("GenuineIntel", None)])
+def test_the_processor_says_which_of_amds_it_is(system, vendor, expected, tmp_path, monkeypatch):
     system(vendor, tmp_path, monkeypatch)
-    assert made_by_amd() is expected
+    assert amd_family() == expected
 
 
 def test_a_processor_that_says_nothing_is_not_amds(tmp_path, monkeypatch):
     monkeypatch.setattr(products, "CPU_INFO", tmp_path / "missing")
     monkeypatch.setattr(platform, "processor", lambda: "")
-    assert not made_by_amd()
+    assert amd_family() is None
 
 
 def test_onednn_is_not_asked_where_it_has_been_switched_off(monkeypatch):
