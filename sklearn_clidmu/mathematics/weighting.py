@@ -199,14 +199,14 @@ class EvidenceWeightNet(WeightingNet):
         return sums.sigmoid_()
 
     def forward(self, rows: Rows, noise: Tensor | None = None) -> Tensor:
-        """Weights in (0, 1] in proportion to the exponential of the score, shape (n,)."""
-        return _in_competition(self.score(rows.evidence))
+        """Weights in proportion to the exponential of the score, shape (n,)."""
+        return self.score(rows.evidence).softmax(dim=0)
 
     @torch.no_grad()
     def draw(self, rows: Rows, noise: Tensor | None = None) -> Draw:
         """Weights of the virtual step without a graph, which :meth:`backward` does not need."""
         hidden = self._hidden(rows.evidence)
-        return Draw(_in_competition(self._score(hidden, rows.evidence)), hidden=hidden)
+        return Draw(self._score(hidden, rows.evidence).softmax(dim=0), hidden=hidden)
 
     @torch.no_grad()
     def backward(self, draw: Draw, influence: Tensor, tangent: Tensor | None, rows: Rows) -> None:
@@ -224,7 +224,7 @@ class EvidenceWeightNet(WeightingNet):
 
     def applied(self, rows: Rows, noise: Tensor | None = None) -> Tensor:
         """Weights in (0, 1), shape (n,)."""
-        return (self.score(rows.evidence) + self.offset[rows.targets]).sigmoid()
+        return (self.score(rows.evidence) + self.offset.index_select(0, rows.targets)).sigmoid()
 
     @torch.no_grad()
     def balance(self, evidence: Tensor, targets: Tensor, sample_weight: Tensor) -> None:
@@ -240,10 +240,6 @@ class EvidenceWeightNet(WeightingNet):
             short = class_sums(weights, targets, n_classes) < wanted
             low, high = torch.where(short, offset, low), torch.where(short, high, offset)
         self.offset.copy_(offset)  # in place: recorded steps read it
-
-
-def _in_competition(score: Tensor) -> Tensor:
-    return (score - score.detach().max()).exp()
 
 
 class LogitRectifier(WeightingNet):

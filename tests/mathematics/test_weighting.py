@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import brentq
-from scipy.special import expit
+from scipy.special import expit, softmax
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
@@ -208,7 +208,7 @@ def test_evidence_weight_net_starts_with_nearly_equal_weights_where_no_distrust_
     torch.manual_seed(seed)
     net, rows = evidence_net(), with_distrust(make_rows(500), 0)
     weights = net(rows)
-    assert weights.max() - weights.min() < 0.2
+    assert weights.max() < 1.2 * weights.min()
     applied = net.applied(rows)
     assert (applied - net.believed[rows.targets]).abs().max() < 0.1
 
@@ -229,9 +229,8 @@ def test_evidence_weight_net_starts_with_weights_close_to_the_trust_that_is_left
 @pytest.mark.parametrize("scale", [1.0, 30.0])
 def test_rows_of_a_virtual_step_compete_as_in_a_softmax(scale):
     net, rows = perturb(evidence_net(), scale), make_rows(N_ROWS)
-    weights = net(rows)
-    torch.testing.assert_close(weights / weights.sum(), net.score(rows.evidence).softmax(dim=0))
-    assert weights.max() == 1
+    score = net.score(rows.evidence).detach().numpy()
+    np.testing.assert_allclose(net(rows).detach().numpy(), softmax(score), rtol=1e-12)
 
 
 def test_gradient_of_the_virtual_step_is_that_of_a_softmax():
