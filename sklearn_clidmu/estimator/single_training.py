@@ -51,12 +51,22 @@ def train(
         n_warmup = None
         if weighting is not None:
             n_warmup = 0 if carry_on else warmup_epochs(settings, weighting, n_epochs, n_steps)
-        # In one batch a row of weight s counts as s rows: their number must not matter.
-        n_rows = None if data.fits_one_batch else len(data.training)
-        course = Course(n_epochs, n_warmup, 1 if carry_on else 2, n_epochs * n_steps, n_rows)
+        n_predicted, n_rows = 1 if carry_on else 2, count_rows(params, data)
+        course = Course(n_epochs, n_warmup, n_predicted, n_epochs * n_steps, n_rows)
         return run(settings, data, weighting, course, start)
 
     return with_less_memory(params, data, work)
+
+
+def count_rows(params: BaseEstimator, data: Prepared) -> int | None:
+    """Rows to learn from, those that will be given a label among them; None in one batch.
+
+    There a row of weight s counts as s rows, so that their number must not matter.
+    """
+    if data.fits_one_batch:
+        return None
+    filled_in = data.unlabeled is not None and params.unlabeled == "consistency"
+    return len(data.everything if filled_in else data.training)
 
 
 def train_one_epoch(

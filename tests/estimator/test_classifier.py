@@ -326,6 +326,13 @@ def test_automatic_weight_decay_falls_with_the_number_of_rows(n_rows, expected):
     check_weight_decay(expected, rows, labels, weighting=None)
 
 
+@pytest.mark.parametrize(("unlabeled", "expected"), [("consistency", 0.02), ("ignore", 0.04)])
+def test_rows_that_will_be_given_a_label_count_as_rows(unlabeled, expected):
+    rows, labels = np.resize(X[:, :1], (400, 1)), np.resize(y, 400)
+    labels[100:] = -1
+    check_weight_decay(expected, rows, labels, missing_label=-1, unlabeled=unlabeled)
+
+
 def test_where_all_rows_fit_in_one_batch_their_number_does_not_matter():
     check_weight_decay(0.002, X[:, :1], y, batch_size=64)
 
