@@ -92,8 +92,9 @@ class CollapseGuard(Callback):
     :data:`PATIENCE` reweighted epochs in a row, a CLID no better than that of a constant predictor
     and than at the end of warm-up, together with fewer predicted classes than then. CLID alone
     would raise false alarms: with two classes and much noise, honest predictions are nearly
-    constant. Without reweighting, a collapse ends training. So does an interrupt that is to be
-    kept.
+    constant. With the evidence net they may be quite constant for some epochs, and come back, since
+    it leaves each class its weight; so there two classes do not collapse. Without reweighting, a
+    collapse ends training. So does an interrupt that is to be kept.
 
     Parameters
     ----------
@@ -127,7 +128,7 @@ class CollapseGuard(Callback):
             finite &= all(bool(p.isfinite().all()) for p in parameters)
         else:
             self.clid, self.n_predicted = max(clid, 0.0), n_predicted
-        poor = reweighting and clid >= self.clid and n_predicted < self.n_predicted
+        poor = reweighting and clid >= self.clid and n_predicted < self.least(net)
         self.n_poor = self.n_poor + 1 if poor else 0
         if not finite or self.n_poor == PATIENCE:
             self._restore(net)
@@ -135,6 +136,11 @@ class CollapseGuard(Callback):
         elif not poor:
             self._keep(net)
         self.n_judged = len(net.history)
+
+    def least(self, net: ReweightedNet) -> int:
+        """Classes that a reweighted network must predict."""
+        may_be_constant = self.ledger.n_classes == 2 and net.weight_net_.uses_evidence
+        return 1 if may_be_constant else self.n_predicted
 
     def state_dict(self) -> dict[str, Any]:
         """Return the last sound epoch, and what later ones are compared with."""

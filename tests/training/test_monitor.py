@@ -282,10 +282,12 @@ class Drive:
     An epoch is its CLID and the number of classes predicted after it.
     """
 
-    def __init__(self, warmup, reweighted, n_predicted=2):
-        self.net = make_net().initialize()
+    def __init__(self, warmup, reweighted, n_predicted=2, n_classes=N_CLASSES, weighting="wnet"):
+        self.net = make_net(weighting=weighting).initialize()
         self.meta_step = SimpleNamespace(enabled=True, reweighting=False)
-        self.guard = CollapseGuard(self.meta_step, make_ledger(20), n_predicted)
+        ledger = make_ledger(20)
+        ledger.n_classes = n_classes
+        self.guard = CollapseGuard(self.meta_step, ledger, n_predicted)
         self.fill_parameters()
         self.guard.on_train_begin(self.net)
         for clid, n_predicted in warmup:
@@ -406,6 +408,18 @@ def test_lost_classes_alone_raise_no_alarm_while_clid_is_good():
     drive = Drive(epochs(3, -0.3), epochs(1, *[-0.3] * 6))
     assert drive.net.collapse_epoch_ is None
     assert drive.restored() == 7
+
+
+@pytest.mark.parametrize(
+    ("n_classes", "weighting", "collapses"),
+    [(2, "evidence", False), (2, "wnet", True), (2, "vri", True), (3, "evidence", True)],
+)
+def test_of_two_classes_with_the_evidence_net_one_may_be_predicted_alone(
+    n_classes, weighting, collapses
+):
+    poor = epochs(2, -0.3), epochs(1, *[0.1] * PATIENCE)
+    drive = Drive(*poor, n_classes=n_classes, weighting=weighting)
+    assert drive.net.collapse_epoch_ == (1 + PATIENCE if collapses else None)
 
 
 def test_a_collapse_goes_back_to_the_epoch_before_the_poor_ones():
