@@ -146,7 +146,7 @@ class Course(NamedTuple):
     n_decay_steps: int | None
     """Optimizer steps over which the learning rate falls to zero; None where it stays."""
     n_rows: int | None
-    """Rows that there are to learn from; None where their number must not matter."""
+    """Rows that there are to learn from; None where that is not known, or must not matter."""
 
 
 def build_callbacks(
@@ -252,8 +252,8 @@ def is_warm(params: BaseEstimator, weighting: str, n_epochs: int, n_steps: int) 
 def weight_decay(params: BaseEstimator, n_features: int, n_rows: int | None) -> float:
     """Weight decay of the network; "auto" grows with the features, and on few rows.
 
-    On few rows not that of a caller's module, which is not left with much where no layer of it is
-    normalised.
+    That of a caller's module does not grow on few rows: where no layer is normalised, so much decay
+    leaves little of it.
     """
     if params.weight_decay != "auto":
         return params.weight_decay

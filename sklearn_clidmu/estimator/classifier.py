@@ -143,9 +143,9 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
     weight_decay : float or "auto", default="auto"
         Weight decay of the network. "auto" is 0.002 times the square root of the number of
         features: strong, since wrong labels are learned through large weights, and the stronger
-        the more features there are to learn them by. On fewer than 4,000 rows it is as many times
-        as much, up to 20 times on 200, since fewer rows speak against a wrong label; but not for
-        a ``module``, in :meth:`partial_fit`, or where all rows fit in one batch.
+        the more features there are to learn them by. On fewer than 4,000 rows it is multiplied by
+        4,000 / n_rows, by 20 at most, since fewer rows speak against a wrong label; but not for a
+        ``module``, in :meth:`partial_fit`, or where all rows fit in one batch.
 
     ema_decay : float or None, default=0.99
         Decay of the moving average of the parameters that is used to predict; None for none.

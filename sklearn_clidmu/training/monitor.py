@@ -128,7 +128,7 @@ class CollapseGuard(Callback):
             finite &= all(bool(p.isfinite().all()) for p in parameters)
         else:
             self.clid, self.n_predicted = max(clid, 0.0), n_predicted
-        poor = reweighting and clid >= self.clid and n_predicted < self.least(net)
+        poor = reweighting and clid >= self.clid and n_predicted < self._least(net)
         self.n_poor = self.n_poor + 1 if poor else 0
         if not finite or self.n_poor == PATIENCE:
             self._restore(net)
@@ -136,11 +136,6 @@ class CollapseGuard(Callback):
         elif not poor:
             self._keep(net)
         self.n_judged = len(net.history)
-
-    def least(self, net: ReweightedNet) -> int:
-        """Classes that a reweighted network must predict."""
-        may_be_constant = self.ledger.n_classes == 2 and net.weight_net_.uses_evidence
-        return 1 if may_be_constant else self.n_predicted
 
     def state_dict(self) -> dict[str, Any]:
         """Return the last sound epoch, and what later ones are compared with."""
@@ -165,6 +160,11 @@ class CollapseGuard(Callback):
             raise KeyboardInterrupt
         self._restore(net)
         del net.history[self.n_judged :]
+
+    def _least(self, net: ReweightedNet) -> int:
+        """Classes that a reweighted network must predict."""
+        may_be_constant = self.ledger.n_classes == 2 and net.weight_net_.uses_evidence
+        return 1 if may_be_constant else self.n_predicted
 
     def _end_reweighting(self, net: ReweightedNet) -> None:
         if self.meta_step is None or not self.meta_step.reweighting:
