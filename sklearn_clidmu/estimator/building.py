@@ -57,6 +57,10 @@ for then the end of training is what regularises."""
 
 LEARNING_RATES = {"sgd": 0.05, "adamw": 0.002}
 
+BLOCK_BATCHES, BLOCK_ROWS = 8, 1024
+"""Most batches, and most rows, whose virtual steps are taken together: it saves time on small
+batches, and nothing on large ones."""
+
 META_LEARNING_RATES = {"evidence": 3e-3, "vri": 1e-3, "wnet": 3e-4}
 """The paper's nets lose classes when they learn faster: VRI at 3e-3 on some data, WNet on most."""
 
@@ -156,6 +160,7 @@ def build_callbacks(
     ledger: Ledger,
     held_out: Table | None,
     course: Course,
+    n_joined: int,
     watchers: list[tuple[str, Callback]],
 ) -> list[tuple[str, Callback]]:
     """Build the callbacks, in the order in which they act.
@@ -169,6 +174,8 @@ def build_callbacks(
         early stopping, the rows kept from it.
     ledger : Ledger
     course : Course
+    n_joined : int
+        From :func:`count_joined`.
     watchers : list of (str, Callback)
         Those that follow the whole fit.
     """
@@ -184,6 +191,7 @@ def build_callbacks(
             warmup_epochs=course.n_warmup,
             interval=params.meta_interval,
             batch_size=meta_batch_size(params, drawn=meta_table is not table),
+            batches_per_step=n_joined,
         )
         callbacks.append(("meta_step", meta_step))
     if course.n_decay_steps is not None:
@@ -219,6 +227,14 @@ def meta_batch_size(params: BaseEstimator, drawn: bool) -> int | None:
     if params.meta_batch_size is None and (drawn or params.batch_size < MIN_META_ROWS):
         return min(max(params.batch_size, MIN_META_ROWS), MAX_META_ROWS)
     return params.meta_batch_size
+
+
+def count_joined(params: BaseEstimator, weighting: str | None, drawn: bool) -> int:
+    """Batches whose virtual steps are taken together; one where these ask for more passes."""
+    alone = weighting != "evidence" or params.virtual_step != "head" or params.module is not None
+    if alone or meta_batch_size(params, drawn) is not None:
+        return 1
+    return min(max(BLOCK_ROWS // params.batch_size, 1), BLOCK_BATCHES)
 
 
 def warmup_epochs(params: BaseEstimator, weighting: str, n_epochs: int, n_steps: int) -> int:
@@ -270,6 +286,7 @@ def build_net(
     *,
     weighting: str | None,
     course: Course,
+    n_joined: int,
     believed: Tensor | None,
     one_mask: bool,
     dtype: torch.dtype,
@@ -279,7 +296,7 @@ def build_net(
     """Build the skorch net, not yet initialized.
 
     ``believed`` is the share of right labels among those given to each class, for the weighting
-    net that asks for it, and None for the others.
+    net that asks for it, and None for the others; ``n_joined`` is from :func:`count_joined`.
     """
     # By keyword, so that a saved model can name them.
     common: dict[str, Any] = {"row_shape": row_shape, "n_classes": n_classes, "dtype": dtype}
@@ -296,6 +313,8 @@ def build_net(
     if weighting is not None:
         build = partial(build_weight_net, weighting=weighting, believed=believed, **common)
         lr = META_LEARNING_RATES[weighting] if params.meta_lr == "auto" else params.meta_lr
+        # Steps along sums of gradients, which Adam does not see the scale of.
+        lr *= n_joined
         meta = {"weight_net": build, "meta_optimizer__lr": lr, "meta_optimizer__fused": fused}
     optimizer: dict[str, Any] = {"optimizer": torch.optim.AdamW}
     if params.optimizer == "sgd":

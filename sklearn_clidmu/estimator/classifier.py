@@ -122,12 +122,13 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
     meta_batch_size : int or None, default=None
         Rows on which the meta objective is measured at each meta step, drawn anew from the
         training set. None takes the rows of the training batch, whose features are there
-        already: as accurate, and nearly free. Of a batch of more than 256 rows, 256 are taken,
-        since the cost of CLID grows with their square; batches of under 32 rows are too few for
-        it, and 32 are drawn.
+        already: as accurate, and nearly free. Of a batch of more than 64 rows, 64 are taken,
+        since the cost of CLID grows with their square, and more find nothing more; batches of
+        under 32 rows are too few for it, and 32 are drawn.
 
     meta_interval : int, default=1
-        A meta step is taken on every ``meta_interval``-th batch. More is faster.
+        A meta step is taken on every ``meta_interval``-th batch. More is faster, and less
+        accurate.
 
     lr : float or "auto", default="auto"
         Learning rate of the network at the start: 0.05 for "sgd", 0.002 for "adamw".
@@ -135,7 +136,8 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
     meta_lr : float or "auto", default="auto"
         Learning rate of the second network's Adam: 0.003 for "evidence", 0.001 for "vri", 0.0003
         for "wnet"; the latter two lose classes when they learn faster. The published 1e-5 with
-        plain gradient descent barely moves them.
+        plain gradient descent barely moves them. Where the second network learns from several
+        batches in one step, the step is as many times as long.
 
     optimizer : {"sgd", "adamw"}, default="sgd"
         Optimizer of the network; "sgd" with Nesterov momentum 0.9.
@@ -281,7 +283,7 @@ class CLIDMUClassifier(LabelReportMixin, CallbackSupportMixin, ClassifierMixin, 
     history_ : dict of ndarray of shape (n_epochs,)
         Curves over all epochs, those of the second training after those of the first:
         "train_loss", "meta_loss" (nan where no meta step was taken), "clid" (CLID - log n on up
-        to 1000 fixed training rows), "dissent" (share of them whose given label is not the one
+        to 500 fixed training rows), "dissent" (share of them whose given label is not the one
         predicted) and, with ``early_stopping``, "valid_loss" and "valid_score"; "training" (number
         of the training, counted from 1) and "chosen" (whether the epoch's network is one of
         those that predict; none is after a divergence).

@@ -11,6 +11,7 @@ from sklearn_clidmu.estimator.building import (
     build_callbacks,
     build_net,
     count_epochs,
+    count_joined,
     is_warm,
     warmup_epochs,
 )
@@ -104,13 +105,18 @@ def run(
 ) -> ReweightedNet:
     """Build a net with its callbacks, and carry out a training."""
     unlabeled_too = params.unlabeled == "meta" and params.meta_objective == "clid"
+    meta_table = data.meta if unlabeled_too else data.training
+    n_joined = 1  # in one batch a row of weight s counts as s rows, and a second is no other
+    if not data.fits_one_batch:
+        n_joined = count_joined(params, weighting, drawn=meta_table is not data.training)
     callbacks = build_callbacks(
         params,
         data.training,
-        data.meta if unlabeled_too else data.training,
+        meta_table,
         data.ledger,
         data.held_out,
         course,
+        n_joined,
         watchers=list(data.watchers),
     )
     if data.checkpoints is not None:
@@ -121,6 +127,7 @@ def run(
         data.ledger.n_classes,
         weighting=weighting,
         course=course,
+        n_joined=n_joined,
         believed=None if data.noise is None else data.noise.believed,
         one_mask=data.fits_one_batch,
         dtype=data.training.X.dtype,

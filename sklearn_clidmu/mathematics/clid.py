@@ -172,32 +172,35 @@ def clid_gradient(
     Parameters
     ----------
     features, logits, temperature, sample_weight
-        As in :func:`clid_loss`.
+        As in :func:`clid_loss`; or stacks of them, of as many batches of one size.
 
     Returns
     -------
-    value : Tensor of shape ()
-    gradient : Tensor of shape (n, n_classes)
+    value : Tensor of shape (...)
+    gradient : Tensor of shape (..., n, n_classes)
         By the logits.
     """
     with torch.no_grad():
-        norm = torch.linalg.vector_norm(features, dim=1, keepdim=True).clamp_min_(1e-12)
+        norm = torch.linalg.vector_norm(features, dim=-1, keepdim=True).clamp_min_(1e-12)
         unit = features / norm.mul_(temperature**0.5)
-        affinity = product(unit, unit.T).clamp_min_(0)
+        affinity = product(unit, unit.mT).clamp_min_(0)
         # Each row's largest, the one to itself, cancels in the softmax.
-        affinity = (affinity - affinity.diagonal()[:, None]).exp_()
-        log_reference = affinity.div_((affinity @ sample_weight)[:, None]).add_(EPSILON).log_()
+        affinity = (affinity - affinity.diagonal(dim1=-2, dim2=-1)[..., None]).exp_()
+        row_sum = affinity @ sample_weight[..., None]
+        log_reference = affinity.div_(row_sum).add_(EPSILON).log_()
         # Few classes are faster as rows than as columns, here and in the last layer's closed form.
-        q = logits.T.softmax(dim=0)
-        q /= torch.linalg.vector_norm(q, dim=0)
-        weighted = sample_weight * q
-        scale = sample_weight / ((weighted.sum(dim=1) @ q) * sample_weight.sum())
-        by_q = scale * product(weighted, log_reference.T)
+        q = logits.mT.softmax(dim=-2)
+        q /= torch.linalg.vector_norm(q, dim=-2, keepdim=True)
+        weight = sample_weight[..., None, :]
+        weighted = weight * q
+        agreement = weighted.sum(dim=-1, keepdim=True).mT @ q
+        scale = weight / (agreement * weight.sum(dim=-1, keepdim=True))
+        by_q = scale * product(weighted, log_reference.mT)
         along = q * by_q
-        value = -along.sum()
-        by_q += sample_weight * product(scale * q, log_reference)
-        along = (q * by_q).sum(dim=0)
-        return value, (q * (q * along - by_q)).T
+        value = -along.sum(dim=(-2, -1))
+        by_q += weight * product(scale * q, log_reference)
+        along = (q * by_q).sum(dim=-2, keepdim=True)
+        return value, (q * (q * along - by_q)).mT
 
 
 def uniform_clid(n_rows: int, sample_weight: Tensor | None = None) -> Tensor:

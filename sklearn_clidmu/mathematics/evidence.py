@@ -39,14 +39,14 @@ def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
 
 
 def standard_deviation(values: Tensor, sample_weight: Tensor) -> Tensor:
-    """Weighted standard deviation, kept above zero, shape ()."""
-    return _centre(values, sample_weight)[1]
+    """Weighted standard deviation over the last dimension, kept above zero."""
+    return _centre(values, sample_weight)[1].squeeze(-1)
 
 
 def _centre(values: Tensor, sample_weight: Tensor) -> tuple[Tensor, Tensor]:
-    share = sample_weight / sample_weight.sum()
-    centred = values - share @ values
-    deviation = (share @ centred.square()).sqrt()
+    share = sample_weight / sample_weight.sum(dim=-1, keepdim=True)
+    centred = values - (share * values).sum(dim=-1, keepdim=True)
+    deviation = (share * centred.square()).sum(dim=-1, keepdim=True).sqrt()
     return centred, deviation.clamp_min(torch.finfo(values.dtype).tiny ** 0.5)
 
 

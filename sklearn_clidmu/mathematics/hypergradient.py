@@ -53,11 +53,11 @@ class MetaTangent(NamedTuple):
     """What a meta step needs to know of the network; all detached."""
 
     logits: Tensor
-    """Logits of the training batch, shape (n, n_classes)."""
+    """Logits of the training batch, shape (..., n, n_classes)."""
     tangent: Tensor
-    """Their derivative along the gradient of the meta objective, shape (n, n_classes)."""
+    """Their derivative along the gradient of the meta objective, shape (..., n, n_classes)."""
     meta_loss: Tensor
-    """The meta objective after the virtual step, shape ()."""
+    """The meta objective after the virtual step, shape (...)."""
 
 
 def surrogate(errors: Tensor, tangent: Tensor) -> Tensor:
@@ -73,18 +73,18 @@ def surrogate(errors: Tensor, tangent: Tensor) -> Tensor:
 
 
 def influence(errors: Tensor, tangent: Tensor) -> Tensor:
-    """Change of the meta objective per unit of each row's weight, shape (n,).
+    """Change of the meta objective per unit of each row's weight, shape (..., n).
 
     Positive means that training on the row with its given label raises the meta objective: a
     label-free relative of TracIn (Pruthi et al., 2020).
 
     Parameters
     ----------
-    errors : Tensor of shape (n, n_classes)
+    errors : Tensor of shape (..., n, n_classes)
         Gradient of each row's own loss by its logits.
-    tangent : Tensor of shape (n, n_classes)
+    tangent : Tensor of shape (..., n, n_classes)
     """
-    return -(errors * tangent).sum(dim=1)
+    return -(errors * tangent).sum(dim=-1)
 
 
 def head_tangent(
@@ -100,15 +100,16 @@ def head_tangent(
     """Tangent of a virtual step that moves the last linear layer alone: a closed form.
 
     Exact whenever the meta objective depends on the body through the features only as
-    constants, and otherwise exact for the layer that moves. No pass through the network.
+    constants, and otherwise exact for the layer that moves. No pass through the network. Of a
+    stack of batches, each takes a virtual step of its own, from where the network stood with it.
 
     Parameters
     ----------
-    logits, features : Tensor of shape (n, n_classes) and (n, d)
+    logits, features : Tensor of shape (..., n, n_classes) and (..., n, d)
         Training batch.
-    errors : Tensor of shape (n, n_classes)
+    errors : Tensor of shape (..., n, n_classes)
         Gradient of the reweighted loss by the logits.
-    meta_logits, meta_features : Tensor of shape (m, n_classes) and (m, d)
+    meta_logits, meta_features : Tensor of shape (..., m, n_classes) and (..., m, d)
         Meta batch, before the virtual step.
     meta_gradient : callable
         Of the meta objective.
@@ -118,15 +119,15 @@ def head_tangent(
         Whether the layer has one.
     """
     with torch.no_grad():
-        step = product(product(errors.T, features), meta_features.T).T
+        step = product(product(errors.mT, features), meta_features.mT).mT
         if bias:
-            step += errors.sum(dim=0)
+            step += errors.sum(dim=-2, keepdim=True)
         moved = meta_logits - lr * step  # lr may be a tensor, which must not be read here
         with torch.enable_grad():
             value, (meta_errors,) = meta_gradient(meta_features, moved.requires_grad_(), [moved])
-        tangent = product(product(meta_errors.T, meta_features), features.T).T
+        tangent = product(product(meta_errors.mT, meta_features), features.mT).mT
         if bias:
-            tangent += meta_errors.sum(dim=0)
+            tangent += meta_errors.sum(dim=-2, keepdim=True)
     return MetaTangent(logits.detach(), tangent, value)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -43,12 +44,12 @@ class CLID:
     def gradient(
         self, features: Tensor, logits: Tensor, targets: Tensor, sample_weight: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Divergence and its gradient by the logits, shape () and (n, n_classes)."""
+        """Divergence and its gradient by the logits, shape (...) and (..., n, n_classes)."""
         return clid_gradient(features, logits, self.temperature, self._rescaled(sample_weight))
 
     @staticmethod
     def _rescaled(sample_weight: Tensor) -> Tensor:
-        return sample_weight * (N_ROWS / sample_weight.sum())
+        return sample_weight * (N_ROWS / sample_weight.sum(dim=-1, keepdim=True))
 
 
 def meta_gradient(
@@ -61,15 +62,20 @@ def meta_gradient(
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Value of a meta objective, and its gradients by tensors that its arguments come from.
 
-    The last step is CLID's own closed form where the objective is CLID, and else autograd.
+    The last step is CLID's own closed form where the objective is CLID, and else autograd. Of a
+    stack of batches, there is one value each, and the gradients are those of their sum.
     """
     if isinstance(objective, CLID):
         value, error = objective.gradient(features, logits, targets, sample_weight)
         if len(inputs) == 1 and inputs[0] is logits:
             return value, (error,)
         return value, gradients(logits, inputs, error)
-    value = objective(features, logits, targets, sample_weight)
-    return value.detach(), gradients(value, inputs)
+    batch = (features, logits, targets, sample_weight)
+    if logits.ndim > 2:
+        value = torch.stack([objective(*one) for one in zip(*batch, strict=True)])
+    else:
+        value = objective(*batch)
+    return value.detach(), gradients(value.sum(), inputs)
 
 
 def mean_absolute_error(

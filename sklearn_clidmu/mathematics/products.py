@@ -33,14 +33,20 @@ call takes 15 microseconds."""
 
 
 def product(A: Tensor, B: Tensor) -> Tensor:
-    """Product of two matrices, shape (m, n).
+    """Product of two matrices, or of each two of two stacks, shape (..., m, n).
 
     Parameters
     ----------
-    A, B : Tensor of shape (m, k) and (k, n)
+    A, B : Tensor of shape (..., m, k) and (..., k, n)
     """
+    if A.ndim > 2:
+        if _linear(A[0], B.shape[-1]) is None:
+            return A @ B
+        return torch.stack([product(*pair) for pair in zip(A, B, strict=True)])
     linear = _linear(A, B.shape[1])
-    return A @ B if linear is None else linear(A, B.T, None)
+    if linear is None or not (_is_dense(A) and _is_dense(B)):
+        return A @ B
+    return linear(A, B.T, None)
 
 
 def affine(X: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -52,6 +58,11 @@ def affine(X: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """
     linear = _linear(X, len(weight))
     return torch.addmm(bias, X, weight.T) if linear is None else linear(X, weight, bias)
+
+
+def _is_dense(matrix: Tensor) -> bool:
+    """Whether rows or columns lie without gaps; with gaps, oneDNN may take 1,000 times as long."""
+    return matrix.is_contiguous() or matrix.T.is_contiguous()
 
 
 def _linear(X: Tensor, width: int) -> Callable[[Tensor, Tensor, Tensor | None], Tensor] | None:

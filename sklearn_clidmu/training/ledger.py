@@ -59,8 +59,8 @@ class Ledger:
         self.loss.index_add_(0, labels.rows, losses)
 
     def record_influence(self, labels: Labels, influence: Tensor) -> None:
-        """Enter the influences of one batch, in which no row comes twice."""
-        self.influence.index_add_(0, labels.rows, influence)
+        """Enter the influences of one batch, or of a stack of batches."""
+        self.influence.index_add_(0, labels.rows.flatten(), influence.flatten())
 
     def copy_entries(self) -> list[Tensor]:
         """Everything entered so far, for :meth:`put_back`."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sklearn_clidmu.mathematics.evidence import N_EVIDENCE, standard_deviation
 from sklearn_clidmu.mathematics.hypergradient import (
+    MetaGradient,
     TracedRows,
     full_tangent,
     head_tangent,
@@ -29,11 +30,13 @@ from sklearn_clidmu.mathematics.objectives import (
 from sklearn_clidmu.mathematics.traced_pass import TracedPass
 from sklearn_clidmu.mathematics.weighting import Draw, Rows, WeightingNet, cross_entropy_errors
 from sklearn_clidmu.training.batches import Labels, Table
+from sklearn_clidmu.training.block import Block
 from sklearn_clidmu.training.ledger import Ledger
-from sklearn_clidmu.training.net import BatchLoss, ReweightedNet
+from sklearn_clidmu.training.net import BatchLoss, ReweightedNet, take_step
 
-MAX_META_ROWS = 256
-"""Rows of a larger training batch that serve as meta batch: the graphs of CLID are square."""
+MAX_META_ROWS = 64
+"""Rows of a larger training batch that serve as meta batch: the graphs of CLID are square, and more
+rows find no more."""
 
 
 class MetaStep(Callback):
@@ -41,6 +44,10 @@ class MetaStep(Callback):
 
     The algorithm of arXiv 2507.11807, batch by batch: virtual step, meta objective after it, step
     of the weighting net along its hypergradient, real step on the loss with refreshed weights.
+
+    The weights of a net that looks at evidence stay for an epoch, as the evidence does. So its
+    virtual steps of some batches in a row may be taken together, each from where the network stood
+    with its batch; then it takes one step, along the sum of their hypergradients.
 
     Parameters
     ----------
@@ -62,6 +69,9 @@ class MetaStep(Callback):
     batch_size : int or None
         Rows of a meta batch, drawn from ``meta_table``; None takes rows of the training batch
         itself: all that it has, up to :data:`MAX_META_ROWS` unless it is the whole table.
+    batches_per_step : int, default=1
+        Batches whose virtual steps are taken together. More than one asks for the evidence net,
+        the package's own network, a virtual step of the head and meta batches that are not drawn.
     """
 
     def __init__(
@@ -75,6 +85,7 @@ class MetaStep(Callback):
         warmup_epochs: int,
         interval: int,
         batch_size: int | None,
+        batches_per_step: int = 1,
     ) -> None:
         self.table = table
         self.meta_table = meta_table
@@ -84,6 +95,7 @@ class MetaStep(Callback):
         self.warmup_epochs = warmup_epochs
         self.interval = interval
         self.batch_size = batch_size
+        self.block = Block(batches_per_step)
         self.enabled = True
 
     def on_train_begin(self, net: ReweightedNet, **kwargs: Any) -> None:
@@ -92,6 +104,7 @@ class MetaStep(Callback):
         self.largest_deviation = self.ledger.loss.new_zeros(())
         self.meta_loss = self.ledger.loss.new_zeros(())  # a sum: a list would pin freed memory
         self.evidence = self.ledger.loss.new_empty(len(self.ledger.loss), N_EVIDENCE)
+        self.weights = torch.zeros_like(self.ledger.loss)  # of an epoch, where they stay for one
         self.clean: Tensor | None = None
         if self.objective is cross_entropy:
             self.clean = torch.ones_like(self.ledger.sample_weight)
@@ -119,15 +132,20 @@ class MetaStep(Callback):
         self.reweighting = self.enabled and len(net.history) > self.warmup_epochs
         labels = self.table.labels
         self.evidence.copy_(self.ledger.evidence())
+        self.weighed = False
         if self.reweighting:
             evidence = self.evidence[labels.rows]
-            net.weight_net_.balance(evidence, labels.targets, labels.sample_weight)
+            weights = net.weight_net_.balance(evidence, labels.targets, labels.sample_weight)
+            if weights is not None:
+                self.weighed = True
+                self.weights.index_copy_(0, labels.rows, weights)
         if self.clean is not None:
             losses = self.ledger.mean_loss()[labels.rows]
             self.clean[labels.rows] = small_loss(losses, labels.sample_weight).to(losses)
         self.n_batches = 0
         self.n_meta_steps = 0
         self.meta_loss.zero_()
+        self.block.clear()
 
     def on_batch_begin(self, net: ReweightedNet, **kwargs: Any) -> None:
         """Decide whether a meta step is due; before warm-up is over, for its influence alone."""
@@ -137,9 +155,14 @@ class MetaStep(Callback):
         self.n_meta_steps += self.due
 
     @property
+    def due_within(self) -> bool:
+        """Whether a meta step is part of the training step; where batches join, it comes after."""
+        return self.due and self.block.n_batches == 1
+
+    @property
     def kind(self) -> Hashable:
         """What is decided on the host in a step; None where that is not known."""
-        return (self.due, self.reweighting) if is_own(self.objective) else None
+        return (self.due_within, self.reweighting) if is_own(self.objective) else None
 
     def on_logits(
         self,
@@ -153,24 +176,21 @@ class MetaStep(Callback):
         backward: Callable[[Tensor], None],
         traced: TracedPass | None,
     ) -> BatchLoss | None:
-        """Take a meta step, if one is due, and return the loss with refreshed weights."""
+        """Take a meta step, if one is due within, and return the loss with the real weights."""
         weight_net = net.weight_net_
-        rows = Rows(
-            logits,
-            losses,
-            errors,
-            labels.targets,
-            features,
-            self.evidence.index_select(0, labels.rows),
-            labels.sample_weight,
-        )
+        rows = self._rows(labels, logits, features, losses, errors)
         by_row = None
-        if self.due:
+        if self.due_within:
             if self.virtual_step == "full" and traced is not None and weight_net.scales_losses:
                 by_row = TracedRows(traced, errors)
-            harm = self._meta_step(net, X, labels, rows, by_row)
-            self.ledger.record_influence(labels, harm)
-        if self.reweighting:
+            if self.virtual_step == "head" and getattr(net.module_, "head", None) is not None:
+                self._meta_step(net, labels, rows, partial(self._move_head, net, labels, rows))
+            else:
+                look_ahead = partial(self._move_all, net, X, labels, rows, by_row)
+                self._meta_step(net, labels, rows, look_ahead)
+        if self.weighed:
+            weights = self.weights.index_select(0, labels.rows)
+        elif self.reweighting:
             with torch.no_grad():
                 weights = weight_net.applied(rows, self._noise(weight_net, rows))
         elif by_row is not None:
@@ -183,10 +203,40 @@ class MetaStep(Callback):
         loss, reweighted = weight_net.loss_and_errors(weights, rows)
         return BatchLoss(loss, partial(backward, reweighted))
 
+    def on_batch_end(
+        self,
+        net: ReweightedNet,
+        batch: tuple[Tensor, Labels],
+        y_pred: Tensor,
+        features: Tensor,
+        losses: Tensor,
+        errors: Tensor,
+        **kwargs: Any,
+    ) -> None:
+        """Let the batch join those whose virtual steps are taken together."""
+        if not self.due or self.due_within:
+            return
+        _, labels = batch
+        if not self.block.fits(len(labels.rows)):
+            self._end_block(net)
+        self.block.enter(self._rows(labels, y_pred, features, losses, errors), labels)
+        if self.block.is_full:
+            self._end_block(net)
+
     def on_epoch_end(self, net: ReweightedNet, **kwargs: Any) -> None:
-        """Record the mean meta loss of the epoch."""
+        """Take the last virtual steps, and record the mean meta loss of the epoch."""
+        if self.block.n_entered:
+            self._end_block(net)
         mean = self.meta_loss / self.n_meta_steps  # nan without a meta step
         net.history.record("meta_loss", mean.item())
+
+    def _rows(
+        self, labels: Labels, logits: Tensor, features: Tensor, losses: Tensor, errors: Tensor
+    ) -> Rows:
+        evidence = self.evidence.index_select(0, labels.rows)
+        return Rows(
+            logits, losses, errors, labels.targets, features, evidence, labels.sample_weight
+        )
 
     def _noise(self, weight_net: WeightingNet, rows: Rows) -> Tensor | None:
         """Draw standard normal numbers for the weights of one step, where they are asked for."""
@@ -197,101 +247,121 @@ class MetaStep(Callback):
         noise = rows.losses.new_empty(n_draws, weight_net.noise_width)
         return noise.normal_(generator=self.generator)
 
+    def _end_block(self, net: ReweightedNet) -> None:
+        """Take the virtual steps of all batches that have been entered."""
+        rows, labels = self.block.stacks()
+        self._meta_step(net, labels, rows, partial(self._move_head, net, labels, rows))
+        self.block.clear()
+
     def _meta_step(
         self,
         net: ReweightedNet,
-        X: Tensor,
         labels: Labels,
         rows: Rows,
-        by_row: TracedRows | None,
-    ) -> Tensor:
-        """Step the weighting net, after warm-up; return the rows' influence in any case."""
+        look_ahead: Callable[[Tensor], LookAhead],
+    ) -> None:
+        """Step the weighting net, after warm-up; record the rows' influence in any case."""
         weight_net = net.weight_net_
         if self.reweighting:
             draw = weight_net.draw(rows, self._noise(weight_net, rows))
         else:
             draw = Draw(torch.ones_like(rows.losses))
-        ahead = self._look_ahead(net, X, labels, rows, draw.weights.detach(), by_row)
-        self.meta_loss += ahead.meta_loss
+        ahead = look_ahead(draw.weights.detach())
+        self.meta_loss += ahead.meta_loss.sum()
         # Adam does not see the scale of a gradient, so the influences set their own; where they
         # have all but vanished, what is left is rounding and is not blown up.
         deviation = standard_deviation(ahead.influence, rows.sample_weight)
-        torch.maximum(self.largest_deviation, deviation, out=self.largest_deviation)
+        torch.maximum(self.largest_deviation, deviation.amax(), out=self.largest_deviation)
         deviation = torch.maximum(deviation, 0.01 * self.largest_deviation)
-        harm = ahead.influence / deviation
+        harm = ahead.influence / deviation[..., None]
+        self.ledger.record_influence(labels, harm)
         if self.reweighting:
             tangent = None
             if not weight_net.scales_losses:
                 assert ahead.tangent is not None
                 tangent = ahead.tangent / deviation
             weight_net.backward(draw, harm, tangent, ahead.rows)
-            net.meta_optimizer_.step()
-        return harm
+            take_step(net.meta_optimizer_)
 
-    def _look_ahead(
+    def _move_head(
+        self, net: ReweightedNet, labels: Labels, rows: Rows, weights: Tensor
+    ) -> LookAhead:
+        """Virtual step of the last layer, and meta objective."""
+        head: Any = net.module_.head
+        if self.batch_size is not None:
+            X_meta, meta_labels = self._draw_meta_batch(self.batch_size)
+            with torch.no_grad(), evaluation(net.module_):
+                meta_logits, meta_features = net.module_(X_meta)
+        else:
+            n = self._n_lent(rows)
+            meta_labels = Labels(*(part[..., :n] for part in labels))
+            meta_logits, meta_features = rows.logits[..., :n, :], rows.features[..., :n, :]
+        found = head_tangent(
+            rows.logits,
+            rows.features,
+            net.weight_net_.errors(weights, rows),
+            meta_logits,
+            meta_features,
+            self._slope(meta_labels),
+            net.optimizer_.param_groups[0]["lr"],
+            bias=head.bias is not None,
+        )
+        harm = influence(rows.errors, found.tangent)
+        return LookAhead(harm, found.tangent, rows, found.meta_loss)
+
+    def _move_all(
         self,
         net: ReweightedNet,
         X: Tensor,
         labels: Labels,
         rows: Rows,
-        weights: Tensor,
         by_row: TracedRows | None,
+        weights: Tensor,
     ) -> LookAhead:
-        """Virtual step and meta objective.
+        """Virtual step of every parameter, and meta objective.
 
         Passes made for the meta step alone are without dropout and with fixed running statistics.
         """
-        X_meta, meta_labels = self._meta_batch(X, labels)
-        meta_weight = meta_labels.sample_weight
-        if self.clean is not None:
-            meta_weight = meta_weight * self.clean[meta_labels.rows]
-        slope = partial(meta_gradient, self.objective, meta_labels.targets, meta_weight)
-        lr = net.optimizer_.param_groups[0]["lr"]
         module, weight_net = net.module_, net.weight_net_
-        head = getattr(module, "head", None)
-        if self.virtual_step == "head" and head is not None:
-            if self.batch_size is not None:
-                with torch.no_grad(), evaluation(module):
-                    meta_logits, meta_features = module(X_meta)
-            else:
-                n = len(X_meta)
-                meta_logits, meta_features = rows.logits[:n], rows.features[:n]
-            found = head_tangent(
-                rows.logits,
-                rows.features,
-                weight_net.errors(weights, rows),
-                meta_logits,
-                meta_features,
-                slope,
-                lr,
-                bias=head.bias is not None,
-            )
-        elif by_row is not None:
+        if self.batch_size is not None:
+            X_meta, meta_labels = self._draw_meta_batch(self.batch_size)
+        else:
+            n = self._n_lent(rows)
+            X_meta, meta_labels = X[:n], Labels(*(part[:n] for part in labels))
+        slope, lr = self._slope(meta_labels), net.optimizer_.param_groups[0]["lr"]
+        if by_row is not None:
             share = weight_net.shares(weights, rows)
             with evaluation(module):
                 harm, meta_loss = traced_influence(module, by_row, share, X_meta, slope, lr)
             return LookAhead(harm, None, rows, meta_loss)
-        else:
 
-            def errors(logits: Tensor) -> Tensor:
-                return weight_net.errors(weights, rows_at(logits, rows))
+        def errors(logits: Tensor) -> Tensor:
+            return weight_net.errors(weights, rows_at(logits, rows))
 
-            with evaluation(module):
-                found = full_tangent(module, X, errors, X_meta, slope, lr)
-            rows = rows_at(found.logits, rows)
+        with evaluation(module):
+            found = full_tangent(module, X, errors, X_meta, slope, lr)
+        rows = rows_at(found.logits, rows)
         harm = influence(rows.errors, found.tangent)
         return LookAhead(harm, found.tangent, rows, found.meta_loss)
 
-    def _meta_batch(self, X: Tensor, labels: Labels) -> tuple[Tensor, Labels]:
-        """Draw a meta batch, or take the first rows of the training batch."""
-        if self.batch_size is None:
-            if len(X) <= MAX_META_ROWS or len(X) == len(self.table):
-                return X, labels
-            return X[:MAX_META_ROWS], Labels(*(part[:MAX_META_ROWS] for part in labels))
+    def _slope(self, meta_labels: Labels) -> MetaGradient:
+        """Meta objective of a meta batch, with its gradients."""
+        weight = meta_labels.sample_weight
+        if self.clean is not None:
+            weight = weight * self.clean[meta_labels.rows]
+        return partial(meta_gradient, self.objective, meta_labels.targets, weight)
+
+    def _n_lent(self, rows: Rows) -> int:
+        """How many of a training batch's rows, its first, serve as meta batch."""
+        n = rows.losses.shape[-1]
+        return n if n == len(self.table) else min(n, MAX_META_ROWS)
+
+    def _draw_meta_batch(self, size: int) -> tuple[Tensor, Labels]:
+        """Draw rows; all of them where there are no more."""
         n, device = len(self.meta_table), self.table.X.device
-        if self.batch_size >= n:
+        if size >= n:
             return self.meta_table[torch.arange(n, device=device)]
-        index = torch.randint(n, (self.batch_size,), device=device, generator=self.generator)
+        index = torch.randint(n, (size,), device=device, generator=self.generator)
         return self.meta_table[index]
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sklearn_clidmu import CLIDMUClassifier
 from sklearn_clidmu.estimator import learning, single_training
+from sklearn_clidmu.estimator.building import count_joined
 from sklearn_clidmu.estimator.learning import (
     AGREEMENT,
     ASYMMETRIC,
@@ -27,6 +28,7 @@ from sklearn_clidmu.estimator.scoring import read_rows, row_suspicion
 from sklearn_clidmu.estimator.single_training import run
 from sklearn_clidmu.mathematics.evidence import DOUBT_BOUNDS
 from sklearn_clidmu.mathematics.weighting import EvidenceWeightNet, LogitRectifier
+from sklearn_clidmu.training.meta_step import MetaStep
 from sklearn_clidmu.training.monitor import PATIENCE
 from sklearn_clidmu.training.net import ReweightedNet
 
@@ -495,3 +497,51 @@ def test_flipped_pairs_are_found_and_do_not_change_what_is_predicted():
     assert noisy.score(X, true) == clean.score(X, true) == 1
     assert roc_auc_score(flipped, noisy.noise_scores_) > 0.95
     assert roc_auc_score(flipped, -noisy.sample_weights_) > 0.95
+
+
+# Batches that are joined
+
+
+@pytest.mark.parametrize(
+    ("params", "n_joined"),
+    [
+        ({}, 8),
+        ({"batch_size": 128}, 8),
+        ({"batch_size": 256}, 4),
+        ({"batch_size": 512}, 2),
+        ({"batch_size": 2048}, 1),
+        ({"batch_size": 16}, 1),  # for which meta batches are drawn
+        ({"meta_batch_size": 100}, 1),
+        ({"virtual_step": "full"}, 1),
+        ({"weighting": "wnet"}, 1),
+        ({"weighting": "vri"}, 1),
+        ({"module": lambda d, n_classes: torch.nn.Linear(d, n_classes)}, 1),
+    ],
+)
+def test_batches_are_joined_where_a_virtual_step_needs_no_further_pass(params, n_joined):
+    params = {"weighting": "evidence", **params}
+    clf = CLIDMUClassifier(**params)
+    assert count_joined(clf, params["weighting"], drawn=False) == n_joined
+    assert count_joined(clf, params["weighting"], drawn=True) == 1
+
+
+@pytest.fixture
+def meta_steps(monkeypatch):
+    """Batches of a block, and the weighting net's learning rate, of each training."""
+    seen = []
+    on_train_begin = MetaStep.on_train_begin
+
+    def watch(meta_step, net, **kwargs):
+        on_train_begin(meta_step, net, **kwargs)
+        seen.append((meta_step.block.n_batches, net.meta_optimizer_.param_groups[0]["lr"]))
+
+    monkeypatch.setattr(MetaStep, "on_train_begin", watch)
+    return seen
+
+
+def test_a_step_for_many_batches_is_as_many_times_as_long(meta_steps):
+    X, y, _ = blobs(n_rows=240)
+    for params in ({"batch_size": 60}, {"batch_size": 20}, {"batch_size": 240}):
+        small(refit=False, weighting="evidence", meta_lr=0.01, **params).fit(X, y)
+    # Of a table in one batch every batch is the same; of few rows, meta batches are drawn.
+    assert meta_steps == [(8, pytest.approx(0.08)), (1, 0.01), (1, 0.01)]

@@ -90,6 +90,18 @@ def test_closed_form_is_the_loss_and_its_published_gradient(kind, temperature, w
     assert torch.equal(leaf, logits)
 
 
+def test_closed_form_of_a_stack_is_that_of_every_batch():
+    batches = [hostile(kind) for kind in ("zero rows", "hidden units", "opposite")]
+    weights = 5 * torch.rand(3, 40) + 0.1
+    features, logits = (torch.stack(parts) for parts in zip(*batches, strict=True))
+    values, gradients = clid_gradient(features, logits, 0.3, weights)
+    assert values.shape == (3,)
+    for i, batch in enumerate(batches):
+        value, gradient = clid_gradient(*batch, 0.3, weights[i])
+        torch.testing.assert_close(values[i], value, rtol=1e-12, atol=0)
+        torch.testing.assert_close(gradients[i], gradient, rtol=1e-11, atol=1e-15)
+
+
 def test_closed_form_of_integer_weights_equals_repeated_rows():
     features, logits = batch()
     times = torch.tensor([1, 3, 2, 1, 1, 4, 2, 1, 1, 2])

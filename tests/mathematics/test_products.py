@@ -69,6 +69,23 @@ def test_product_with_parts_of_larger_matrices(dtype):
     close(product(A, B), A.double() @ B.double(), dtype)
 
 
+@pytest.mark.parametrize("transposed", LAYOUTS, ids=str)
+def test_product_of_stacks_is_that_of_each_two_matrices(shape, dtype, transposed):
+    pairs = [matrices(shape, dtype, transposed) for _ in range(3)]
+    A, B = (torch.stack(matrices) for matrices in zip(*pairs, strict=True))
+    close(product(A, B), torch.stack([A.double() @ B.double() for A, B in pairs]), dtype)
+    mirrored = product(B.mT, A.mT)
+    close(mirrored, torch.stack([B.double().T @ A.double().T for A, B in pairs]), dtype)
+
+
+def test_onednn_is_not_given_matrices_with_gaps(monkeypatch):
+    # With some of them it takes a thousand times as long.
+    A, B = matrices((200, 300, 250), torch.float32)
+    monkeypatch.setattr(products, "_onednn", lambda: pytest.fail)
+    assert torch.equal(product(A[:, 20:280], B[20:280]), A[:, 20:280] @ B[20:280])
+    assert torch.equal(product(A[:, :250], B[:250, ::2]), A[:, :250] @ B[:250, ::2])
+
+
 def test_product_of_a_matrix_with_its_transpose(dtype):
     A, _ = matrices(LARGE, dtype)
     close(product(A, A.T), A.double() @ A.double().T, dtype)

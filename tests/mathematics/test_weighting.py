@@ -282,8 +282,9 @@ def mean_applied(net, rows):
 def test_balance_gives_every_class_the_mean_weight_that_is_believed(believed, spread, weighted):
     rows = make_rows(N_ROWS, sample_weight=10 * torch.rand(N_ROWS) if weighted else None)
     net, rows = spread_out(spread, rows, believed=believed)
-    net.balance(rows.evidence, rows.targets, rows.sample_weight)
+    weights = net.balance(rows.evidence, rows.targets, rows.sample_weight)
     np.testing.assert_allclose(mean_applied(net, rows), believed, rtol=0, atol=1e-5)
+    torch.testing.assert_close(weights, net.applied(rows).detach(), rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("spread", [1.0, 30.0])
@@ -321,6 +322,12 @@ def test_balance_forgets_the_one_before():
     assert not torch.allclose(net.offset, expected)
     net.balance(rows.evidence, rows.targets, rows.sample_weight)
     assert torch.equal(net.offset, expected)
+
+
+@pytest.mark.parametrize("name", [name for name in NETS if name != "evidence"])
+def test_the_papers_nets_have_no_weights_that_stay_for_an_epoch(name):
+    net, rows = NETS[name](), make_rows(N_ROWS)
+    assert net.balance(rows.evidence, rows.targets, rows.sample_weight) is None
 
 
 def test_balance_moves_nothing_but_the_offsets():

@@ -59,8 +59,13 @@ class Calls(NamedTuple):
 
 
 def watch(weight_net):
-    """Keep what the weighting net is called with; gradients are wanted in virtual steps alone."""
+    """Keep what the weighting net is called with; gradients are wanted in virtual steps alone.
+
+    The evidence net is not asked for the weights of a real step, which stay for an epoch. They are
+    the last of a batch of which the shares are taken.
+    """
     calls, draw, applied = Calls([], []), weight_net.draw, weight_net.applied
+    shares = weight_net.shares
 
     def keep_virtual(rows, noise=None):
         drawn = draw(rows, noise)
@@ -73,7 +78,13 @@ def watch(weight_net):
         calls.real.append((rows, noise, weights))
         return weights
 
+    def keep_last(weights, rows):
+        calls.real[:] = [(rows, None, weights)]
+        return shares(weights, rows)
+
     weight_net.draw, weight_net.applied = keep_virtual, keep_real
+    if weight_net.uses_evidence:
+        weight_net.shares = keep_last
     return calls
 
 
@@ -269,12 +280,15 @@ def balanced_offsets(weight_net, evidence, labels):
 
 
 def real_weights(run, rows, noise):
-    """Weights of the real step, from the weighting net as it is after the meta step."""
+    """Weights of the real step, from the weighting net as it is after the meta step.
+
+    Those of the evidence net are as they were, and balanced, before the epoch.
+    """
     if not run.net.weight_net_.uses_evidence:
         return run.net.weight_net_(rows, noise).detach()
-    # Balanced once, at the start of the epoch, over all rows of the table.
-    offsets = balanced_offsets(run.batch.initial_weight_net, run.evidence, run.table.labels)
-    score = run.net.weight_net_.score(rows.evidence).detach()
+    weight_net = run.batch.initial_weight_net
+    offsets = balanced_offsets(weight_net, run.evidence, run.table.labels)
+    score = weight_net.score(rows.evidence).detach()
     return 1 / (1 + (-score - offsets[rows.targets]).exp())
 
 
@@ -415,7 +429,9 @@ def test_the_weighting_net_takes_one_step_of_adam(weighting, virtual_step):
 
 @pytest.mark.parametrize("virtual_step", VIRTUAL_STEPS)
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
-def test_the_network_steps_on_the_loss_with_refreshed_weights(weighting, virtual_step, size):
+def test_the_network_steps_on_the_loss_with_the_weights_of_the_real_step(
+    weighting, virtual_step, size
+):
     run = run_one_batch(weighting, virtual_step, **size)
     module, rows = run.batch.module, rows_of(run)
     [(_, _, virtual)], [(_, noise, real)] = run.batch.calls
@@ -539,6 +555,115 @@ def test_rows_without_any_influence_leave_everything_finite(virtual_step):
     assert not any(diary.weight_net_moved())
     assert vector(net.module_).isfinite().all()
     assert meta_step.ledger.evidence().isfinite().all()
+
+
+# Virtual steps that are taken together
+
+
+class KeepGradients(Callback):
+    """Keeps the weighting net's gradient after every batch, and at the end of the epoch."""
+
+    def on_train_begin(self, net, **kwargs):
+        self.gradients = []
+
+    def on_batch_end(self, net, **kwargs):
+        found = [p.grad for p in net.weight_net_.parameters()]
+        none_yet = any(g is None for g in found)
+        self.gradients.append(None if none_yet else torch.cat([g.flatten() for g in found]))
+
+    def on_epoch_end(self, net, **kwargs):
+        self.on_batch_end(net)
+
+
+def one_epoch(n, objective, meta_lr=0.0, **settings):
+    """Net, meta step, gradients and diary of an epoch, the same but for how batches are joined."""
+    torch.manual_seed(0)
+    table, ledger = make_table(n), make_ledger(n)
+    meta_step = make_meta_step(table, ledger, build_objective(objective, 0.5), **settings)
+    kept, diary = KeepGradients(), Diary()
+    callbacks = (meta_step, Seed(), train_loss(), kept, diary)
+    net = make_net(
+        *callbacks,
+        weighting="evidence",
+        network=make_network(dropout=0.5),
+        meta_optimizer__lr=meta_lr,
+    )
+    return net.fit(table), meta_step, kept.gradients, diary
+
+
+# Rows of the table and interval; and of each block, of five batches at most, its batches and the
+# one with which it ends. There are twelve, of 8 rows each, or of 7, 7 and 6; then the epoch ends.
+EPOCH_END = 13
+BLOCKS = {
+    "one size": (24, 1, {5: range(1, 6), 10: range(6, 11), EPOCH_END: (11, 12)}),
+    "two sizes": (
+        20,
+        1,
+        {
+            3: (1, 2),
+            4: (3,),
+            6: (4, 5),
+            7: (6,),
+            9: (7, 8),
+            10: (9,),
+            12: (10, 11),
+            EPOCH_END: (12,),
+        },
+    ),
+    "every third": (24, 3, {EPOCH_END: (1, 4, 7, 10)}),
+}
+
+
+@pytest.mark.parametrize("objective", ["clid", "mae", "small_loss"])
+@pytest.mark.parametrize(("n", "interval", "blocks"), BLOCKS.values(), ids=BLOCKS)
+def test_joined_batches_teach_the_weighting_net_as_much_as_single_ones(
+    n, interval, blocks, objective
+):
+    net, meta_step, single, diary = one_epoch(n, objective, interval=interval)
+    same, joined_step, joined, joined_diary = one_epoch(
+        n, objective, interval=interval, batches_per_step=5
+    )
+    sums = {end: sum(single[i - 1] for i in batches) for end, batches in blocks.items()}
+    assert max(expected.norm() for expected in sums.values()) > 1e-3
+    for end, expected in sums.items():
+        close(joined[end - 1], expected)
+    close(joined_step.ledger.influence, meta_step.ledger.influence)
+    close(joined_step.meta_loss, meta_step.meta_loss)
+    assert same.history[:, "meta_loss"] == pytest.approx(net.history[:, "meta_loss"])
+    assert joined_diary.losses == diary.losses
+    assert torch.equal(vector(same.module_), vector(net.module_))
+
+
+@pytest.mark.parametrize(("n", "interval", "blocks"), BLOCKS.values(), ids=BLOCKS)
+def test_the_weighting_net_takes_one_step_for_all_joined_batches(n, interval, blocks):
+    net, _, gradients, diary = one_epoch(
+        n, "clid", interval=interval, batches_per_step=5, meta_lr=META_LR
+    )
+    moved = [
+        *diary.weight_net_moved(),
+        not torch.equal(diary.weight_vectors[-1], vector(net.weight_net_)),
+    ]
+    assert [batch for batch, has_moved in enumerate(moved, 1) if has_moved] == list(blocks)
+    first_end = min(blocks)
+    before, after = diary.weight_vectors[0], [*diary.weight_vectors[1:], vector(net.weight_net_)]
+    gradient = gradients[first_end - 1]
+    first_step_of_adam = META_LR * gradient / (gradient.abs() + 1e-8)
+    torch.testing.assert_close(
+        after[first_end - 1], before - first_step_of_adam, rtol=1e-7, atol=1e-9
+    )
+
+
+def test_batches_of_an_epoch_that_was_cut_short_do_not_join_the_next():
+    class CutShort(Callback):
+        def on_batch_end(self, net, **kwargs):
+            if len(net.history) == 1 and meta_step.block.n_entered == 2:
+                meta_step.on_epoch_begin(net)
+                assert meta_step.block.n_entered == 0
+
+    table = make_table(24)
+    meta_step = make_meta_step(table, batches_per_step=3)
+    make_net(meta_step, CutShort(), weighting="evidence").fit(table)
+    assert meta_step.block.n_entered == 0
 
 
 # VRI's draws
@@ -747,7 +872,7 @@ def test_influence_in_warm_up_is_that_of_the_plain_loss():
     meta_step = make_meta_step(table, ledger, objective, warmup_epochs=1)
     before = ledger.influence.clone()
     make_net(meta_step, batch, weighting="evidence", lr=LR, batch_size=64).fit(table)
-    assert batch.calls == ([], [])
+    assert not batch.calls.virtual
     logits, features = (part.detach() for part in batch.module(table.X))
     labels, weight = table.labels, table.labels.sample_weight / table.labels.sample_weight.sum()
     error = logits.softmax(dim=1) - F.one_hot(labels.targets, 3)
@@ -767,7 +892,7 @@ def test_influence_in_warm_up_is_that_of_the_plain_loss_in_a_full_step_too():
     meta_step = make_meta_step(table, ledger, objective, **settings)
     net = make_net(meta_step, batch, weighting="evidence", lr=LR, batch_size=64, **DROPOUT)
     net.fit(table)
-    assert batch.calls == ([], [])
+    assert not batch.calls.virtual
     run = Run(net, batch, objective, table, ledger, ledger.evidence())
     in_training = deepcopy(batch.module).train()
     with batch.same_units_dropped():

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 from skorch.callbacks import Callback
+from torch import nn
 from torch.nn import functional as F
 
 from sklearn_clidmu.training.averaging import WeightAverage
-from sklearn_clidmu.training.net import BatchLoss, StopTraining
+from sklearn_clidmu.training.net import BatchLoss, StopTraining, take_step
 
 from .helpers import (
     N_CLASSES,
@@ -105,6 +106,32 @@ def test_a_batch_is_one_forward_pass_and_one_step(weighting, network):
     net.fit(make_table(50))  # 7 batches, twice per epoch
     assert net.module_.n_forwards == {True: 28, False: 0}
     assert net.optimizer_.n_steps == 28
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "settings"),
+    [
+        (torch.optim.SGD, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1, "fused": True}),
+        (torch.optim.AdamW, {"weight_decay": 0.1, "fused": True}),
+        (torch.optim.Adam, {}),
+    ],
+)
+def test_a_step_without_hooks_is_torchs_own(optimizer, settings):
+    start = [torch.randn(3, 4), torch.randn(5)]
+    gradients = [[torch.randn_like(p) for p in start] for _ in range(3)]
+
+    def trained(step):
+        parameters = [nn.Parameter(p.clone()) for p in start]
+        made = optimizer(parameters, lr=0.1, **settings)
+        for given in gradients:
+            for parameter, gradient in zip(parameters, given, strict=True):
+                parameter.grad = gradient
+            step(made)
+        return parameters
+
+    for found, expected in zip(trained(take_step), trained(optimizer.step), strict=True):
+        assert found.requires_grad
+        assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize(
