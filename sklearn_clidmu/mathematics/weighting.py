@@ -244,7 +244,7 @@ class EvidenceWeightNet(WeightingNet):
         """Set the offsets so that the mean weight of each class is its believed share.
 
         The weights stay for the epoch, as the evidence does: weights taken anew at every batch,
-        from a net that has moved a little, are no better (0.1 points of accuracy worse over 30
+        from a net that has moved a little, are no better (0.2 points of accuracy worse over 30
         noisy tables, standard error 0.2), and are balanced no more.
         """
         score = torch.cat([self.score(rows) for rows in evidence.split(CHUNK)])
