@@ -39,7 +39,7 @@ def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
 
 
 def standard_deviation(values: Tensor, sample_weight: Tensor) -> Tensor:
-    """Weighted standard deviation over the last dimension, kept above zero."""
+    """Weighted standard deviation over the last dimension, kept above zero, shape (...)."""
     return _centre(values, sample_weight)[1].squeeze(-1)
 
 

@@ -237,7 +237,7 @@ class EvidenceWeightNet(WeightingNet):
 
     def applied(self, rows: Rows, noise: Tensor | None = None) -> Tensor:
         """Weights in (0, 1), shape (n,)."""
-        return (self.score(rows.evidence) + self.offset.index_select(0, rows.targets)).sigmoid()
+        return _sigmoid(self.score(rows.evidence), self.offset, rows.targets)
 
     @torch.no_grad()
     def balance(self, evidence: Tensor, targets: Tensor, sample_weight: Tensor) -> Tensor:
@@ -254,11 +254,16 @@ class EvidenceWeightNet(WeightingNet):
         low, high = middle - score.max(), middle - score.min()
         for _ in range(N_BISECTIONS):
             offset = (low + high) / 2
-            weights = (score + offset.index_select(0, targets)).sigmoid_() * sample_weight
+            weights = _sigmoid(score, offset, targets) * sample_weight
             short = class_sums(weights, targets, n_classes) < wanted
             low, high = torch.where(short, offset, low), torch.where(short, high, offset)
         self.offset.copy_(offset)
-        return (score + offset.index_select(0, targets)).sigmoid_()
+        return _sigmoid(score, offset, targets)
+
+
+def _sigmoid(score: Tensor, offset: Tensor, targets: Tensor) -> Tensor:
+    """Weights in (0, 1) from scores and the offsets of the given classes, shape (n,)."""
+    return (score + offset.index_select(0, targets)).sigmoid_()
 
 
 class LogitRectifier(WeightingNet):

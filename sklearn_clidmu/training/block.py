@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from sklearn_clidmu.mathematics.weighting import Rows
 from sklearn_clidmu.training.batches import Labels
 
 
@@ -42,17 +43,17 @@ class Block:
         """Whether a batch of so many rows can join."""
         return self.n_entered == 0 or self._n_rows == n_rows
 
-    def enter(self, rows: Rows, labels: Labels) -> None:
-        """Copy a batch, whose tensors the next step may write to."""
-        parts, self._n_rows = [*rows, labels.rows], len(labels.rows)
+    def enter(self, outputs: Sequence[Tensor], labels: Labels) -> None:
+        """Copy what is known of a batch's rows: the next step may write to these tensors."""
+        parts, self._n_rows = [*labels, *outputs], len(labels.rows)
         if self._n_rows not in self._stacks:
             self._stacks[self._n_rows] = [p.new_empty(self.n_batches, *p.shape) for p in parts]
         places = [stack[self.n_entered] for stack in self._stacks[self._n_rows]]
         torch._foreach_copy_(places, parts)
         self.n_entered += 1
 
-    def stacks(self) -> tuple[Rows, Labels]:
-        """All batches at once, with one dimension more."""
-        *parts, index = (stack[: self.n_entered] for stack in self._stacks[self._n_rows])
-        rows = Rows(*parts)
-        return rows, Labels(index, rows.targets, rows.sample_weight)
+    def stacks(self) -> tuple[list[Tensor], Labels]:
+        """All outputs and labels, with one dimension more."""
+        parts = [stack[: self.n_entered] for stack in self._stacks[self._n_rows]]
+        n_labels = len(Labels._fields)
+        return parts[n_labels:], Labels(*parts[:n_labels])

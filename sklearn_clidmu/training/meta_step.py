@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from skorch.callbacks import Callback
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sklearn_clidmu.mathematics.evidence import N_EVIDENCE, standard_deviation
 from sklearn_clidmu.mathematics.hypergradient import (
@@ -32,7 +33,7 @@ from sklearn_clidmu.mathematics.weighting import Draw, Rows, WeightingNet, cross
 from sklearn_clidmu.training.batches import Labels, Table
 from sklearn_clidmu.training.block import Block
 from sklearn_clidmu.training.ledger import Ledger
-from sklearn_clidmu.training.net import BatchLoss, ReweightedNet, take_step
+from sklearn_clidmu.training.net import BatchLoss, ReweightedNet, step_without_hooks
 
 MAX_META_ROWS = 64
 """Rows of a larger training batch that serve as meta batch: the graphs of CLID are square, and more
@@ -219,7 +220,7 @@ class MetaStep(Callback):
         _, labels = batch
         if not self.block.fits(len(labels.rows)):
             self._end_block(net)
-        self.block.enter(self._rows(labels, y_pred, features, losses, errors), labels)
+        self.block.enter((y_pred, features, losses, errors), labels)
         if self.block.is_full:
             self._end_block(net)
 
@@ -233,7 +234,7 @@ class MetaStep(Callback):
     def _rows(
         self, labels: Labels, logits: Tensor, features: Tensor, losses: Tensor, errors: Tensor
     ) -> Rows:
-        evidence = self.evidence.index_select(0, labels.rows)
+        evidence = F.embedding(labels.rows, self.evidence)  # takes rows of any shape
         return Rows(
             logits, losses, errors, labels.targets, features, evidence, labels.sample_weight
         )
@@ -249,7 +250,8 @@ class MetaStep(Callback):
 
     def _end_block(self, net: ReweightedNet) -> None:
         """Take the virtual steps of all batches that have been entered."""
-        rows, labels = self.block.stacks()
+        outputs, labels = self.block.stacks()
+        rows = self._rows(labels, *outputs)
         self._meta_step(net, labels, rows, partial(self._move_head, net, labels, rows))
         self.block.clear()
 
@@ -281,7 +283,7 @@ class MetaStep(Callback):
                 assert ahead.tangent is not None
                 tangent = ahead.tangent / deviation
             weight_net.backward(draw, harm, tangent, ahead.rows)
-            take_step(net.meta_optimizer_)
+            step_without_hooks(net.meta_optimizer_)
 
     def _move_head(
         self, net: ReweightedNet, labels: Labels, rows: Rows, weights: Tensor
@@ -293,8 +295,7 @@ class MetaStep(Callback):
             with torch.no_grad(), evaluation(net.module_):
                 meta_logits, meta_features = net.module_(X_meta)
         else:
-            n = self._n_lent(rows)
-            meta_labels = Labels(*(part[..., :n] for part in labels))
+            n, meta_labels = self._lend(labels)
             meta_logits, meta_features = rows.logits[..., :n, :], rows.features[..., :n, :]
         found = head_tangent(
             rows.logits,
@@ -326,8 +327,8 @@ class MetaStep(Callback):
         if self.batch_size is not None:
             X_meta, meta_labels = self._draw_meta_batch(self.batch_size)
         else:
-            n = self._n_lent(rows)
-            X_meta, meta_labels = X[:n], Labels(*(part[:n] for part in labels))
+            n, meta_labels = self._lend(labels)
+            X_meta = X[:n]
         slope, lr = self._slope(meta_labels), net.optimizer_.param_groups[0]["lr"]
         if by_row is not None:
             share = weight_net.shares(weights, rows)
@@ -351,10 +352,12 @@ class MetaStep(Callback):
             weight = weight * self.clean[meta_labels.rows]
         return partial(meta_gradient, self.objective, meta_labels.targets, weight)
 
-    def _n_lent(self, rows: Rows) -> int:
-        """How many of a training batch's rows, its first, serve as meta batch."""
-        n = rows.losses.shape[-1]
-        return n if n == len(self.table) else min(n, MAX_META_ROWS)
+    def _lend(self, labels: Labels) -> tuple[int, Labels]:
+        """How many of a training batch's rows, its first, serve as meta batch, and their labels."""
+        n = labels.rows.shape[-1]
+        if n != len(self.table):
+            n = min(n, MAX_META_ROWS)
+        return n, Labels(*(part[..., :n] for part in labels))
 
     def _draw_meta_batch(self, size: int) -> tuple[Tensor, Labels]:
         """Draw rows; all of them where there are no more."""

@@ -32,8 +32,8 @@ class BatchLoss(NamedTuple):
     """Sets the gradients of the network's parameters."""
 
 
-def take_step(optimizer: torch.optim.Optimizer) -> None:
-    """Step, without the profiling range and the hooks around it, which cost as much once more."""
+def step_without_hooks(optimizer: torch.optim.Optimizer) -> None:
+    """Take torch's step without its hooks and profiling range, which cost as much once more."""
     with torch.no_grad():
         unwrap(type(optimizer).step)(optimizer)
 
@@ -157,7 +157,7 @@ class ReweightedNet(NeuralNet):
 
     def _take_step(self, batch: Any) -> dict[str, Tensor]:
         step = self.train_step_single(batch)
-        take_step(self.optimizer_)
+        step_without_hooks(self.optimizer_)
         return step
 
     def train_step_single(self, batch: Any, **fit_params: Any) -> dict[str, Tensor]:

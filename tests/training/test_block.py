@@ -3,29 +3,25 @@
 import pytest
 import torch
 
-from sklearn_clidmu.mathematics.evidence import N_EVIDENCE
-from sklearn_clidmu.mathematics.weighting import Rows
 from sklearn_clidmu.training.batches import Labels
 from sklearn_clidmu.training.block import Block
 
 
 def make_batch(n, n_classes=3, d=4):
-    rows = Rows(
-        logits=torch.randn(n, n_classes),
-        losses=torch.rand(n),
-        errors=torch.randn(n_classes, n).T,  # in the layout that it has in training
-        targets=torch.randint(n_classes, (n,)),
-        features=torch.randn(n, d),
-        evidence=torch.randn(n, N_EVIDENCE),
-        sample_weight=torch.rand(n),
+    """Logits, features, losses and errors, in the layout that they have in training; labels."""
+    outputs = (
+        torch.randn(n, n_classes),
+        torch.randn(n, d),
+        torch.rand(n),
+        torch.randn(n_classes, n).T,
     )
-    return rows, Labels(torch.randperm(100)[:n], rows.targets, rows.sample_weight)
+    return outputs, Labels(torch.randperm(100)[:n], torch.randint(n_classes, (n,)), torch.rand(n))
 
 
 def check_stacks(block, batches):
-    rows, labels = block.stacks()
+    outputs, labels = block.stacks()
     for i, (entered, its_labels) in enumerate(batches):
-        for stack, part in zip((*rows, *labels), (*entered, *its_labels), strict=True):
+        for stack, part in zip((*outputs, *labels), (*entered, *its_labels), strict=True):
             assert stack.dtype == part.dtype
             assert len(stack) == len(batches)
             assert torch.equal(stack[i], part)
@@ -58,11 +54,11 @@ def test_batches_of_another_size_do_not_fit_until_the_block_begins_anew():
 
 
 def test_batches_that_are_overwritten_stay_as_they_were_entered():
-    block, (rows, labels) = Block(2), make_batch(5)
-    block.enter(rows, labels)
-    expected = [part.clone() for part in (*rows, labels.rows)]
-    for part in (*rows, labels.rows):
+    block, (outputs, labels) = Block(2), make_batch(5)
+    block.enter(outputs, labels)
+    expected = [part.clone() for part in (*outputs, *labels)]
+    for part in (*outputs, *labels):
         part.zero_()
     entered, its_labels = block.stacks()
-    for stack, part in zip((*entered, its_labels.rows), expected, strict=True):
+    for stack, part in zip((*entered, *its_labels), expected, strict=True):
         assert torch.equal(stack[0], part)

@@ -79,7 +79,7 @@ def same(found, expected):
     """In all that training leaves behind; forward mode alone rounds another way in a replay."""
 
     def close(first, second):
-        torch.testing.assert_close(first, second, rtol=1e-7, atol=1e-7, equal_nan=True)
+        torch.testing.assert_close(first, second, rtol=1e-7, atol=1e-8, equal_nan=True)
 
     for name in ("module_", "weight_net_"):
         modules = [getattr(net, name, nn.Identity()) for net in (found, expected)]

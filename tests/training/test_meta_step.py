@@ -84,7 +84,7 @@ def watch(weight_net):
 
     weight_net.draw, weight_net.applied = keep_virtual, keep_real
     if weight_net.uses_evidence:
-        weight_net.shares = keep_last
+        weight_net.shares, weight_net.applied = keep_last, pytest.fail
     return calls
 
 
@@ -872,7 +872,9 @@ def test_influence_in_warm_up_is_that_of_the_plain_loss():
     meta_step = make_meta_step(table, ledger, objective, warmup_epochs=1)
     before = ledger.influence.clone()
     make_net(meta_step, batch, weighting="evidence", lr=LR, batch_size=64).fit(table)
-    assert not batch.calls.virtual
+    assert batch.calls.virtual == []
+    [(_, _, weights)] = batch.calls.real
+    assert torch.equal(weights, torch.ones_like(weights))
     logits, features = (part.detach() for part in batch.module(table.X))
     labels, weight = table.labels, table.labels.sample_weight / table.labels.sample_weight.sum()
     error = logits.softmax(dim=1) - F.one_hot(labels.targets, 3)
@@ -892,7 +894,9 @@ def test_influence_in_warm_up_is_that_of_the_plain_loss_in_a_full_step_too():
     meta_step = make_meta_step(table, ledger, objective, **settings)
     net = make_net(meta_step, batch, weighting="evidence", lr=LR, batch_size=64, **DROPOUT)
     net.fit(table)
-    assert not batch.calls.virtual
+    assert batch.calls.virtual == []
+    [(_, _, weights)] = batch.calls.real
+    assert torch.equal(weights, torch.ones_like(weights))
     run = Run(net, batch, objective, table, ledger, ledger.evidence())
     in_training = deepcopy(batch.module).train()
     with batch.same_units_dropped():

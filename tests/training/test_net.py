@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sklearn_clidmu.training.averaging import WeightAverage
-from sklearn_clidmu.training.net import BatchLoss, StopTraining, take_step
+from sklearn_clidmu.training.net import BatchLoss, StopTraining, step_without_hooks
 
 from .helpers import (
     N_CLASSES,
@@ -129,7 +129,7 @@ def test_a_step_without_hooks_is_torchs_own(optimizer, settings):
             step(made)
         return parameters
 
-    for found, expected in zip(trained(take_step), trained(optimizer.step), strict=True):
+    for found, expected in zip(trained(step_without_hooks), trained(optimizer.step), strict=True):
         assert found.requires_grad
         assert torch.equal(found, expected)
 
