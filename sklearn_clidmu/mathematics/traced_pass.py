@@ -68,15 +68,18 @@ class TracedPass:
 
     @torch.no_grad()
     def errors(self, by_logits: Tensor) -> list[Tensor]:
-        """Gradients by the outputs of all layers, first to last, from that by the logits."""
-        found = [by_logits]
+        """Gradients by the outputs of all layers, first to last, from that by the logits.
+
+        Of the first rows alone, where that is given for no more.
+        """
+        found, n = [by_logits], len(by_logits)
         hidden = zip(self.layers[1:], self.inputs[1:], self.normalisations, strict=True)
         for above, units, (output, shape, mean, rstd, gain) in reversed(list(hidden)):
             by_units = product(found[-1], above.weight)
             # A unit is above zero if it was both active and kept.
-            by_norm = aten.threshold_backward.default(by_units, units, 0)
+            by_norm = aten.threshold_backward.default(by_units, units[:n], 0)
             by_output, _, _ = aten.native_layer_norm_backward.default(
-                by_norm, output, shape, mean, rstd, gain, None, [True, False, False]
+                by_norm, output[:n], shape, mean[:n], rstd[:n], gain, None, [True, False, False]
             )
             found.append(by_output)
         return found[::-1]
@@ -85,7 +88,7 @@ class TracedPass:
         """Gradients by the parameters, from those by the layers' outputs."""
         found = []
         for X, by_output in zip(self.inputs, errors, strict=True):
-            found += [product(by_output.T, X), by_output.sum(dim=0)]
+            found += [product(by_output.T, X[: len(by_output)]), by_output.sum(dim=0)]
         return found
 
     def set_gradient(self, errors: Sequence[Tensor]) -> None:
@@ -94,5 +97,8 @@ class TracedPass:
             parameter.grad = found
 
     def backward(self, by_logits: Tensor) -> None:
-        """Set the parameters' ``grad``, from the gradient by the logits."""
+        """Set the parameters' ``grad``, from the gradient by the logits.
+
+        That may be given for the first rows alone, where the others have none.
+        """
         self.set_gradient(self.errors(by_logits))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -79,7 +79,15 @@ class Table(Dataset):
     sample_weight : Tensor of shape (n,)
     rows : Tensor of shape (n,), int64, optional
         Positions among all rows passed to fit; by default these are all of them.
+
+    Attributes
+    ----------
+    idle : Tensor of shape (n,), bool, or None
+        Rows that have no part in the loss, for now: every batch gets the same share of them, and
+        has them last. None where there are none.
     """
+
+    idle: Tensor | None = None
 
     def __init__(
         self,
@@ -144,5 +152,16 @@ class ShuffledBatches:
             if self.n_batches == 1:
                 yield self.table[torch.arange(n, device=device)]
                 continue
-            for index in torch.randperm(n, device=device).tensor_split(self.n_batches):
+            for index in self._deal(torch.randperm(n, device=device)):
                 yield self.table[index]
+
+    def _deal(self, order: Tensor) -> Sequence[Tensor]:
+        """Rows of each batch, from all rows in random order."""
+        batches = order.tensor_split(self.n_batches)
+        if self.table.idle is None:
+            return batches
+        idle = self.table.idle[order]
+        first = order[~idle].tensor_split(self.n_batches)
+        n_last = [len(batch) - len(part) for batch, part in zip(batches, first, strict=True)]
+        last = order[idle].split(n_last)
+        return [torch.cat(parts) for parts in zip(first, last, strict=True)]

@@ -134,12 +134,16 @@ class MetaStep(Callback):
         labels = self.table.labels
         self.evidence.copy_(self.ledger.evidence())
         self.weighed = False
+        self.table.idle, self.idle_share = None, 0.0
         if self.reweighting:
             evidence = self.evidence[labels.rows]
             weights = net.weight_net_.balance(evidence, labels.targets, labels.sample_weight)
             if weights is not None:
                 self.weighed = True
                 self.weights.index_copy_(0, labels.rows, weights)
+                idle = weights == 0
+                self.idle_share = idle.double().mean().item()
+                self.table.idle = idle if self.idle_share else None
         if self.clean is not None:
             losses = self.ledger.mean_loss()[labels.rows]
             self.clean[labels.rows] = small_loss(losses, labels.sample_weight).to(losses)
@@ -202,6 +206,9 @@ class MetaStep(Callback):
             share = weight_net.shares(weights, rows)
             return BatchLoss(share @ losses, partial(by_row.backward, share))
         loss, reweighted = weight_net.loss_and_errors(weights, rows)
+        if traced is not None and self.table.idle is not None and net.captured_steps_ is None:
+            # A recorded step is of one shape, and cannot ask how many rows have a weight.
+            reweighted = reweighted[: _count_to_last(weights)]
         return BatchLoss(loss, partial(backward, reweighted))
 
     def on_batch_end(
@@ -295,8 +302,9 @@ class MetaStep(Callback):
             with torch.no_grad(), evaluation(net.module_):
                 meta_logits, meta_features = net.module_(X_meta)
         else:
-            n, meta_labels = self._lend(labels)
-            meta_logits, meta_features = rows.logits[..., :n, :], rows.features[..., :n, :]
+            lent = self._lent(labels)
+            meta_labels = Labels(*(part[..., lent] for part in labels))
+            meta_logits, meta_features = rows.logits[..., lent, :], rows.features[..., lent, :]
         found = head_tangent(
             rows.logits,
             rows.features,
@@ -327,8 +335,8 @@ class MetaStep(Callback):
         if self.batch_size is not None:
             X_meta, meta_labels = self._draw_meta_batch(self.batch_size)
         else:
-            n, meta_labels = self._lend(labels)
-            X_meta = X[:n]
+            lent = self._lent(labels)
+            X_meta, meta_labels = X[lent], Labels(*(part[lent] for part in labels))
         slope, lr = self._slope(meta_labels), net.optimizer_.param_groups[0]["lr"]
         if by_row is not None:
             share = weight_net.shares(weights, rows)
@@ -352,12 +360,15 @@ class MetaStep(Callback):
             weight = weight * self.clean[meta_labels.rows]
         return partial(meta_gradient, self.objective, meta_labels.targets, weight)
 
-    def _lend(self, labels: Labels) -> tuple[int, Labels]:
-        """How many of a training batch's rows, its first, serve as meta batch, and their labels."""
+    def _lent(self, labels: Labels) -> slice:
+        """Which of a training batch's rows serve as meta batch."""
         n = labels.rows.shape[-1]
-        if n != len(self.table):
-            n = min(n, MAX_META_ROWS)
-        return n, Labels(*(part[..., :n] for part in labels))
+        if n <= MAX_META_ROWS or n == len(self.table):
+            return slice(n)
+        start = 0
+        if self.idle_share:  # such rows come last: of both kinds, as large a share as in the batch
+            start = round((1 - self.idle_share) * (n - MAX_META_ROWS))
+        return slice(start, start + MAX_META_ROWS)
 
     def _draw_meta_batch(self, size: int) -> tuple[Tensor, Labels]:
         """Draw rows; all of them where there are no more."""
@@ -379,6 +390,12 @@ class LookAhead(NamedTuple):
     """The training batch, as it was when the virtual step was taken."""
     meta_loss: Tensor
     """Shape ()."""
+
+
+def _count_to_last(weights: Tensor) -> int:
+    """Rows of a batch up to the last one that has a weight."""
+    found = weights.nonzero()
+    return int(found[-1]) + 1 if len(found) else 0
 
 
 def rows_at(logits: Tensor, rows: Rows) -> Rows:

@@ -89,6 +89,15 @@ def test_backward_sets_the_gradients_of_all_parameters(both):
         assert torch.equal(p.grad, here)
 
 
+@pytest.mark.parametrize("n", [0, 1, 7])
+def test_backward_of_the_first_rows_is_that_of_all_where_the_others_have_no_error(both, n):
+    both.by_logits[n:] = 0
+    both.traced.backward(both.by_logits[:n].clone())
+    parameters = list(both.network.parameters())
+    for parameter, there in zip(parameters, both.autograd(parameters), strict=True):
+        close(parameter.grad, there)
+
+
 def test_nothing_of_a_pass_has_a_graph(both):
     errors = both.traced.errors(both.by_logits)
     tensors = [both.traced.logits, *both.traced.inputs, *errors, *both.traced.gradient(errors)]

@@ -284,7 +284,17 @@ def test_balance_gives_every_class_the_mean_weight_that_is_believed(believed, sp
     net, rows = spread_out(spread, rows, believed=believed)
     weights = net.balance(rows.evidence, rows.targets, rows.sample_weight)
     np.testing.assert_allclose(mean_applied(net, rows), believed, rtol=0, atol=1e-5)
-    torch.testing.assert_close(weights, net.applied(rows).detach(), rtol=1e-12, atol=0)
+    in_full = net.applied(rows).detach()
+    expected = torch.where(in_full < 0.01, 0.0, in_full)
+    torch.testing.assert_close(weights, expected, rtol=1e-12, atol=0)
+    assert (weights == 0).any() == (spread > 1)
+
+
+def test_a_batch_without_a_weight_has_no_loss():
+    rows = make_rows(4)
+    loss, errors = LossWeightNet().loss_and_errors(torch.zeros(4), rows)
+    assert loss == 0
+    assert torch.equal(errors, torch.zeros_like(rows.errors))
 
 
 @pytest.mark.parametrize("spread", [1.0, 30.0])

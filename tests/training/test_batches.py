@@ -5,6 +5,7 @@ import torch
 
 from sklearn_clidmu.training.batches import MIN_STEPS, ShuffledBatches, Table
 
+IDLE = [0.02, 0.3, 0.5, 0.98, 1]
 SHAPES = [(1, 1), (2, 1), (2, 2), (64, 64), (65, 64), (65, 3), (129, 64), (1000, 64), (7, 3)]
 
 
@@ -65,6 +66,33 @@ def test_a_table_that_fits_in_one_batch_comes_whole_in_order_and_without_randomn
 def test_larger_tables_come_in_another_order_every_pass():
     orders = [torch.cat([X for X, _ in b]) for b in passes(ShuffledBatches(numbered(65), 64))]
     assert len({tuple(order.flatten().tolist()) for order in orders}) == len(orders) == 5
+
+
+@pytest.mark.parametrize("share", IDLE)
+@pytest.mark.parametrize(("n", "batch_size"), SHAPES)
+def test_idle_rows_come_last_and_every_batch_has_the_same_share_of_them(n, batch_size, share):
+    table = numbered(n)
+    table.idle = torch.rand(n) < share
+    batches = ShuffledBatches(table, batch_size)
+    sizes = sorted(len(X) for X, _ in batches)
+    idle = [table.idle[X.flatten().long()].int().tolist() for X, _ in batches]
+    if batches.n_batches > 1:  # one batch keeps its order
+        assert all(batch == sorted(batch) for batch in idle)
+    assert max(map(sum, idle)) - min(map(sum, idle)) <= 1
+    table.idle = None
+    assert sizes == sorted(len(X) for X, _ in batches)
+
+
+@pytest.mark.parametrize("share", IDLE)
+def test_with_idle_rows_every_row_comes_once_per_pass_in_another_order_each_time(share):
+    table = numbered(65)
+    table.idle = torch.rand(65) < share
+    orders = [
+        torch.cat([X for X, _ in batches]).flatten().tolist()
+        for batches in passes(ShuffledBatches(table, 32))
+    ]
+    assert all(sorted(order) == list(range(65)) for order in orders)
+    assert len(set(map(tuple, orders))) == len(orders) == 4
 
 
 def test_what_belongs_to_a_row_stays_together():

@@ -560,6 +560,23 @@ def test_rows_without_any_influence_leave_everything_finite(virtual_step):
 # Virtual steps that are taken together
 
 
+def distrusted(n, n_idle):
+    """Table and ledger in which some rows are not trusted at all, and which these are."""
+    torch.manual_seed(0)
+    table, ledger = make_table(n), make_ledger(n)
+    idle = torch.zeros(n, dtype=torch.bool)
+    idle[torch.randperm(n)[:n_idle]] = True
+    ledger.distrust.copy_(50 * idle)
+    return table, ledger, idle
+
+
+class FewBelieved(Callback):
+    """Makes room for many distrusted rows: each class has a mean weight of a tenth."""
+
+    def on_train_begin(self, net, **kwargs):
+        net.weight_net_.believed.fill_(0.1)
+
+
 class KeepGradients(Callback):
     """Keeps the weighting net's gradient after every batch, and at the end of the epoch."""
 
@@ -575,13 +592,12 @@ class KeepGradients(Callback):
         self.on_batch_end(net)
 
 
-def one_epoch(n, objective, meta_lr=0.0, **settings):
+def one_epoch(n, objective, meta_lr=0.0, n_idle=0, **settings):
     """Net, meta step, gradients and diary of an epoch, the same but for how batches are joined."""
-    torch.manual_seed(0)
-    table, ledger = make_table(n), make_ledger(n)
+    table, ledger, _ = distrusted(n, n_idle)
     meta_step = make_meta_step(table, ledger, build_objective(objective, 0.5), **settings)
     kept, diary = KeepGradients(), Diary()
-    callbacks = (meta_step, Seed(), train_loss(), kept, diary)
+    callbacks = (FewBelieved(), meta_step, Seed(), train_loss(), kept, diary)
     net = make_net(
         *callbacks,
         weighting="evidence",
@@ -664,6 +680,110 @@ def test_batches_of_an_epoch_that_was_cut_short_do_not_join_the_next():
     meta_step = make_meta_step(table, batches_per_step=3)
     make_net(meta_step, CutShort(), weighting="evidence").fit(table)
     assert meta_step.block.n_entered == 0
+
+
+# Rows that are hardly trusted
+
+
+class KeepBackward(Callback):
+    """Keeps how many rows of each batch the backward pass was given."""
+
+    def on_train_begin(self, net, **kwargs):
+        self.n_rows = []
+
+    def on_logits(self, net, traced, **kwargs):
+        if traced is not None:
+            set_gradient = traced.set_gradient
+            traced.set_gradient = lambda e: (self.n_rows.append(len(e[0])), set_gradient(e))
+
+
+@pytest.mark.parametrize("network", [make_network(dropout=0.5), make_network(dropping)])
+def test_rows_that_are_hardly_trusted_have_no_part_in_the_loss(network):
+    table, ledger, idle = distrusted(40, 13)
+    kept, diary, watched = KeepBackward(), Diary(), WatchWeights()
+    meta_step = make_meta_step(table, ledger)
+    callbacks = (FewBelieved(), kept, meta_step, watched, diary)
+    make_net(*callbacks, weighting="evidence", network=network, batch_size=10).fit(table)
+    assert len(watched.calls) == 12
+    for calls, (_, labels, _) in zip(watched.calls, diary.batches, strict=True):
+        [(_, _, weights)] = calls.real
+        assert torch.equal(weights == 0, idle[labels.rows])
+    if isinstance(diary.initial, MLP):  # which goes back through the others alone
+        assert kept.n_rows == [int((~idle[labels.rows]).sum()) for _, labels, _ in diary.batches]
+
+
+@pytest.mark.parametrize("batch_size", [1, 10])
+def test_without_such_rows_the_network_steps_on_the_loss_of_the_others(batch_size):
+    table, ledger, idle = distrusted(40, 13)
+    kept, diary, watched = KeepBackward(), Diary(), WatchWeights()
+    meta_step = make_meta_step(table, ledger)
+    callbacks = (FewBelieved(), kept, meta_step, watched, train_loss(), diary)
+    make_net(*callbacks, weighting="evidence", batch_size=batch_size).fit(table)
+    assert sum(kept.n_rows) == (~idle).sum() * sum(len(X) for X, *_ in diary.batches) / 40
+    before = [diary.initial, *diary.modules[:-1]]
+    batches = zip(before, diary.batches, watched.calls, diary.losses, diary.modules, strict=True)
+    for module, (X, labels, _), calls, recorded, after in batches:
+        [(rows, _, weights)] = calls.real
+        if idle[labels.rows].all():
+            assert recorded == 0
+            assert torch.equal(vector(after), vector(module))
+            continue
+        loss = reweighted(weights, module(X)[0], rows)
+        assert recorded == pytest.approx(loss.item())
+        close(vector(after), vector(module) - 0.3 * flat_gradient(loss, list(module.parameters())))
+
+
+@pytest.mark.parametrize("batches_per_step", [1, 3])
+def test_evidence_is_gathered_on_such_rows_too(batches_per_step):
+    table, ledger, _ = distrusted(40, 13)
+    before = ledger.copy_entries()
+    meta_step = make_meta_step(table, ledger, batches_per_step=batches_per_step)
+    callbacks = (FewBelieved(), meta_step, LossRecord(ledger))
+    make_net(*callbacks, weighting="evidence", batch_size=10).fit(table)
+    n_visits, last_loss, loss, influence = (
+        now != then for now, then in zip(ledger.copy_entries(), before, strict=True)
+    )
+    assert all(changed.all() for changed in (n_visits, last_loss, loss, influence))
+
+
+@pytest.mark.usefixtures("five_meta_rows")
+def test_joined_batches_with_such_rows_teach_as_much_as_single_ones():
+    _, meta_step, single, diary = one_epoch(32, "clid", n_idle=13)
+    _, joined_step, joined, joined_diary = one_epoch(32, "clid", n_idle=13, batches_per_step=12)
+    close(joined[-1], sum(single[:12]))
+    close(joined_step.ledger.influence, meta_step.ledger.influence)
+    assert joined_diary.losses == diary.losses
+
+
+@pytest.mark.usefixtures("five_meta_rows")
+@pytest.mark.parametrize("n_idle", [8, 16, 24])
+@pytest.mark.parametrize("virtual_step", VIRTUAL_STEPS)
+def test_the_meta_batch_has_as_large_a_share_of_such_rows_as_the_table(virtual_step, n_idle):
+    table, ledger, idle = distrusted(40, n_idle)
+    objective, diary = WatchedCLID(), Diary()
+    meta_step = make_meta_step(table, ledger, objective, virtual_step=virtual_step)
+    make_net(FewBelieved(), meta_step, diary, weighting="evidence", batch_size=10).fit(table)
+    assert len(objective.calls) == 12
+    for (*_, sample_weight), (_, labels, _) in zip(objective.calls, diary.batches, strict=True):
+        index = (sample_weight[:, None] == table.sample_weight).int().argmax(dim=1)
+        assert len(index) == 5
+        assert set(index.tolist()) < set(labels.rows.tolist())
+        assert idle[index].sum() == 5 * n_idle / 40
+
+
+def test_no_row_is_idle_in_warm_up_or_once_reweighting_has_ended():
+    table, ledger, idle = distrusted(40, 13)
+    meta_step, found = make_meta_step(table, ledger, warmup_epochs=1), []
+
+    class Look(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            found.append(table.idle)
+            meta_step.enabled = len(net.history) < 2
+
+    make_net(FewBelieved(), meta_step, Look(), weighting="evidence", max_epochs=3).fit(table)
+    assert found[0] is None
+    assert torch.equal(found[1], idle)
+    assert found[2] is None
 
 
 # VRI's draws
