@@ -1,16 +1,16 @@
-"""CLIDMUClassifier against other classifiers on real data sets with wrong labels.
+"""Compare CLIDMUClassifier with other classifiers on real data sets with wrong labels.
 
     python benchmarks/accuracy.py [--data FOLDER] [--sets a,b] [--noises none,symmetric,...]
         [--methods a,b] [--seeds 2] [--rows 4000] [--out accuracy.csv] [--tables]
 
-Needs ``pip install cleanlab pandas``; RealMLP takes part where ``pytabkit`` is installed. Sets
-come from OpenML or, with ``--data``, from the ``.npz`` files of a folder (see noisy_data.py).
+Needs ``pip install cleanlab pandas``; RealMLP is included if ``pytabkit`` is installed. Sets come
+from OpenML or, with ``--data``, from the ``.npz`` files of a folder (see noisy_data.py).
 
-Appends one row per fit to a CSV file and skips the fits already there, so a run that was stopped
-goes on where it was; a fit that failed is kept with its error, and is tried again once its row is
-deleted. Ends with tables in Markdown; ``--tables`` prints those of an earlier run, and fits
-nothing. All methods get standardised features, one thread and their default settings, save for
-what ``make_methods`` says. Seconds are those of the CPU, in ``fit`` alone.
+Appends one row per fit to a CSV file and skips the fits that are already in it, so that a run can
+be resumed. A failed fit is stored with its error; delete its row to try it again. Prints tables in
+Markdown at the end; with ``--tables`` it prints those of an earlier run and fits nothing. All
+methods get standardised features and one thread, and use their default settings except for those in
+``make_methods``. Seconds are CPU time of ``fit``.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ Factory = Callable[[int], ClassifierMixin]
 
 
 def clean(model: ClassifierMixin, seed: int) -> CleanLearning:
-    """Wrap a classifier in cleanlab's finding and dropping of wrong labels."""
+    """Wrap a classifier in cleanlab's CleanLearning."""
     return CleanLearning(model, seed=seed, find_label_issues_kwargs={"n_jobs": 1})
 
 
@@ -90,10 +90,9 @@ def make_methods() -> dict[str, Factory]:
         "clidmu": ours(),
         "weighting none": ours(weighting=None),
         "objective mae": ours(meta_objective="mae"),
-        "objective small_loss": ours(meta_objective="small_loss"),
         "wnet": ours(weighting="wnet"),
         "vri": ours(weighting="vri"),
-        ORACLE: ours(weighting=None),  # fitted on the rows with a right label alone
+        ORACLE: ours(weighting=None),  # fitted on the rows with a right label only
     }
     if importlib.util.find_spec("pytabkit"):
         methods["realmlp"] = make_realmlp
@@ -101,7 +100,7 @@ def make_methods() -> dict[str, Factory]:
 
 
 def noise_scores(model: ClassifierMixin) -> np.ndarray | None:
-    """Return how suspect each training label is, where the method says so."""
+    """Return the noise scores of the training labels; None if the method has none."""
     if isinstance(model, CleanLearning):
         return 1 - model.get_label_issues()["label_quality"].to_numpy()
     return getattr(model, "noise_scores_", None)
@@ -115,15 +114,15 @@ def score(model: ClassifierMixin, case: Case, find_wrong: bool) -> dict[str, flo
         "balanced_accuracy": balanced_accuracy_score(case.y_test, y_pred),
     }
     wrong = case.y_noisy != case.y
-    suspicion = noise_scores(model) if find_wrong else None
-    if suspicion is not None and 0 < wrong.sum() < len(wrong):
-        row["auroc"] = roc_auc_score(wrong, suspicion)
-        row["average_precision"] = average_precision_score(wrong, suspicion)
+    scores = noise_scores(model) if find_wrong else None
+    if scores is not None and 0 < wrong.sum() < len(wrong):
+        row["auroc"] = roc_auc_score(wrong, scores)
+        row["average_precision"] = average_precision_score(wrong, scores)
     return row
 
 
 def fit_and_score(method: str, factory: Factory, case: Case, seed: int) -> dict[str, float | str]:
-    """Fit one method on one case; an error becomes part of the row."""
+    """Fit one method on one case; an error is stored in the row."""
     X, y = case.X, case.y_noisy
     if method == ORACLE:
         right = case.y_noisy == case.y
@@ -144,7 +143,7 @@ def fit_and_score(method: str, factory: Factory, case: Case, seed: int) -> dict[
 
 
 def read_done(path: Path) -> set[tuple[str, ...]]:
-    """Return the keys of the fits that the file has."""
+    """Return the keys of the fits in the file."""
     if not path.exists():
         return set()
     with path.open(newline="") as file:
@@ -154,7 +153,7 @@ def read_done(path: Path) -> set[tuple[str, ...]]:
 def missing_rows(
     args: argparse.Namespace, methods: dict[str, Factory], done: set[tuple[str, ...]]
 ) -> Iterator[dict]:
-    """Run all fits that are not done, one row each."""
+    """Run all fits that are not done; yield one row each."""
     for seed in range(args.seeds):
         for name in args.sets:
             data = load(name, args.data)
@@ -168,7 +167,7 @@ def missing_rows(
 
 
 def run(args: argparse.Namespace, methods: dict[str, Factory]) -> None:
-    """Append the rows that the file lacks, each as soon as it is there."""
+    """Append the missing rows to the file, each after its fit."""
     done = read_done(args.out)
     torch.set_num_threads(1)
     with threadpool_limits(1), args.out.open("a", newline="") as file:
@@ -183,7 +182,7 @@ def run(args: argparse.Namespace, methods: dict[str, Factory]) -> None:
 
 
 def parse_args(methods: dict[str, Factory]) -> argparse.Namespace:
-    """Read the command line; what is not given becomes all there is."""
+    """Read the command line; the defaults are all sets, noises and methods."""
 
     def names(text: str) -> list[str]:
         return [name.strip() for name in text.split(",")]
@@ -194,7 +193,7 @@ def parse_args(methods: dict[str, Factory]) -> argparse.Namespace:
     parser.add_argument("--noises", type=names, default=list(NOISES))
     parser.add_argument("--methods", type=names, default=list(methods))
     parser.add_argument("--seeds", type=int, default=2, help="number of seeds")
-    parser.add_argument("--rows", type=int, default=N_ROWS, help="most training rows")
+    parser.add_argument("--rows", type=int, default=N_ROWS, help="maximum number of training rows")
     parser.add_argument("--out", type=Path, default=Path("accuracy.csv"))
     parser.add_argument("--tables", action="store_true", help="print the tables, fit nothing")
     args = parser.parse_args()
@@ -208,7 +207,7 @@ def parse_args(methods: dict[str, Factory]) -> argparse.Namespace:
 
 
 def main() -> None:
-    """Run what is missing and print the tables."""
+    """Run the missing fits and print the tables."""
     methods = make_methods()
     args = parse_args(methods)
     if not args.tables:

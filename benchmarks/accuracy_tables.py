@@ -1,7 +1,7 @@
-"""Tables in Markdown from the CSV file of accuracy.py, which prints them.
+"""Tables in Markdown from the CSV file of accuracy.py.
 
-A cell is a set with a kind of noise; it holds the mean over the seeds. Means are over the cells
-that a method has, so compare them between methods without failed fits. Accuracies are in percent.
+A cell is a set with a kind of noise; its value is the mean over the seeds. Means are over the cells
+that a method has: compare methods without failed fits only. Accuracies are in percent.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from scipy.stats import wilcoxon
 
 OURS = "clidmu"
 ORACLE = "oracle"
-VARIANTS = ("weighting none", "objective mae", "objective small_loss", "wnet", "vri")
+VARIANTS = ("weighting none", "objective mae", "wnet", "vri")
 CONTROLS = (*VARIANTS, "svc")
 KINDS = ("none", "symmetric", "pairflip", "instance", "real")
 TIE = 0.0005
 MIN_GAP = 0.02
-"""Least lead of the oracle over a control for the cell to have a recovered share of its own."""
+"""Minimum lead of the oracle over a control for a recovered share of the cell."""
 
 
 def to_markdown(table: pd.DataFrame, digits: int = 2) -> str:
-    """Lay out a table; what is missing stays empty."""
+    """Format a table; missing values are empty."""
 
     def text(value: object) -> str:
         if isinstance(value, (float, np.floating)):
@@ -46,7 +46,7 @@ def cell_means(fits: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def noisy(cells: pd.DataFrame) -> pd.DataFrame:
-    """Keep the cells with noise."""
+    """Return the cells with noise."""
     return cells[cells.index.get_level_values("noise") != "none"]
 
 
@@ -75,7 +75,7 @@ def accuracy_table(fits: pd.DataFrame) -> pd.DataFrame:
 
 
 def detection_table(fits: pd.DataFrame) -> pd.DataFrame:
-    """Show how well the noise scores find the wrong labels, for the methods that have them."""
+    """Compare the methods that have noise scores by how well these find wrong labels."""
     parts = {}
     for name, column in (("AUROC", "auroc"), ("AP", "average_precision")):
         cells = noisy(cell_means(fits, column)).dropna(axis=1, how="all")
@@ -86,9 +86,9 @@ def detection_table(fits: pd.DataFrame) -> pd.DataFrame:
 
 
 def compare(fits: pd.DataFrame, control: str) -> dict[str, float | str]:
-    """Set ours against one control, on the fits that both have."""
+    """Compare ours with one control, on the fits that both have."""
     runs = fits.pivot_table("accuracy", ["set", "noise", "seed"], "method")
-    # Without an oracle its columns stay empty, and all else is unchanged.
+    # Without an oracle its columns are empty and all others unchanged.
     runs = runs.reindex(columns=[OURS, control, ORACLE]).dropna(subset=[OURS, control])
     lead = (runs[OURS] - runs[control]).groupby(level=["set", "noise"], sort=False).mean()
     lead, clean = noisy(lead), lead.drop(noisy(lead).index)
@@ -108,7 +108,7 @@ def compare(fits: pd.DataFrame, control: str) -> dict[str, float | str]:
 
 
 def comparison_table(fits: pd.DataFrame) -> pd.DataFrame:
-    """Set ours against each of the controls that were run."""
+    """Compare ours with each of the controls in the file."""
     controls = [name for name in CONTROLS if name in set(fits["method"])]
     return pd.DataFrame({name: compare(fits, name) for name in controls}).T
 

@@ -1,18 +1,19 @@
-"""How well the label audit knows the noise of real data sets, beside cleanlab.
+"""Compare the estimated label noise of real data sets with the true noise, and with cleanlab.
 
     python benchmarks/audit.py [--data FOLDER] [--sets a,b] [--noises none,symmetric,...]
         [--seeds 1] [--out audit.csv]
 
-Needs ``pip install cleanlab pandas``. Three ways to say which labels are wrong:
+Needs ``pip install cleanlab pandas``. Three methods:
 
 - fit: one fit of CLIDMUClassifier, with ``noise_rate_`` and ``find_label_issues(clf)``;
 - out of fold: ``find_label_issues(scores, y, suggested=...)`` with the probabilities of three folds
-  of the same classifier, ``refit=False`` to save time, and the share of issues as the rate;
+  of the same classifier, ``n_stages=1`` to save time; the noise rate is the share of issues;
 - cleanlab: its ``find_label_issues`` and noise rate, from the same out-of-fold probabilities.
 
-The class error says how far off the share of wrong labels is among those given to a class, averaged
-over the labels; "matrix" is half the absolute error of a column of ``noise_matrix_``, averaged over
-the rows. Appends to a CSV file and skips what is there, as accuracy.py does.
+"class error" is the absolute error of the share of wrong labels among those given to a class,
+averaged over the labels. "matrix" is half the absolute error of a row of ``transition_matrix_``,
+averaged over the rows of the table. Appends to a CSV file and skips the cells in it, as accuracy.py
+does.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ from sklearn_clidmu import CLIDMUClassifier, find_label_issues
 
 
 def count_joint(mask: np.ndarray, given: np.ndarray, suggested: np.ndarray) -> np.ndarray:
-    """Count given labels (rows) by mended ones (columns)."""
-    return confusion_matrix(given, np.where(mask, suggested, given)).astype(float)
+    """Count corrected labels (rows) by given ones (columns)."""
+    return confusion_matrix(np.where(mask, suggested, given), given).astype(float)
 
 
 def audit(case: Case, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -43,44 +44,45 @@ def audit(case: Case, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     given = case.y_noisy
     clf = CLIDMUClassifier(random_state=seed).fit(case.X, given)
     folds = StratifiedKFold(3, shuffle=True, random_state=seed)
-    once = CLIDMUClassifier(random_state=seed, refit=False)
-    proba = cross_val_predict(once, case.X, given, cv=folds, method="predict_proba")
+    single = CLIDMUClassifier(random_state=seed, n_stages=1)
+    proba = cross_val_predict(single, case.X, given, cv=folds, method="predict_proba")
     scores, suggested = 1 - proba[np.arange(len(given)), given], proba.argmax(axis=1)
     fit = find_label_issues(clf).mask
     out_of_fold = find_label_issues(scores.clip(0, 1), given, suggested=suggested).mask
     return {
         "fit": (fit, count_joint(fit, given, clf.suggested_labels_)),
         "out of fold": (out_of_fold, count_joint(out_of_fold, given, suggested)),
-        "cleanlab": (cleanlab_issues(given, proba, n_jobs=1), estimate_joint(given, proba)),
+        "cleanlab": (cleanlab_issues(given, proba, n_jobs=1), estimate_joint(given, proba).T),
     }
 
 
 def compare(mask: np.ndarray, joint: np.ndarray, case: Case) -> dict[str, float]:
-    """Set issues and joint counts against the truth."""
+    """Compare issues and joint counts with the truth."""
     wrong = case.y_noisy != case.y
-    truth = confusion_matrix(case.y_noisy, case.y)
+    truth = confusion_matrix(case.y, case.y_noisy)
 
     def class_rates(counts: np.ndarray) -> np.ndarray:
-        return 1 - counts.diagonal() / np.maximum(counts.sum(axis=1), 1e-12)
+        return 1 - counts.diagonal() / np.maximum(counts.sum(axis=0), 1e-12)
 
-    def columns(counts: np.ndarray) -> np.ndarray:
-        return counts / np.maximum(counts.sum(axis=0), 1e-12)
+    def transition_matrix(counts: np.ndarray) -> np.ndarray:
+        return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1e-12)
 
-    labels, rows = truth.sum(axis=1) / truth.sum(), truth.sum(axis=0) / truth.sum()
+    labels, classes = truth.sum(axis=0) / truth.sum(), truth.sum(axis=1) / truth.sum()
+    matrix_error = abs(transition_matrix(joint) - transition_matrix(truth)).sum(axis=1) / 2
     found, rate = (mask & wrong).sum(), 1 - joint.trace() / joint.sum()
     return {
         "true rate": wrong.mean(),
         "estimated": rate,
         "error": abs(rate - wrong.mean()),
         "class error": labels @ abs(class_rates(joint) - class_rates(truth)),
-        "matrix": rows @ abs(columns(joint) - columns(truth)).sum(axis=0) / 2,
+        "matrix": classes @ matrix_error,
         "precision": found / mask.sum() if wrong.any() and mask.any() else np.nan,
         "recall": found / wrong.sum() if wrong.any() else np.nan,
     }
 
 
 def run(args: argparse.Namespace, known: list[str]) -> None:
-    """Append the cells that the file lacks, each as soon as it is there."""
+    """Append the missing cells to the file."""
     cells = read(args.out)
     done = set(zip(cells["set"], cells["noise"], cells["seed"], strict=True))
     torch.set_num_threads(1)
@@ -100,7 +102,7 @@ def run(args: argparse.Namespace, known: list[str]) -> None:
 
 
 def read(path: Path) -> pd.DataFrame:
-    """Read the cells that the file has; "none" is a kind of noise, not a missing value."""
+    """Read the cells in the file; "none" is a kind of noise, not a missing value."""
     if not path.exists():
         return pd.DataFrame(columns=["set", "noise", "seed"])
     return pd.read_csv(path, keep_default_na=False, na_values=["", "nan"])
@@ -115,7 +117,7 @@ def print_table(cells: pd.DataFrame) -> None:
 
 
 def main() -> None:
-    """Run what is missing and print the table, in percent."""
+    """Run the missing cells and print the table, in percent."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder of .npz files, instead of OpenML")
     parser.add_argument("--sets", type=lambda text: text.split(","))

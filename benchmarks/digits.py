@@ -1,9 +1,9 @@
-"""Default CLIDMUClassifier on scikit-learn's digits: meta step on against off, over seeds.
+"""Accuracy of CLIDMUClassifier on scikit-learn's digits, with and without weighting.
 
     python benchmarks/digits.py [--seeds 5]
 
-Prints one row per kind of label noise: mean test accuracy with the weighting and without it
-(everything else equal), and the mean AUROC of ``noise_scores_`` against the flipped labels.
+Prints for each kind of label noise the mean test accuracy with the default weighting and without
+(all else equal), and the mean AUROC of ``noise_scores_`` for finding the wrong labels.
 """
 
 from __future__ import annotations

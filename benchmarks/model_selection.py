@@ -1,12 +1,12 @@
-"""Choosing a model without clean labels: how much each criterion loses on real data sets.
+"""Compare criteria for model selection without clean labels on real data sets.
 
     python benchmarks/model_selection.py [--data FOLDER] [--sets a,b] [--noises symmetric,...]
         [--seeds 0,1] [--out FOLDER] [--tables]
 
-Cross-validates every candidate of a grid on at most 2,000 rows with wrong labels and keeps, as one
-``.npz`` file a fit, what it says of the fold left out and its accuracy on clean test rows. Fits
-that are there already are skipped. Ends with the regret of every criterion, both read as means
-over the folds: the test accuracy of the best candidate minus that of the criterion's pick.
+Cross-validates every candidate of a grid on at most 2,000 rows with noisy labels. Stores the
+outputs on the held-out fold and the accuracy on clean test rows, one ``.npz`` file per fit, and
+skips the fits that are stored. Prints the regret of every criterion: the test accuracy of the best
+candidate minus that of the candidate with the highest criterion, both means over the folds.
 ``--tables`` fits nothing.
 """
 
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from model_selection_criteria import ORACLE, criteria, judge
+from model_selection_criteria import ORACLE, criteria, hold_out
 from noisy_data import NOISES, Case, Data, known_sets, load, make_case, noises
 from sklearn.model_selection import KFold, StratifiedKFold
 from threadpoolctl import threadpool_limits
@@ -29,37 +29,30 @@ from threadpoolctl import threadpool_limits
 from sklearn_clidmu import CLIDMUClassifier
 
 N_ROWS = 2000
-"""At most as many rows."""
+"""Maximum number of rows."""
 
 N_FOLDS = 3
 
 CANDIDATES: dict[str, dict[str, Any]] = {
     "default": {},
-    "one training": {"refit": False},
+    "one stage": {"n_stages": 1},
     "wnet": {"weighting": "wnet"},
     "vri": {"weighting": "vri"},
     "no weighting": {"weighting": None},
-    "memorising": {
-        "weighting": None,
-        "dropout": 0.0,
-        "weight_decay": 0.0,
-        "ema_decay": None,
-        "max_epochs": 60,
-    },
-    "huge lr": {"lr": 2.0, "refit": False},
-    "small lr": {"lr": 0.003, "refit": False},
-    "one narrow layer": {"hidden_layer_sizes": (32,), "refit": False},
-    "deep": {"hidden_layer_sizes": (128, 128, 128, 64), "refit": False},
-    "low temperature": {"temperature": 0.1, "refit": False},
-    "much dropout": {"dropout": 0.6, "refit": False},
-    "no regularisation": {"dropout": 0.0, "weight_decay": 0.0, "refit": False},
-    "strong weight decay": {"weight_decay": 0.05, "refit": False},
-    "adamw": {"optimizer": "adamw", "weighting": "wnet"},
+    "memorising": {"weighting": None, "dropout": 0.0, "weight_decay": 0.0, "max_epochs": 60},
+    "huge lr": {"lr": 2.0, "n_stages": 1},
+    "small lr": {"lr": 0.003, "n_stages": 1},
+    "one narrow layer": {"hidden_layer_sizes": (32,), "n_stages": 1},
+    "deep": {"hidden_layer_sizes": (128, 128, 128, 64), "n_stages": 1},
+    "low temperature": {"temperature": 0.1, "n_stages": 1},
+    "much dropout": {"dropout": 0.6, "n_stages": 1},
+    "no regularisation": {"dropout": 0.0, "weight_decay": 0.0, "n_stages": 1},
+    "strong weight decay": {"weight_decay": 0.05, "n_stages": 1},
 }
 
 
 class Split(NamedTuple):
-    """Rows to fit on and the rows held out, both with wrong labels, and clean test rows."""
+    """Training and held-out rows, both with noisy labels, and clean test rows."""
 
     X: np.ndarray
     y: np.ndarray
@@ -71,7 +64,7 @@ class Split(NamedTuple):
 
 
 def split(case: Case, seed: int) -> list[Split]:
-    """Cut a case to size and into folds, stratified by the wrong labels if possible."""
+    """Split at most ``N_ROWS`` rows into folds, stratified by the noisy labels if possible."""
     X, clean = case.X[:N_ROWS], case.y[:N_ROWS]
     y = case.y_noisy[:N_ROWS].astype(np.int64)  # real labels come in fewer bytes
     rare = np.unique(y, return_counts=True)[1].min() < N_FOLDS
@@ -83,10 +76,10 @@ def split(case: Case, seed: int) -> list[Split]:
 
 
 def fit(parameters: dict[str, Any], part: Split, seed: int) -> dict[str, Any]:
-    """Fit one candidate, and return all that a criterion may want to know of it."""
+    """Fit one candidate and return the inputs of all criteria."""
     start = time.process_time()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of collapse and divergence
+        warnings.simplefilter("ignore", UserWarning)  # collapse and divergence
         clf = CLIDMUClassifier(random_state=seed, **parameters).fit(part.X, part.y)
     seconds = time.process_time() - start
     logits, features = clf.net_.evaluate(torch.from_numpy(part.X_held))
@@ -97,9 +90,9 @@ def fit(parameters: dict[str, Any], part: Split, seed: int) -> dict[str, Any]:
         "logits": logits.float().numpy(),
         "features": features.half().numpy(),
         "accuracy": np.mean(predicted == part.y_test),
-        "collapsed": clf.collapse_epoch_ is not None or clf.net_.diverged_,
+        "collapsed": any(s["predicts"] and s["outcome"] != "finished" for s in clf.stages_),
         "clid_in_training": clf.history_["clid"][-1],
-        "dissent": clf.history_["dissent"][-1],
+        "disagreement": clf.history_["disagreement"][-1],
         "train_loss": clf.history_["train_loss"][-1],
         "seconds": seconds,
     }
@@ -122,7 +115,7 @@ def fit_path(folder: Path, cell: tuple[str, str, int], candidate: str, fold: int
 
 
 def run(args: argparse.Namespace) -> None:
-    """Fit whatever is missing."""
+    """Run the missing fits."""
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
     for name, data, noise, seed in cells(args):
@@ -143,7 +136,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def measure(args: argparse.Namespace) -> dict[tuple[str, str, int], list[dict[str, float]]]:
-    """Compute the criteria, means over the folds, of every cell whose fits are all there."""
+    """Compute the criteria, means over the folds, of every cell whose fits are complete."""
     measured = {}
     for name, data, noise, seed in cells(args):
         cell = name, noise, seed
@@ -156,7 +149,7 @@ def measure(args: argparse.Namespace) -> dict[tuple[str, str, int], list[dict[st
         found = []
         for part, paths in zip(split(make_case(data, noise, seed), seed), by_fold, strict=True):
             n_classes = max(part.y.max(), part.y_held.max(), part.y_test.max()) + 1
-            held = judge(part.X_held, part.y_held, part.y_held_clean, n_classes)
+            held = hold_out(part.X_held, part.y_held, part.y_held_clean, n_classes)
             found.append([criteria(dict(np.load(path)), held) for path in paths])
         measured[cell] = [
             {name: np.mean([values[name] for values in folds]) for name in folds[0]}
@@ -166,7 +159,7 @@ def measure(args: argparse.Namespace) -> dict[tuple[str, str, int], list[dict[st
 
 
 def regret(candidates: list[dict[str, float]], criterion: str) -> float:
-    """Points of test accuracy lost by the criterion's pick; the mean of several that tie."""
+    """Points of test accuracy lost by the selected candidate; the mean over ties."""
     accuracy = np.array([values[ORACLE] for values in candidates])
     score = np.nan_to_num([values[criterion] for values in candidates], nan=-np.inf, neginf=-1e9)
     return 100 * (accuracy.max() - accuracy[score == score.max()].mean())
@@ -181,7 +174,7 @@ def print_table(measured: dict[tuple[str, str, int], list[dict[str, float]]]) ->
         noisy = [value for cell, value in lost.items() if cell[1] != "none"]
         means = [np.mean([v for cell, v in lost.items() if cell[1] == kind]) for kind in kinds]
         rows.append((np.mean(noisy), np.max(noisy), criterion, means))
-    lost = {  # what needs no criterion
+    lost = {  # selections without a criterion
         "any candidate": [spread(fits).mean() for fits in measured.values()],
         "the defaults": [spread(fits)[0] for fits in measured.values()],
     }
@@ -205,7 +198,7 @@ def spread(candidates: list[dict[str, float]]) -> np.ndarray:
 
 
 def parse_args() -> argparse.Namespace:
-    """Read the command line; what is not given becomes all there is."""
+    """Read the command line; the defaults are all sets and noises."""
 
     def names(text: str) -> list[str]:
         return [name.strip() for name in text.split(",")]
@@ -232,7 +225,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Run what is missing and print the tables, by seed."""
+    """Run the missing fits and print the tables, by seed."""
     args = parse_args()
     if not args.tables:
         run(args)

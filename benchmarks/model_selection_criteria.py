@@ -1,4 +1,8 @@
-"""Criteria for choosing a model by held-out rows whose labels may be wrong; higher is better."""
+"""Criteria for model selection on held-out rows with noisy labels; higher is better.
+
+LOO stands for the leave-one-out kernel regression on the held-out rows; LOO agreement is the mean
+over rows of the sum over classes of its probability times that of the classifier.
+"""
 
 from __future__ import annotations
 
@@ -9,41 +13,41 @@ import torch
 from scipy.special import log_softmax
 
 from sklearn_clidmu import clid_loss
-from sklearn_clidmu.mathematics.leave_one_out import leave_one_out_shares
-from sklearn_clidmu.mathematics.noise_channel import channel_log_likelihood
-from sklearn_clidmu.mathematics.noise_matrix import estimate_noise
+from sklearn_clidmu.metrics import channel_log_likelihood
+from sklearn_clidmu.noise.loo_kernel_ridge import loo_proba
+from sklearn_clidmu.noise.transition_matrix import estimate_noise
 
 ORACLE, HELD_OUT_ORACLE = "test accuracy (oracle)", "clean held-out accuracy (oracle)"
 
 
 class Held(NamedTuple):
-    """Held-out rows of one case, and what all other held-out rows say of each label."""
+    """Held-out rows of one fold, with the predictions of the kernel regression."""
 
     X: np.ndarray
     y: np.ndarray
     y_clean: np.ndarray
     n_classes: int
-    shares: np.ndarray
-    matrix: np.ndarray
+    loo_proba: np.ndarray
+    transition_matrix: np.ndarray
 
 
-def judge(X: np.ndarray, y: np.ndarray, y_clean: np.ndarray, n_classes: int) -> Held:
-    """Hold each held-out label against the other held-out rows."""
+def hold_out(X: np.ndarray, y: np.ndarray, y_clean: np.ndarray, n_classes: int) -> Held:
+    """Predict each held-out label from the other held-out rows, by kernel regression."""
     weight, targets = torch.ones(len(y), dtype=torch.float64), torch.from_numpy(y)
     generator = torch.Generator().manual_seed(0)
-    shares = leave_one_out_shares(torch.from_numpy(X), targets, n_classes, weight, generator)
-    matrix = estimate_noise(shares, targets, weight).matrix
-    return Held(X, y, y_clean, n_classes, shares.numpy(), matrix.numpy())
+    proba = loo_proba(torch.from_numpy(X), targets, n_classes, weight, generator)
+    matrix = estimate_noise(proba, targets, weight).transition_matrix
+    return Held(X, y, y_clean, n_classes, proba.numpy(), matrix.numpy())
 
 
 def clid(run: dict[str, Any], temperature: float) -> float:
-    """Log n less CLID."""
+    """Return log n - CLID."""
     features, logits = (torch.from_numpy(run[key]).double() for key in ("features", "logits"))
     return np.log(len(logits)) - float(clid_loss(features, logits, temperature))
 
 
 def channel(p: np.ndarray, held: Held) -> float:
-    """Log likelihood behind the noise channel fitted to the same rows."""
+    """Log likelihood behind a noise channel that is fitted to the same rows."""
     tensors = torch.from_numpy(p), torch.from_numpy(held.y)
     return float(channel_log_likelihood(*tensors, held.n_classes))
 
@@ -61,8 +65,8 @@ def log_determinant(p: np.ndarray, Y: np.ndarray) -> float:
     return float(np.linalg.slogdet((p.T @ Y + 0.1) / len(Y))[1])
 
 
-def neighbour_shares(Z: np.ndarray, Y: np.ndarray, n_neighbors: int) -> np.ndarray:
-    """Share of each label among the nearest other rows."""
+def neighbour_proportions(Z: np.ndarray, Y: np.ndarray, n_neighbors: int) -> np.ndarray:
+    """Proportion of each label among the nearest other rows."""
     square = np.square(Z).sum(axis=1)
     distance = square[:, None] + square - 2 * Z @ Z.T
     np.fill_diagonal(distance, np.inf)
@@ -70,7 +74,7 @@ def neighbour_shares(Z: np.ndarray, Y: np.ndarray, n_neighbors: int) -> np.ndarr
 
 
 def criteria(run: dict[str, Any], held: Held) -> dict[str, float]:
-    """Value of every criterion for one fit."""
+    """Compute every criterion of one fit."""
     rows, y, eye = np.arange(len(held.y)), held.y, np.eye(held.n_classes)
     logits = np.full((len(y), held.n_classes), -30.0)
     logits[:, run["classes"]] = run["logits"]
@@ -87,14 +91,15 @@ def criteria(run: dict[str, Any], held: Held) -> dict[str, float]:
         "CLID, temperature 1": clid(run, 1.0),
         "CLID on training rows": -run["clid_in_training"],
         "CLID, collapsed last": -2 if run["collapsed"] else clid(run, 0.5),
-        "dissent in training, low": -run["dissent"],
+        "disagreement in training, low": -run["disagreement"],
         "entropy of predictions, low": (p * log_p).sum(axis=1).mean(),
         "entropy of predictions, high": -(p * log_p).sum(axis=1).mean(),
     }
-    shares = held.shares.clip(0)
-    shares = shares / shares.sum(axis=1, keepdims=True)
-    inverse = np.linalg.pinv(held.matrix)
-    agreed = held.shares.argmax(axis=1)
+    loo_p = held.loo_proba.clip(0)
+    loo_p = loo_p / loo_p.sum(axis=1, keepdims=True)
+    loo_predicted = held.loo_proba.argmax(axis=1)
+    loo_of_predicted = held.loo_proba[rows, predicted].mean()
+    inverse = np.linalg.pinv(held.transition_matrix)
     values |= {
         "accuracy": hit.mean(),
         "balanced accuracy": np.mean([hit[y == k].mean() for k in present]),
@@ -113,15 +118,15 @@ def criteria(run: dict[str, Any], held: Held) -> dict[str, float]:
         "determinant, probabilities": log_determinant(p, Y),
         "accuracy, backward corrected": inverse[y, predicted].mean(),
         "log loss, backward corrected": (inverse[y] * bounded).sum(axis=1).mean(),
-        "log loss, forward corrected": np.log((p @ held.matrix)[rows, y]).mean(),
+        "log loss, forward corrected": np.log((p @ held.transition_matrix)[rows, y]).mean(),
     }
     values |= {
-        "accuracy on trusted rows": hit[agreed == y].mean(),
-        "agreement with the judge": np.mean(agreed == predicted),
-        "judge's share of the prediction": held.shares[rows, predicted].mean(),
-        "judge's share of the probabilities": (held.shares * p).sum(axis=1).mean(),
-        "log loss against the judge": (shares * bounded).sum(axis=1).mean(),
-        "accuracy + judge's share": hit.mean() + held.shares[rows, predicted].mean(),
+        "accuracy on rows whose label is the LOO prediction": hit[loo_predicted == y].mean(),
+        "accuracy against LOO predictions": np.mean(loo_predicted == predicted),
+        "LOO probability of the prediction": loo_of_predicted,
+        "LOO agreement": (held.loo_proba * p).sum(axis=1).mean(),
+        "log loss against LOO probabilities": (loo_p * bounded).sum(axis=1).mean(),
+        "accuracy + LOO probability of the prediction": hit.mean() + loo_of_predicted,
     }
     return values | combinations(run, held, values, p, hard, Y)
 
@@ -134,16 +139,16 @@ def combinations(
     hard: np.ndarray,
     Y: np.ndarray,
 ) -> dict[str, float]:
-    """Criteria of fitted channels, of neighbours, and sums of criteria."""
+    """Compute criteria of channels and of neighbours, and sums of criteria."""
     soft_channel, hard_channel = channel(p, held), channel(hard, held)
-    share = values["judge's share of the probabilities"]
+    agreement = values["LOO agreement"]
     mean_p = values["mean probability of the label"]
-    near = neighbour_shares(held.X, Y, 10)
+    near = neighbour_proportions(held.X, Y, 10)
     features = run["features"].astype(np.float64)
     unit = features / np.linalg.norm(features, axis=1, keepdims=True).clip(1e-12)
-    nearest = neighbour_shares(unit, Y, 15)
+    nearest = neighbour_proportions(unit, Y, 15)
     found = {
-        "neighbours' share of the probabilities": (near * p).sum(axis=1).mean(),
+        "agreement with neighbours": (near * p).sum(axis=1).mean(),
         "accuracy of neighbours in the features": np.mean(nearest.argmax(axis=1) == held.y),
         "accuracy + 0.1 CLID": values["accuracy"] + 0.1 * values["CLID"],
         "accuracy + 0.3 CLID": values["accuracy"] + 0.3 * values["CLID"],
@@ -157,12 +162,12 @@ def combinations(
         "channels, both + mean probability": soft_channel + hard_channel + mean_p,
         "channels, both + 0.3 CLID": soft_channel + hard_channel + 0.3 * values["CLID"],
     }
-    found["channel, predictions + half of judge's share and mean probability"] = (
-        hard_channel + (share + mean_p) / 2
+    found["channel, predictions + half of LOO agreement and mean probability"] = (
+        hard_channel + (agreement + mean_p) / 2
     )
     for weight in (0.5, 1, 2, 4):
-        found[f"channel, probabilities + {weight} judge's share"] = soft_channel + weight * share
-        found[f"channel, predictions + {weight} judge's share"] = hard_channel + weight * share
-        both = soft_channel + hard_channel + weight * share
-        found[f"channels, both + {weight} judge's share"] = both
+        name, term = f"{weight} LOO agreement", weight * agreement
+        found[f"channel, probabilities + {name}"] = soft_channel + term
+        found[f"channel, predictions + {name}"] = hard_channel + term
+        found[f"channels, both + {name}"] = soft_channel + hard_channel + term
     return found

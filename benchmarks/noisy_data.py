@@ -26,16 +26,16 @@ OPENML = {
     "segment": 36,
     "har": 1478,
 }
-"""OpenML's number of each set that is fetched by name."""
+"""OpenML data_id of each set."""
 
 NOISES = ("none", "symmetric", "pairflip", "instance", "real")
 RATE = 0.4
 N_ROWS = 4000
-"""At most as many training rows by default, and as many test rows."""
+"""Maximum number of training rows, by default, and of test rows."""
 
 
 class Data(NamedTuple):
-    """A set as it comes: not standardised, not split unless its source splits it."""
+    """A set before preprocessing; with test rows only if its source has them."""
 
     X: np.ndarray
     y: np.ndarray
@@ -45,7 +45,7 @@ class Data(NamedTuple):
 
 
 class Case(NamedTuple):
-    """What a method gets (X standardised, y_noisy) and what it is judged by."""
+    """Training rows (standardised) with noisy and true labels, and clean test rows."""
 
     X: np.ndarray
     y_noisy: np.ndarray
@@ -55,7 +55,7 @@ class Case(NamedTuple):
 
 
 def load(name: str, folder: Path | None) -> Data:
-    """Read ``folder/name.npz``, or fetch the set from OpenML where no folder is given."""
+    """Read ``folder/name.npz``, or without a folder fetch the set from OpenML."""
     if folder is not None:
         with np.load(folder / f"{name}.npz", allow_pickle=False) as arrays:
             keys = ("X", "y", "y_noisy", "X_test", "y_test")
@@ -70,12 +70,12 @@ def load(name: str, folder: Path | None) -> Data:
 
 
 def known_sets(folder: Path | None) -> list[str]:
-    """Names that :func:`load` knows."""
+    """Return the names of all sets."""
     return sorted(path.stem for path in folder.glob("*.npz")) if folder else list(OPENML)
 
 
 def noises(data: Data) -> list[str]:
-    """Kinds of noise that make sense for a set: with two classes a pair flip is symmetric."""
+    """Return the kinds of noise of a set; with two classes pair-flip noise is symmetric noise."""
     without = set()
     if data.y_real is None:
         without.add("real")
@@ -85,7 +85,7 @@ def noises(data: Data) -> list[str]:
 
 
 def make_case(data: Data, noise: str, seed: int, n_rows: int = N_ROWS) -> Case:
-    """Split, cut to at most ``n_rows`` training rows, standardise, and make the labels wrong."""
+    """Split, take at most ``n_rows`` training rows, standardise, and add label noise."""
     if data.X_test is None:
         rows, test_rows = train_test_split(
             np.arange(len(data.y)), test_size=0.3, stratify=data.y, random_state=seed
@@ -96,7 +96,7 @@ def make_case(data: Data, noise: str, seed: int, n_rows: int = N_ROWS) -> Case:
         X_test, y_test = data.X_test, data.y_test
     rows, X_test, y_test = rows[:n_rows], X_test[:N_ROWS], y_test[:N_ROWS]
     X, y = data.X[rows], data.y[rows]
-    # Embeddings may come in half precision, in which a sum of squares overflows.
+    # Embeddings may be in half precision, in which a sum of squares overflows.
     scaler = StandardScaler().fit(X.astype(np.float64))
     X, X_test = (scaler.transform(part.astype(np.float64)) for part in (X, X_test))
     if noise == "none":

@@ -1,12 +1,12 @@
-"""Time and peak memory of a fit and of predictions, against rows, classes and features.
+"""Time and peak memory of fit and predict by number of rows, classes and features.
 
     python benchmarks/scale.py [--rows 10000,100000,1000000] [--classes 2,10,100,1000]
         [--features 16,128,1024] [--epochs 2] [--folder DIR] [--threads 1]
 
-Each size runs in a process of its own, on a float32 table that lies on disk and is mapped into
-memory. Memory is the peak resident size above that of the interpreter with this package loaded,
-pages of the table included; it is read from /proc, so on Linux only. Under each table stands the
-exponent of the time of a fit, by least squares on the logarithms: 1 means proportional.
+Each size runs in its own process, on a memory-mapped float32 table. Memory is the increase of the
+peak resident size over that of the interpreter with this package imported, and includes the pages
+of the table; it is read from /proc, so on Linux only. The exponent of the fit time is estimated by
+least squares on the logarithms: 1 means that time is proportional to size.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ CHUNK = 100_000
 
 
 def peak_mib() -> float:
-    """Largest resident size of this process so far; getrusage would count its parent's too."""
+    """Peak resident size of this process; getrusage would include that of its parent."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(status["VmHWM"].split()[0]) / 1024
 
 
 def write_table(path: Path, rows: int, classes: int, features: int) -> np.ndarray:
-    """Write overlapping classes to disk, chunk by chunk; return their labels."""
+    """Write a table of overlapping classes to disk, in chunks; return the labels."""
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(classes, features)).astype(np.float32)
     X = np.lib.format.open_memmap(path, "w+", np.float32, (rows, features))
@@ -100,8 +100,10 @@ def main() -> None:
     parser.add_argument("--rows", type=numbers, default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--classes", type=numbers, default=[2, 10, 100, 1000])
     parser.add_argument("--features", type=numbers, default=[16, 128, 1024])
-    parser.add_argument("--epochs", type=int, default=2, help="in both trainings together; even")
-    parser.add_argument("--folder", help="where tables are written; a temporary folder by default")
+    parser.add_argument("--epochs", type=int, default=2, help="in both stages together; even")
+    parser.add_argument(
+        "--folder", help="folder for the tables, default: temporary"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--measure", nargs=2, type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -7,7 +7,7 @@ All methods train the same multi-layer perceptron, with the same batches, optimi
 epochs in total, on the same random table, in turns. The table has the median seconds of a fit and
 the median, least and most of its ratios to the plain loop in the same turn: CPU time on the CPU,
 time by device events on a GPU, and wall time on both; then the steps of the network a second, and
-on a GPU the peak of its memory. The default, in all its schedules, and "no refit" judge the labels
+on a GPU the peak of its memory. The default, in all its schedules, and "one stage" judge the labels
 beforehand, which is in their time and does not grow with the epochs. On a GPU there is one method
 more, the plain loop with its step captured in a CUDA graph. Needs ``pip install cleanlab pandas``
 for cleanlab.
@@ -30,13 +30,13 @@ from sklearn.datasets import make_classification
 from skorch import NeuralNetClassifier
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
-from sklearn_clidmu import CLIDMUClassifier, LossWeightNet, clid_loss
+from sklearn_clidmu import CLIDMUClassifier, WNet
+from sklearn_clidmu._settings import META_BATCH_ROWS
+from sklearn_clidmu.clid.algorithm import clid_mu_step
 from sklearn_clidmu.datasets import make_label_noise
-from sklearn_clidmu.mathematics.leave_one_out import leave_one_out_shares
-from sklearn_clidmu.training.meta_step import MAX_META_ROWS
+from sklearn_clidmu.noise.loo_kernel_ridge import loo_proba
 
 DROPOUT, LR, WEIGHT_DECAY = 0.3, 0.05, 0.02
 META_LR, TEMPERATURE = 3e-3, 0.5
@@ -132,64 +132,17 @@ def plain_loop(job: Job) -> None:
             optimizer.step()
 
 
-def captured_loop(job: Job) -> None:
-    """Train as the plain loop does, its step captured in a CUDA graph but for smaller batches."""
-    epoch, module = batches(job), Logits(job.shape).to(job.device)
-    optimizer = make_sgd(module)
-
-    def step(X: Tensor, y: Tensor) -> None:
-        optimizer.zero_grad()
-        F.cross_entropy(module(X), y).backward()
-        optimizer.step()
-
-    X_place, y_place = next(epoch())
-    side = torch.cuda.Stream(job.device)
-    side.wait_stream(torch.cuda.current_stream(job.device))
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            step(X_place, y_place)
-    torch.cuda.current_stream(job.device).wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step(X_place, y_place)
-    for _ in range(job.epochs):
-        for X, y in epoch():
-            if len(X) < len(X_place):
-                step(X, y)
-                continue
-            X_place.copy_(X)
-            y_place.copy_(y)
-            graph.replay()
-
-
 def textbook(job: Job) -> None:
-    """Train as the paper's pseudocode reads: second-order graph, forward pass repeated."""
+    """Train by Algorithm 1 as printed: second-order graph, forward pass repeated."""
     epoch = batches(job)
     module = PlainMLP(job.shape).to(job.device)
-    weight_net = LossWeightNet().to(job.device)
+    weight_net = WNet().to(job.device)
     optimizer = make_sgd(module)
     meta_optimizer = torch.optim.Adam(weight_net.parameters(), lr=META_LR)
-
-    def reweighted(params: dict[str, Tensor], X: Tensor, y: Tensor) -> Tensor:
-        logits, _ = functional_call(module, params, (X,))
-        losses = F.cross_entropy(logits, y, reduction="none")
-        hidden = weight_net.hidden(losses.detach()[:, None]).relu()
-        weights = weight_net.output(hidden).sigmoid().squeeze(1)
-        return (weights * losses).sum() / weights.sum()
-
     for _ in range(job.epochs):
         for X, y in epoch():
-            params = dict(module.named_parameters())
-            loss = reweighted(params, X, y)
-            gradients = torch.autograd.grad(loss, list(params.values()), create_graph=True)
-            moved = {k: p - LR * g for (k, p), g in zip(params.items(), gradients, strict=True)}
-            logits, features = functional_call(module, moved, (X[:MAX_META_ROWS],))
-            meta_optimizer.zero_grad()
-            clid_loss(features, logits, TEMPERATURE).backward()
-            meta_optimizer.step()
-            optimizer.zero_grad()
-            reweighted(params, X, y).backward()
-            optimizer.step()
+            X_meta = X[: META_BATCH_ROWS[1]]
+            clid_mu_step(module, weight_net, optimizer, meta_optimizer, X, y, X_meta, TEMPERATURE)
 
 
 def make_skorch(job: Job) -> NeuralNetClassifier:
@@ -223,7 +176,7 @@ def ours(trainings: int = 1, **parameters) -> Callable[[Job], None]:
     def run(job: Job) -> None:
         if job.epochs % trainings:
             raise ValueError(f"--epochs must be a multiple of {trainings}, got {job.epochs}.")
-        settings = {"warmup_epochs": 0, "refit": trainings > 1, **parameters}
+        settings = {"warmup_epochs": 0, "n_stages": trainings, **parameters}
         if settings["weighting"] is None:
             del settings["warmup_epochs"]
         CLIDMUClassifier(
@@ -241,24 +194,21 @@ def ours(trainings: int = 1, **parameters) -> Callable[[Job], None]:
     return run
 
 
-def judge(job: Job) -> None:
-    """Judge the labels by all other rows, as the default does before its trainings."""
+def kernel_regression(job: Job) -> None:
+    """Estimate the label noise by leave-one-out kernel regression, as the default does first."""
     X, y = (torch.tensor(part, device=job.device) for part in (job.X, job.y))
     weight, generator = torch.ones_like(X[:, 0]), torch.Generator().manual_seed(0)
-    leave_one_out_shares(X, y, job.shape.n_classes, weight, generator)
+    loo_proba(X, y, job.shape.n_classes, weight, generator)
 
 
 METHODS: dict[str, Callable[[Job], None]] = {
     "plain loop": plain_loop,
-    "plain loop, captured": captured_loop,
     "plain skorch": plain_skorch,
     "textbook": textbook,
     "weighting none": ours(weighting=None),
-    "judge of the labels alone": judge,
+    "kernel regression alone": kernel_regression,
     "default": ours(2, weighting="evidence"),
-    "no refit": ours(weighting="evidence"),
-    "every 2nd batch": ours(2, weighting="evidence", meta_interval=2),
-    "every 4th batch": ours(2, weighting="evidence", meta_interval=4),
+    "one stage": ours(weighting="evidence"),
     "wnet": ours(weighting="wnet"),
     "vri": ours(weighting="vri"),
     "full step, wnet": ours(weighting="wnet", virtual_step="full"),
@@ -338,8 +288,6 @@ def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(args.threads)
     methods = ["plain loop", *(name for name in args.methods if name != "plain loop")]
-    if torch.device(args.device).type != "cuda":
-        methods = [name for name in methods if METHODS[name] is not captured_loop]
     with threadpool_limits(args.threads):
         for name in args.shapes:
             job = make_job(SHAPES[name], args.epochs, args.device)

@@ -1,9 +1,9 @@
-"""Few labels, many of them wrong: what the rows without a label are worth.
+"""Compare methods for tables with few and noisy labels.
 
     python benchmarks/unlabeled.py --data FOLDER [--keep 0.1] [--seeds 2] [--sets ...] [--csv FILE]
 
-Of every set's training rows a share keeps its label, 40 % of those are wrong, and the others have
-none. Prints the test accuracy of every method in every cell, and the means.
+A share of the training rows of each set keeps its label, and 40 % of these labels are wrong. Prints
+the test accuracy of every method in every cell, and the means.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ MIN_LABELS = 20
 
 
 def svc() -> BaseEstimator:
-    """Support vector classifier with probabilities, as self-training asks for."""
+    """Support vector classifier with probabilities, which self-training needs."""
     return SVC(probability=True, random_state=0)
 
 
 def methods(seed: int) -> dict[str, Callable[[], BaseEstimator]]:
-    """Every way of using rows whose label is -1; the first four never look at them."""
+    """Return the methods; the first four do not use rows without a label (-1)."""
 
     def ours(**params: object) -> Callable[[], BaseEstimator]:
         return lambda: CLIDMUClassifier(missing_label=-1, random_state=seed, **params)
@@ -48,7 +48,6 @@ def methods(seed: int) -> dict[str, Callable[[], BaseEstimator]]:
         "clidmu, ignore, weighting none": ours(unlabeled="ignore", weighting=None),
         "svc": svc,
         "forest": forest,
-        "clidmu, meta": ours(unlabeled="meta"),
         "clidmu, consistency": ours(),
         "clidmu, consistency, weighting none": ours(weighting=None),
         "self-training svc": lambda: SelfTrainingClassifier(svc()),
@@ -62,7 +61,7 @@ def score(name: str, build: Callable[[], BaseEstimator], case: Case, y: np.ndarr
     """Test accuracy."""
     rows = y >= 0 if name in ("svc", "forest") else slice(None)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # classes that spreading never reaches, SVC's probability
+        warnings.simplefilter("ignore")  # classes without rows in LabelSpreading, SVC's probability
         return build().fit(case.X[rows], y[rows]).score(case.X_test, case.y_test)
 
 
@@ -73,7 +72,7 @@ def main() -> None:
     parser.add_argument("--keep", type=float, default=0.1)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--sets", nargs="*")
-    parser.add_argument("--csv", type=Path, help="where every run is written")
+    parser.add_argument("--csv", type=Path, help="file for the result of every run")
     arguments = parser.parse_args()
     folder = arguments.data
     runs = []

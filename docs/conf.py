@@ -1,4 +1,4 @@
-"""How Sphinx builds the documentation: ``tox -e docs``. Neither build nor pages need a network."""
+"""Sphinx configuration for ``tox -e docs``. Neither the build nor the pages need a network."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ myst_heading_anchors = 3
 # The API, from docstrings
 
 autosummary_generate = True
-autodoc_typehints = "none"  # numpydoc sections say more than annotations
+autodoc_typehints = "none"  # the numpydoc sections give the types
 numpydoc_show_class_members = False  # the class template lists them
 numpydoc_validation_checks = {
     "all",  # but for these:
-    "ES01",  # a summary line may say everything
+    "ES01",  # a summary line may be enough
     "EX01",  # the guide and the gallery have the examples of methods and displays
     "GL01",  # the summary follows the opening quotes, as ruff formats it
-    "SA01",  # links go where they are needed, in the text
+    "SA01",  # links are in the text
 }
 numpydoc_validation_exclude = {
-    # One line each: WeightingNet says what is common to them.
-    r"\.(LogitRectifier|LossWeightNet)\.",
+    # Short docstrings: WeightingNet documents what these methods share.
+    r"\.(VRI|WNet)\.",
 }
 
 # The gallery
@@ -54,7 +54,7 @@ sphinx_gallery_conf = {
     "within_subsection_order": ExplicitOrder(["plot_quickstart.py", "plot_audit.py", "*"]),
     "download_all_examples": False,
     "show_signature": False,
-    "min_reported_time": 1e9,  # how long it took here says nothing to a reader
+    "min_reported_time": 1e9,  # the time on one machine does not help a reader
     "write_computation_times": False,
 }
 
@@ -77,23 +77,23 @@ html_theme_options = {
     "footer_end": [],
 }
 
-# Formulas become MathML, which browsers draw by themselves: MathJax would come from a network.
+# Formulas become MathML, which browsers render: MathJax would need a network.
 html_math_renderer = "mathml"
 
 
 def visit_math(translator, node):
-    """Write a formula within a line."""
+    """Write an inline formula."""
     translator.body.append(tex2mathml(node.astext(), as_block=False))
     raise nodes.SkipNode
 
 
 def visit_math_block(translator, node):
-    """Write a formula of its own."""
+    """Write a display formula."""
     formula = tex2mathml(node.astext(), as_block=True)
     translator.body.append(f'<div class="formula">{formula}</div>')
     raise nodes.SkipNode
 
 
 def setup(app):
-    """Register the renderer."""
+    """Register the math renderer."""
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math_block, None))

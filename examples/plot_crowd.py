@@ -2,9 +2,9 @@
 Several annotators
 ==================
 
-Labels often come from a crowd: each row is shown to a few people, who do not all know what they
-are looking at, and the majority decides. This example asks what ``CLIDMUClassifier`` adds to a
-majority vote, and whether the agreement of the annotators should be passed on to it.
+Several people label each row, some of them carelessly, and the majority vote becomes the label.
+This example shows how ``CLIDMUClassifier`` improves on the majority vote, and how to pass the
+agreement of the annotators to it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ from sklearn_clidmu import CLIDMUClassifier
 from sklearn_clidmu.datasets import make_label_noise
 
 # %%
-# A crowd
-# -------
-# Ten people label scikit-learn's bundled digits. Two know them well, five are careless, and three
-# click at random most of the time. Every image is shown to three of the ten. Here they err
-# independently of the image and of each other; a real crowd errs together on difficult images, and
-# its wrong labels are harder to find.
+# Annotators
+# ----------
+# Ten annotators with different error rates label scikit-learn's bundled digits. Each image is
+# labelled by three of the ten. Their errors do not depend on the image or on each other; in real
+# data annotators make the same errors on difficult images, and wrong labels are harder to find.
 
 ERROR_RATES = [0.05, 0.1, 0.4, 0.4, 0.4, 0.5, 0.5, 0.8, 0.8, 0.8]
 PER_ROW = 3
@@ -40,7 +39,7 @@ asked = rng.permuted(np.tile(np.arange(len(ERROR_RATES)), (len(y), 1)), axis=1)[
 votes = np.apply_along_axis(np.bincount, 1, np.take_along_axis(answers, asked, 1), minlength=10)
 
 # %%
-# The majority decides, and a draw is decided by lot.
+# The label is the majority vote; ties are broken at random.
 
 y_vote = (votes + 0.5 * rng.random(votes.shape)).argmax(axis=1)
 agreement = votes.max(axis=1) / PER_ROW
@@ -51,10 +50,10 @@ for share in np.unique(agreement):
     print(f"  {share:.0%} agreed on {rows.sum():4d} rows: {wrong[rows].mean():.0%} wrong")
 
 # %%
-# What to train
-# -------------
-# The agreement of the annotators can be passed on as ``sample_weight``: a row on which they
-# agree then counts more. It helps all three models, most of all the two that believe their labels.
+# Agreement as sample weight
+# --------------------------
+# Passed as ``sample_weight``, the agreement of the annotators gives more weight to the rows on
+# which they agree. It helps all three models, most of all the two that cannot handle label noise.
 
 models = {
     "logistic regression": LogisticRegression(max_iter=1000),
@@ -73,18 +72,18 @@ for name, model in models.items():
 # %%
 # Which labels to check
 # ---------------------
-# Someone who checks labels by hand would start where the annotators disagreed. The noise scores
-# are a better guide: they know what the image looks like. The left panel counts what is found,
-# the right one shows the accuracies from above.
+# Labels can be checked in the order of the annotators' disagreement or of the noise scores. Noise
+# scores find wrong labels earlier because they also use the image. The left panel shows the wrong
+# labels found, the right panel the accuracies from above.
 
-suspicion = {
+order_by = {
     "noise score": models["CLIDMUClassifier"].noise_scores_,
     "disagreement": 1 - agreement + 1e-6 * rng.random(len(y)),  # ties in any order
 }
 COLORS, MARKERS = ("#0072b2", "#d55e00"), ("o", "s")
 checked = np.arange(1, len(y) + 1)
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-for (name, values), color, line in zip(suspicion.items(), COLORS, ("-", "--"), strict=True):
+for (name, values), color, line in zip(order_by.items(), COLORS, ("-", "--"), strict=True):
     found = wrong[np.argsort(values)[::-1]].cumsum()
     print(f"{name:12s}  {found[299] / 300:.0%} of the 300 labels checked first are wrong")
     left.plot(checked, found / wrong.sum(), line, color=color, label=name)

@@ -1,10 +1,10 @@
 """
-A network of your own
-=====================
+Custom PyTorch modules
+======================
 
-``CLIDMUClassifier`` trains a multi-layer perceptron unless it is given something else: ``module=``
-takes any torch module, and rows may then have any shape. Here a small convolutional network reads
-scikit-learn's bundled digits as images of 8 x 8 pixels, two labels in five of which are wrong.
+``CLIDMUClassifier`` trains a multi-layer perceptron by default. ``module`` replaces it by any
+PyTorch module, and rows may then have any shape. Here a small convolutional network is trained on
+scikit-learn's bundled digits, images of 8 x 8 pixels; two labels in five are wrong.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from sklearn_clidmu.datasets import make_label_noise
 # %%
 # The network
 # -----------
-# It is built as ``module(shape, n_classes)``; for rows that are vectors, the first argument is
-# the number of features. What it returns are the logits. The last hidden features, which the
-# method needs as well, are read from the input of the last linear layer; a network without one
-# returns the pair ``(logits, features)``.
+# The module is created as ``module(shape, n_classes)``; for rows that are vectors, the first
+# argument is the number of features. It returns logits. The method also needs the last hidden
+# features: they are the input of the last linear layer. A module without a linear layer returns
+# the pair ``(logits, features)``.
 
 
 class Convolutions(nn.Sequential):
@@ -50,11 +50,10 @@ class Convolutions(nn.Sequential):
 
 
 # %%
-# Images in, no scaler
-# --------------------
-# The pixels share one scale, so that they need no ``StandardScaler``, just a mean of zero and a
-# variance of one. All parameters that are not about the shape of the built-in network
-# (``hidden_layer_sizes`` and ``dropout``) mean what they always mean.
+# Fit
+# ---
+# All pixels have the same unit, so they are scaled together instead of by ``StandardScaler``. All
+# parameters but those of the default network (``hidden_layer_sizes`` and ``dropout``) apply.
 
 images, y = load_digits(return_X_y=True)
 images = ((images - images.mean()) / images.std()).reshape(-1, 1, 8, 8).astype(np.float32)
@@ -62,36 +61,35 @@ X, X_test, y, y_test = train_test_split(images, y, test_size=0.3, stratify=y, ra
 y_noisy, wrong = make_label_noise(y, rate=0.4, random_state=0)
 
 models = {
-    "every label believed": CLIDMUClassifier(module=Convolutions, weighting=None, random_state=0),
-    "labels weighted": CLIDMUClassifier(module=Convolutions, random_state=0),
+    "unweighted": CLIDMUClassifier(module=Convolutions, weighting=None, random_state=0),
+    "weighted": CLIDMUClassifier(module=Convolutions, random_state=0),
 }
 for name, clf in models.items():
     clf.fit(X, y_noisy)
     print(
-        f"{name:20s}  test accuracy {clf.score(X_test, y_test):.3f}, "
+        f"{name:10s}  test accuracy {clf.score(X_test, y_test):.3f}, "
         f"AUROC of the noise scores {roc_auc_score(wrong, clf.noise_scores_):.3f}"
     )
 
 # %%
-# Convolutions resist these labels well even unweighted: noise that falls on all digits alike is
-# hard to learn by heart for a network of few parameters. With the weights, fewer than half of the
-# errors are left.
+# A convolutional network has few parameters and memorises little of symmetric noise, even without
+# weights. With weights it makes fewer than half of the errors.
 #
-# Where the two networks differ
-# -----------------------------
-# The first test images that the network of believed labels gets wrong, with its answer above and
-# that of the weighted network below.
+# Examples
+# --------
+# The first test images that the unweighted network misclassifies, with its prediction above and the
+# prediction of the weighted network below.
 
-believed, weighted = (clf.predict(X_test) for clf in models.values())
-rows = np.flatnonzero(believed != y_test)[:8]
+unweighted, weighted = (clf.predict(X_test) for clf in models.values())
+rows = np.flatnonzero(unweighted != y_test)[:8]
 
 figure, axes = plt.subplots(1, 8, figsize=(10, 2), layout="constrained")
 for ax, row in zip(axes, rows, strict=True):
     ax.imshow(X_test[row, 0], cmap="gray_r")
     ax.set(xticks=[], yticks=[])
-    ax.set_title(f"believed: {believed[row]}", fontsize=10)
-    ax.set_xlabel(f"weighted: {weighted[row]}", fontsize=10)
-print(f"{(weighted[rows] == y_test[rows]).sum()} of these {len(rows)} are right once weighted")
+    ax.set_title(f"unweighted: {unweighted[row]}", fontsize=9)
+    ax.set_xlabel(f"weighted: {weighted[row]}", fontsize=9)
+print(f"{(weighted[rows] == y_test[rows]).sum()} of these {len(rows)} are right with weights")
 
 figure.savefig("custom_module.png", dpi=120)
 print("figure: custom_module.png")

@@ -1,12 +1,12 @@
 """
-Choosing a model by noisy labels
-================================
+Model selection with noisy labels
+=================================
 
-Two labels in five of scikit-learn's bundled digits name the next digit. ``GridSearchCV`` chooses
-among five classifiers, once by accuracy on the wrong labels it holds out, and once by
-``noisy_label_scorer``. Labels left alone say what each choice is worth.
+Two labels in five of scikit-learn's bundled digits are wrong. ``GridSearchCV`` selects one of five
+classifiers, once by accuracy on noisy held-out labels and once by ``noisy_label_scorer``. The true
+accuracy of each choice is measured on clean test labels.
 
-The figure shows, for every candidate, what each criterion sees against what is true.
+The figure shows both criteria against the test accuracy of every candidate.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ CRITERIA = {"noisy accuracy": "accuracy", "noisy_label_scorer": noisy_label_scor
 # %%
 # Data
 # ----
-# Pair-flip noise: a wrong label names the next digit.
+# Pair-flip noise: a wrong label is the next digit.
 
 X, y = load_digits(return_X_y=True)
 X, X_test, y, y_test = train_test_split(X, y, test_size=0.3, stratify=y, random_state=0)
-y_noisy, flipped = make_label_noise(y, kind="pairflip", rate=0.4, random_state=0)
-print(f"pairflip noise: {flipped.mean():.0%} of {len(y)} training labels are wrong")
+y_noisy, wrong = make_label_noise(y, kind="pairflip", rate=0.4, random_state=0)
+print(f"pairflip noise: {wrong.mean():.0%} of {len(y)} training labels are wrong")
 
 # %%
-# Five candidates
-# ---------------
-# One search measures both criteria on the same folds. What each candidate is worth is measured
-# after training on all rows, by labels that nobody has in practice.
+# Candidates
+# ----------
+# One search computes both criteria on the same folds. For the test accuracy each candidate is
+# fitted on all training rows.
 
 grid = [
     {"clidmuclassifier__weighting": [None], "clidmuclassifier__dropout": [0.0, 0.3]},
     {"clidmuclassifier__weighting": ["wnet"]},
     {"clidmuclassifier__weighting": ["evidence"], "clidmuclassifier__dropout": [0.3, 0.6]},
 ]
-pipe = make_pipeline(StandardScaler(), CLIDMUClassifier(max_epochs=20, refit=False, random_state=0))
+pipe = make_pipeline(StandardScaler(), CLIDMUClassifier(max_epochs=20, n_stages=1, random_state=0))
 search = GridSearchCV(pipe, grid, cv=2, scoring=CRITERIA, refit=False).fit(X, y_noisy)
 
 found = search.cv_results_
@@ -54,10 +54,9 @@ for parameters, accuracy in zip(found["params"], true, strict=True):
     print(f"  {words:34s} test accuracy {accuracy:.3f}")
 
 # %%
-# What each criterion sees
-# ------------------------
-# Noisy accuracy cannot tell the two best candidates apart by more than chance, and here takes the
-# second.
+# Criteria against test accuracy
+# ------------------------------
+# Noisy accuracy separates the best candidates less clearly.
 
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained", sharey=True)
 for ax, criterion in zip(axes, CRITERIA, strict=True):
@@ -66,10 +65,10 @@ for ax, criterion in zip(axes, CRITERIA, strict=True):
     print(f"chosen by {criterion}: test accuracy {true[best]:.3f}")
     ax.scatter(scores, true, color=OTHER, label="candidate")
     ax.scatter(scores[best], true[best], color=CHOSEN, marker="D", s=80, label="chosen")
-    ax.set(title=criterion, xlabel="mean over held-out folds, wrong labels")
+    ax.set(title=criterion, xlabel="mean over held-out folds, noisy labels")
     ax.locator_params(axis="x", nbins=5)
     ax.spines[["top", "right"]].set_visible(False)
-axes[0].set_ylabel("test accuracy, right labels")
+axes[0].set_ylabel("test accuracy, clean labels")
 axes[0].legend(loc="lower right", frameon=False)
 
 figure.savefig("model_selection.png", dpi=120)

@@ -1,10 +1,10 @@
 """
-Tuning a pipeline on wrong labels
-=================================
+Pipeline and grid search
+========================
 
-``CLIDMUClassifier`` is a step like any other: it sits in a ``Pipeline``, and ``GridSearchCV`` tunes
-it together with the steps before it. One thing differs from clean data, the score: held-out labels
-are wrong as well, and :func:`~sklearn_clidmu.noisy_label_scorer` allows for that.
+``CLIDMUClassifier`` can be a step of a ``Pipeline``, and ``GridSearchCV`` can tune its parameters.
+Held-out labels are noisy as well; :func:`~sklearn_clidmu.noisy_label_scorer` is a score for noisy
+labels.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from sklearn_clidmu.datasets import make_label_noise
 # %%
 # Data
 # ----
-# Scikit-learn's bundled digits; two labels in five of the training rows name another digit.
+# Scikit-learn's bundled digits; two labels in five of the training rows are wrong.
 
 X, y = load_digits(return_X_y=True)
 X, X_test, y, y_test = train_test_split(X, y, test_size=0.3, stratify=y, random_state=0)
 y_noisy, wrong = make_label_noise(y, rate=0.4, random_state=0)
 
 # %%
-# Named steps, named parameters
-# -----------------------------
-# The parameters of a step are reached by its name, two underscores, and theirs. One training
-# instead of two (``refit=False``) and few epochs keep the search short; candidates that are close
-# would need both, and more folds.
+# Search
+# ------
+# A parameter of a step is named by the step, two underscores and the parameter. One stage instead
+# of two (``n_stages=1``) and few epochs keep the search short. Two stages and more folds separate
+# similar candidates better.
 
 pipe = Pipeline(
     [
         ("scale", StandardScaler()),
-        ("classify", CLIDMUClassifier(refit=False, max_epochs=10, random_state=0)),
+        ("classify", CLIDMUClassifier(n_stages=1, max_epochs=10, random_state=0)),
     ]
 )
 grid = {
@@ -62,18 +62,17 @@ for name, candidate in candidates.items():
     )
 
 # %%
-# The scorer tells the good from the bad, by wrong labels alone. It does not tell the good from the
-# best: here the pipeline as it was before the search does no worse than the one chosen. Where
-# there is no reason to doubt the defaults, they are a choice, too.
+# The scorer separates good candidates from bad ones by noisy labels alone. It does not separate
+# good candidates from the best one, and the defaults are a reasonable choice, too.
 #
-# What the best pipeline knows
-# ----------------------------
-# ``best_estimator_`` is trained on all rows, and what its last step has learned of their labels is
-# in their order.
+# Noise scores of the best pipeline
+# ---------------------------------
+# ``best_estimator_`` is fitted on all training rows. Its last step has a noise score for each of
+# them, in the order of the rows.
 
 scores = best["classify"].noise_scores_
 print(f"AUROC of the noise scores against the wrong labels {roc_auc_score(wrong, scores):.3f}")
-print("rows to look at first:", np.argsort(scores)[::-1][:8])
+print("rows to check first:", np.argsort(scores)[::-1][:8])
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
 values = search.cv_results_["mean_test_score"].reshape(3, 3)  # the last parameter varies fastest

@@ -2,13 +2,12 @@
 Quickstart: digits with wrong labels
 ====================================
 
-Two labels in five of scikit-learn's bundled digits are made wrong, in two ways: *symmetric*
-noise puts any other digit in place of the true one, *pair-flip* noise always the next. Three
-classifiers are trained on the result and tested on labels left alone: scikit-learn's
-``MLPClassifier``, the network of this package without reweighting, and ``CLIDMUClassifier``
-with its defaults, which is told neither that labels are wrong nor how.
+Two labels in five of scikit-learn's bundled digits are made wrong. With *symmetric* noise a wrong
+label is any other digit, with *pair-flip* noise it is the next digit. Three classifiers are trained
+on these labels and tested on clean labels: scikit-learn's ``MLPClassifier``, the network of this
+package without weights, and ``CLIDMUClassifier`` with its defaults.
 
-The figure shows the noise scores of the training rows and the rows to look at first.
+The figure shows the noise scores of the training rows and the rows to check first.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ CLEAN, WRONG = "#0072b2", "#d55e00"  # apart for the colour-blind and in greysca
 
 
 def draw_scores(ax: plt.Axes, scores: np.ndarray, flipped: np.ndarray, title: str) -> None:
-    """Histogram of the noise scores, wrong labels apart from right ones."""
+    """Draw histograms of the noise scores of right and wrong labels."""
     bins = np.linspace(0, 1, 31)
     ax.hist(scores[~flipped], bins, color=CLEAN, label="label right")
     ax.hist(scores[flipped], bins, histtype="step", color=WRONG, lw=2.5, label="label wrong")
@@ -41,8 +40,8 @@ def draw_scores(ax: plt.Axes, scores: np.ndarray, flipped: np.ndarray, title: st
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def draw_suspects(axes: np.ndarray, X: np.ndarray, y_noisy: np.ndarray, y: np.ndarray) -> None:
-    """Draw digits under their given labels; a label that is right stands in brackets."""
+def draw_digits(axes: np.ndarray, X: np.ndarray, y_noisy: np.ndarray, y: np.ndarray) -> None:
+    """Draw digits below their given labels; labels that are right are in brackets."""
     for ax, pixels, given, true in zip(axes.flat, X, y_noisy, y, strict=True):
         ax.imshow(pixels.reshape(8, 8), cmap="gray_r")
         text = f"“{given}”" if given != true else f"({given})"
@@ -51,8 +50,8 @@ def draw_suspects(axes: np.ndarray, X: np.ndarray, y_noisy: np.ndarray, y: np.nd
 
 
 # %%
-# The comparison
-# --------------
+# Comparison
+# ----------
 
 X, y = load_digits(return_X_y=True)
 X, X_test, y, y_test = train_test_split(X, y, test_size=0.3, stratify=y, random_state=0)
@@ -71,21 +70,20 @@ for panel, kind in zip(panels, ("symmetric", "pairflip"), strict=True):
     print(f"{kind} noise: {flipped.mean():.0%} of {len(y)} training labels are wrong")
     for name, model in models.items():
         pipe = make_pipeline(StandardScaler(), model)
-        with warnings.catch_warnings():  # MLPClassifier never finishes learning wrong labels
+        with warnings.catch_warnings():  # MLPClassifier does not converge on wrong labels
             warnings.simplefilter("ignore", ConvergenceWarning)
             pipe.fit(X, y_noisy)
         print(f"  {name:30s} test accuracy {pipe.score(X_test, y_test):.3f}")
 
     scores = pipe[-1].noise_scores_
     auroc = roc_auc_score(flipped, scores)
-    suspects = np.argsort(scores)[::-1][:20]
-    found = flipped[suspects].sum()
+    top = np.argsort(scores)[::-1][:20]
     print(f"  noise_scores_ against the wrong labels: AUROC {auroc:.3f}")
-    print(f"  of the 20 most suspicious labels, {found} are wrong\n")
+    print(f"  of the 20 labels with the highest scores, {flipped[top].sum()} are wrong\n")
 
     draw_scores(panel[0].subplots(), scores, flipped, f"{kind}, AUROC {auroc:.3f}")
-    panel[1].suptitle("most suspicious training rows under their given labels", fontsize=10)
-    draw_suspects(panel[1].subplots(2, 10), X[suspects], y_noisy[suspects], y[suspects])
+    panel[1].suptitle("training rows with the highest scores, given labels", fontsize=10)
+    draw_digits(panel[1].subplots(2, 10), X[top], y_noisy[top], y[top])
 
 figure.savefig("quickstart.png", dpi=120)
 print("figure: quickstart.png")

@@ -1,12 +1,11 @@
 """
-Trust as sample weight of another model
-=======================================
+Sample weights for other models
+===============================
 
-What ``CLIDMUClassifier`` learns about the labels is of use to models that cannot learn it
-themselves. ``sample_weights_``, its trust in each row, goes into the ``fit`` of any scikit-learn
-estimator that takes ``sample_weight``. So does one minus the score of
-:func:`~sklearn_clidmu.cross_val_noise_scores`, which asks any classifier for its doubts about
-labels that it has not seen.
+The ``sample_weights_`` of ``CLIDMUClassifier`` can be passed to the ``fit`` of any scikit-learn
+estimator that accepts ``sample_weight``. An alternative is one minus the score of
+:func:`~sklearn_clidmu.cross_val_noise_scores`, which scores each label by a model that was not
+trained on it.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ from sklearn_clidmu import CLIDMUClassifier, cross_val_noise_scores
 from sklearn_clidmu.datasets import make_label_noise
 
 # %%
-# Three arms of a spiral
-# ----------------------
-# 900 training rows in the plane; two labels in five are wrong.
+# Data
+# ----
+# Three arms of a spiral; two labels in five of the 900 training rows are wrong.
 
 
 def spirals(n_per_arm: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Rows on three arms, and the number of the arm."""
+    """Return points on three arms, and the number of the arm."""
     arm = np.repeat([0, 1, 2], n_per_arm)
     radius = rng.uniform(0.3, 3, len(arm))
     angle = 1.1 * radius + arm * 2 * np.pi / 3
@@ -44,10 +43,10 @@ X_test, y_test = spirals(1000, rng)
 y_noisy, wrong = make_label_noise(y, rate=0.4, random_state=0)
 
 # %%
-# Two kinds of weights, two models
-# --------------------------------
-# Gradient boosting learns wrong labels one by one. A logistic regression on splines has few
-# parameters, and can hardly do so.
+# Weights and models
+# ------------------
+# Gradient boosting can memorise wrong labels. A logistic regression on splines has few parameters
+# and memorises little.
 
 pipe = make_pipeline(StandardScaler(), CLIDMUClassifier(random_state=0)).fit(X, y_noisy)
 boosting = HistGradientBoostingClassifier(max_iter=50, random_state=0)
@@ -55,7 +54,7 @@ splines = SplineTransformer(8).fit(X)
 logistic = LogisticRegression(max_iter=2000)
 
 weights = {
-    "all labels believed": np.ones(len(X)),
+    "all weights equal": np.ones(len(X)),
     "sample_weights_": pipe[-1].sample_weights_,
     "1 - out-of-fold score": 1 - cross_val_noise_scores(boosting, X, y_noisy, cv=3),
 }
@@ -70,18 +69,15 @@ for name, weight in weights.items():
         f"         {regions[name].score(X_test, y_test):.3f}"
         f"     {logistic.score(splines.transform(X_test), y_test):.3f}"
     )
-print(f"{'CLIDMUClassifier itself':24s}{'':23s}{pipe.score(X_test, y_test):.3f}")
+print(f"{'CLIDMUClassifier':24s}{'':23s}{pipe.score(X_test, y_test):.3f}")
 
 # %%
-# Both kinds of weights serve gradient boosting about equally well. Scores out of fold need nothing
-# but a classifier that is decent when trained on two thirds of the rows. The logistic regression
-# needs no help, and loses a little by it: trust is an estimate, too. ``CLIDMUClassifier`` itself is
-# as good as the best of them.
+# Both kinds of weights improve gradient boosting. The logistic regression hardly needs weights.
 #
-# What gradient boosting makes of the plane
-# -----------------------------------------
-# Shades are the predicted arms. Rows are drawn the larger, the more they weigh; the wrong labels
-# that keep their weight are mostly near the middle, where the arms meet.
+# Decision regions of gradient boosting
+# -------------------------------------
+# Shades are the predicted arms; the size of a marker is the weight of the row. Wrong labels with a
+# large weight are mostly in the middle, where the arms meet.
 
 SHADES = ListedColormap(["#ffffff", "#bdd7e7", "#8c8c8c"])  # light to dark in greyscale, too
 

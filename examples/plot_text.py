@@ -1,11 +1,10 @@
 """
-Text labelled by keyword rules
-==============================
+Weak supervision of texts
+=========================
 
-Nobody has labelled the sentences, but a few rules are quick to write: a sentence with the word
-*oven* is about the kitchen. Rules are wrong now and then, and many sentences meet none. This is
-weak supervision. Here its labels go into ``CLIDMUClassifier``, with the sparse matrix of a
-``TfidfVectorizer`` in front.
+Sentences are labelled by keyword rules: a sentence with the word *oven* gets the topic *kitchen*.
+Some of these labels are wrong, and many sentences get no label. ``CLIDMUClassifier`` is fitted to
+them on the sparse matrix of a ``TfidfVectorizer``.
 """
 
 from __future__ import annotations
@@ -22,17 +21,17 @@ from sklearn.pipeline import make_pipeline
 
 from sklearn_clidmu import (
     CLIDMUClassifier,
-    NoiseMatrixDisplay,
     NoiseScoreDisplay,
+    TransitionMatrixDisplay,
     find_label_issues,
     noisy_label_scorer,
 )
 
 # %%
-# The sentences
-# -------------
-# 800 of them in four topics, put together from who did what to what, where, and a detail. The
-# details say nothing of the topic: a gardener, too, may have bread at hand.
+# Sentences
+# ---------
+# 800 sentences of four topics are made from a subject, a verb, an object, a place and a detail. The
+# detail is independent of the topic, but may contain a keyword.
 
 TOPICS = {
     "kitchen": (
@@ -84,10 +83,9 @@ train, test, y_train, y_test = train_test_split(
 )
 
 # %%
-# The rules
-# ---------
-# The last keyword in a sentence decides. Where there is none, there is no label, which is written
-# as an empty string.
+# Rules
+# -----
+# The last keyword in a sentence gives the label. Without a keyword the label is an empty string.
 
 KEYWORDS = {
     "kitchen": "pot bread oven pan stove soup sauce stew pie roast cook chef",
@@ -99,7 +97,7 @@ TOPIC_OF = {word: topic for topic, words in KEYWORDS.items() for word in words.s
 
 
 def rule(sentence: str) -> str:
-    """Topic of the last keyword, or the empty string."""
+    """Return the topic of the last keyword, or an empty string."""
     found = [TOPIC_OF[word] for word in re.findall(r"\w+", sentence) if word in TOPIC_OF]
     return found[-1] if found else ""
 
@@ -114,11 +112,10 @@ for sentence, topic in zip(train[:8], y_rules[:8], strict=True):
     print(f"  {topic or '(none)':9s} {sentence}")
 
 # %%
-# Hide the rules from the classifier
-# ----------------------------------
-# A classifier that sees the keywords learns the rules, and then finds nothing wrong with what they
-# say. Without the keywords it has to tell the topics by the other words. That alone is worth a lot
-# to a logistic regression that believes every label.
+# Remove the keywords
+# -------------------
+# A classifier that sees the keywords learns the rules and their errors. Without the keywords it has
+# to use the other words. This alone improves a logistic regression.
 
 ordinary, hidden = list(ENGLISH_STOP_WORDS), [*ENGLISH_STOP_WORDS, *TOPIC_OF]
 for name, words in (("keywords seen", ordinary), ("keywords hidden", hidden)):
@@ -127,17 +124,16 @@ for name, words in (("keywords seen", ordinary), ("keywords hidden", hidden)):
     print(f"logistic regression, {name:15s}  test accuracy {model.score(test, y_test):.3f}")
 
 # %%
-# Learn which labels to trust
-# ---------------------------
-# Here the defaults of ``CLIDMUClassifier`` are not enough: some 500 sentences of a hundred words
-# can be learned by heart, and the network learns many of the wrong labels. Stronger weight decay
-# keeps it from that. ``noisy_label_scorer`` sees the difference, by labels of the rules alone.
+# Fit and tune
+# ------------
+# There are only about 500 labels, and the network can memorise many of them. Stronger weight decay
+# prevents that. ``noisy_label_scorer`` selects it by the noisy labels alone.
 
 pipe = make_pipeline(TfidfVectorizer(stop_words=hidden), CLIDMUClassifier(random_state=0))
 grid = {"clidmuclassifier__weight_decay": ["auto", 0.1]}
 search = GridSearchCV(pipe, grid, cv=2, scoring=noisy_label_scorer)
 search.fit(train[given], y_rules[given])
-print("mean scores", search.cv_results_["mean_test_score"].round(2), "so", search.best_params_)
+print("mean scores", search.cv_results_["mean_test_score"].round(2), search.best_params_)
 
 pipe.fit(train[given], y_rules[given])
 for name, model in (("defaults", pipe), ("chosen", search.best_estimator_)):
@@ -148,34 +144,34 @@ for name, model in (("defaults", pipe), ("chosen", search.best_estimator_)):
     )
 
 # %%
-# The labels to look at first, with the topics that they should have:
+# The labels to check first, and the suggested topics:
 
 best = search.best_estimator_
 issues = find_label_issues(best)
-print(f"{len(issues.index)} labels are under suspicion, {wrong[issues.index].mean():.0%} rightly")
+print(f"{len(issues)} label issues, {wrong[issues.index].mean():.0%} of them wrong labels")
 for row in issues.index[:8]:
     topics = f"{y_rules[given][row]} -> {best[-1].suggested_labels_[row]}"
     print(f"  {topics:18s} {train[given][row]}")
 
 # %%
-# Sentences that no rule labels get a topic from the trained pipeline, and the logistic regression,
-# a smaller model to put to work, is trained on the same labels by their trust.
+# The fitted pipeline predicts topics of the sentences without a label. Its sample weights also
+# improve the logistic regression, a smaller model.
 
 unlabeled = train[~given]
-print(f"topics of unlabelled sentences: {best.score(unlabeled, y_train[~given]):.0%} right")
+print(f"topics of sentences without a label: {best.score(unlabeled, y_train[~given]):.0%} right")
 model = make_pipeline(TfidfVectorizer(stop_words=hidden), LogisticRegression())
-trust = best[-1].sample_weights_
-model.fit(train[given], y_rules[given], logisticregression__sample_weight=trust)
-print(f"logistic regression, weighted by trust  test accuracy {model.score(test, y_test):.3f}")
+weights = best[-1].sample_weights_
+model.fit(train[given], y_rules[given], logisticregression__sample_weight=weights)
+print(f"logistic regression, sample weights   test accuracy {model.score(test, y_test):.3f}")
 
 # %%
-# What the rules do to each topic, as estimated from the labels of the rules alone:
+# Noise scores and transition matrix, estimated from the labels of the rules alone:
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
 NoiseScoreDisplay.from_estimator(best, wrong=wrong, ax=left)
 left.set_title("noise scores of the labels")
-NoiseMatrixDisplay.from_estimator(best, ax=right)
-right.set_title(f"estimated noise matrix: noise rate {best[-1].noise_rate_:.1%}")
+TransitionMatrixDisplay.from_estimator(best, ax=right)
+right.set_title(f"estimated transition matrix: {right.get_title()}")
 
 figure.savefig("text.png", dpi=120)
 print("figure: text.png")

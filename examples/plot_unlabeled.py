@@ -1,13 +1,12 @@
 """
-Few labels, many of them wrong
-==============================
+Few and noisy labels
+====================
 
-Labels are expensive, rows are not. Of scikit-learn's bundled digits only a few keep their label,
-and two in five of those are wrong. Rows without a label (-1) are passed to ``fit`` together with
-the others: ``CLIDMUClassifier(missing_label=-1)`` fills their labels in, and then learns which
-ones to trust, those that were given and those that it has filled in.
+Most of scikit-learn's bundled digits lose their label, and two in five of the other labels are
+wrong. ``CLIDMUClassifier(missing_label=-1)`` gives pseudo-labels to the rows without a label (-1),
+and then learns weights for given labels and pseudo-labels alike.
 
-The figure shows the accuracy on digits left alone against the number of labels.
+The figure shows the test accuracy against the number of labels.
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ from sklearn_clidmu import CLIDMUClassifier
 from sklearn_clidmu.datasets import make_label_noise
 
 # %%
-# Three ways to use few labels
-# ----------------------------
-# *consistency*, the default, fills in the labels of the rows without one; *ignore* trains on the
-# rows with a label alone; ``LabelSpreading`` is scikit-learn's own method for such data.
+# Methods
+# -------
+# *consistency*, the default, uses pseudo-labels; *ignore* trains on the labelled rows alone;
+# ``LabelSpreading`` is scikit-learn's method for such data.
 
 COLORS = {"consistency": "#0072b2", "ignore": "#d55e00", "LabelSpreading": "#767676"}
 MARKERS = {"consistency": "o", "ignore": "s", "LabelSpreading": "^"}
@@ -61,7 +60,7 @@ figure, ax = plt.subplots(figsize=(6, 4), layout="constrained")
 for name, values in accuracy.items():
     ax.plot(n_labels, values, color=COLORS[name], marker=MARKERS[name], label=name)
 ax.set(
-    xscale="log", xlabel="labels, two in five of them wrong", ylabel="test accuracy", ylim=(0, 1)
+    xscale="log", xlabel="number of labels, 40 % of them wrong", ylabel="test accuracy", ylim=(0, 1)
 )
 ax.set_xticks(n_labels, labels=map(str, n_labels), minor=False)
 ax.minorticks_off()

@@ -1,18 +1,18 @@
 """
-What CLID sees
-==============
+Cross-layer information divergence
+==================================
 
-Cross-layer information divergence (CLID) is the question that teaches ``CLIDMUClassifier`` which
-labels to trust. It reads no label. It holds two graphs over the same rows against each other:
+``CLIDMUClassifier`` learns its weights by minimising the cross-layer information divergence (CLID),
+which needs no labels. CLID compares two graphs over the same rows:
 
-- the *feature graph* S: which rows the last hidden layer holds to be alike;
-- the *prediction graph* P: which rows get like predictions.
+- the *feature graph* S: similarities of the last hidden features;
+- the *prediction graph* P: similarities of the predictions.
 
-CLID is the mean cross entropy from a row of P to the same row of S. It grows with the logarithm of
-the number of rows n, so that CLID - log n is what one compares: zero where the predictions know
-nothing, below zero where both graphs agree on what belongs together.
+CLID is the mean cross entropy between the rows of P and of S. For constant predictions it is at
+least log n, where n is the number of rows. CLID - log n is negative if both graphs have the same
+clusters.
 
-This example draws both graphs for four networks in the plane.
+This example draws both graphs for four networks.
 """
 
 from __future__ import annotations
@@ -25,20 +25,19 @@ from sklearn.datasets import make_blobs
 from sklearn.preprocessing import StandardScaler
 
 from sklearn_clidmu import CLIDMUClassifier, clid_loss
+from sklearn_clidmu.clid.objective import feature_graph, prediction_graph
 from sklearn_clidmu.datasets import make_label_noise
-from sklearn_clidmu.mathematics.clid import feature_graph, prediction_graph
 
 # %%
-# Four networks, one set of labels
-# --------------------------------
-# Three classes of 100 rows, in the order of their classes; three labels in ten are wrong. The
-# networks are
+# Four networks
+# -------------
+# Three classes of 100 rows, sorted by class; three labels in ten are wrong. The networks are
 #
-# - *untrained*: a learning rate of next to nothing leaves the network as it was drawn;
-# - *memorised*: no weighting, no dropout, no weight decay, and many epochs: it learns many of the
-#   wrong labels by heart;
-# - *collapsed*: the labels of the first class count fifty times as much as all others, which is
-#   where a reweighting ends that trusts only what was learned first;
+# - *untrained*: the learning rate is almost zero;
+# - *memorised*: trained without weighting and regularisation for many epochs, it predicts many of
+#   the wrong labels;
+# - *collapsed*: the first class has fifty times the weight of the others, so that all predictions
+#   are that class;
 # - *reweighted*: ``CLIDMUClassifier`` with its defaults.
 
 CENTERS = [[-1.0, -0.6], [1.0, -0.6], [0.0, 1.1]]
@@ -46,17 +45,17 @@ X, y = make_blobs([100] * 3, centers=CENTERS, cluster_std=0.5, shuffle=False, ra
 X = StandardScaler().fit_transform(X).astype(np.float32)
 y_noisy, wrong = make_label_noise(y, rate=0.3, random_state=0)
 
-plain = {"weighting": None, "dropout": 0, "weight_decay": 0, "ema_decay": None, "random_state": 0}
+plain = {"weighting": None, "dropout": 0, "weight_decay": 0, "random_state": 0}
 networks = {
     "untrained": CLIDMUClassifier(**plain, lr=1e-9, max_epochs=1),
-    "memorised": CLIDMUClassifier(**plain, optimizer="adamw", max_epochs=200),
+    "memorised": CLIDMUClassifier(**plain, max_epochs=200),
     "collapsed": CLIDMUClassifier(**plain, class_weight={0: 50}),
     "reweighted": CLIDMUClassifier(random_state=0),
 }
 
 
 def excess(features: torch.Tensor, logits: torch.Tensor) -> float:
-    """CLID - log n."""
+    """Return CLID - log n."""
     return float(clid_loss(features, logits)) - np.log(len(logits))
 
 
@@ -73,18 +72,15 @@ for name, clf in networks.items():
 # %%
 # The graphs
 # ----------
-# Each square is a graph of all rows, sorted by their true class: the darker, the more alike two
-# rows are. Every row of a square adds up to one. Above them is the plane, shaded by predicted
-# class; crosses are the wrong labels.
+# Top: the rows and the predicted classes; crosses are the wrong labels. Below: the graphs, rows
+# sorted by true class. A dark pixel means that two rows are similar; rows of a graph add up to one.
 #
-# - *Untrained*: rows that lie near each other already have similar features, and S shows the
-#   three classes. The predictions are nearly alike everywhere, so P does not: CLID is above log n.
-# - *Memorised*: the predictions follow the wrong labels into islands, and P is full of stripes
-#   where S has blocks. The network has learned, and CLID has hardly fallen.
-# - *Collapsed*: all predictions are alike. No features can bring the CLID of a constant below
-#   log n, which is how ``CLIDMUClassifier`` notices a collapse.
-# - *Reweighted*: both graphs show the same three blocks, and CLID is lowest by far. No label was
-#   needed to see that.
+# - *Untrained*: neighbours already have similar features, so that S has three blocks. Predictions
+#   are nearly constant, and P has no blocks.
+# - *Memorised*: the predictions follow the wrong labels, and P has stripes where S has blocks.
+# - *Collapsed*: predictions are constant, and CLID cannot be below log n. ``CLIDMUClassifier``
+#   detects a collapse by this bound.
+# - *Reweighted*: both graphs have the same three blocks, and CLID is lowest.
 
 SHADES = ListedColormap(["#ffffff", "#bdd7e7", "#8c8c8c"])  # light to dark in greyscale, too
 

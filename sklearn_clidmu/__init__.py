@@ -1,24 +1,25 @@
-"""CLID-MU for scikit-learn: classifiers that learn which of their labels to trust."""
+"""CLID-MU for scikit-learn: a classifier that learns which of its labels to trust."""
 
-from sklearn_clidmu.estimator.audit import cross_val_noise_scores
-from sklearn_clidmu.estimator.classifier import CLIDMUClassifier
-from sklearn_clidmu.estimator.export import export_onnx
-from sklearn_clidmu.estimator.find_issues import find_label_issues
-from sklearn_clidmu.estimator.noise_matrix_display import NoiseMatrixDisplay
-from sklearn_clidmu.estimator.noise_score_display import NoiseScoreDisplay
-from sklearn_clidmu.estimator.selection import clid_score, noisy_label_scorer
-from sklearn_clidmu.estimator.training_curve_display import TrainingCurveDisplay
-from sklearn_clidmu.estimator.weight_function_display import WeightFunctionDisplay
-from sklearn_clidmu.mathematics.clid import clid_loss
-from sklearn_clidmu.mathematics.weighting import LogitRectifier, LossWeightNet
+from sklearn_clidmu._classifier import CLIDMUClassifier
+from sklearn_clidmu._onnx import export_onnx
+from sklearn_clidmu.clid.objective import clid_loss
+from sklearn_clidmu.clid.weight_nets import VRI, WNet
+from sklearn_clidmu.label_issues import cross_val_noise_scores, find_label_issues
+from sklearn_clidmu.metrics import clid_score, noisy_label_scorer
+from sklearn_clidmu.plotting import (
+    NoiseScoreDisplay,
+    TrainingCurveDisplay,
+    TransitionMatrixDisplay,
+    WeightFunctionDisplay,
+)
 
 __all__ = [
+    "VRI",
     "CLIDMUClassifier",
-    "LogitRectifier",
-    "LossWeightNet",
-    "NoiseMatrixDisplay",
     "NoiseScoreDisplay",
     "TrainingCurveDisplay",
+    "TransitionMatrixDisplay",
+    "WNet",
     "WeightFunctionDisplay",
     "clid_loss",
     "clid_score",

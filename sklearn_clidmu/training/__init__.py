@@ -1,1 +1,1 @@
-"""The training ring: a skorch net with two networks, and callbacks that carry out CLID-MU."""
+"""Training with skorch: data on the device, the network, the meta steps, the stages of a fit."""

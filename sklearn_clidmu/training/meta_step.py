@@ -1,10 +1,9 @@
-"""The meta step of CLID-MU as a callback: which batches take one, and what it does."""
+"""The meta steps of CLID-MU as callbacks: one a batch (WNet, VRI), one a block (evidence)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -12,204 +11,237 @@ from skorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sklearn_clidmu.mathematics.evidence import N_EVIDENCE, standard_deviation
-from sklearn_clidmu.mathematics.hypergradient import (
-    MetaGradient,
-    TracedRows,
+from sklearn_clidmu._settings import META_BATCH_ROWS
+from sklearn_clidmu.clid.hypergradient import (
+    MetaBatch,
+    MetaTangent,
     full_tangent,
     head_tangent,
     influence,
-    traced_influence,
 )
-from sklearn_clidmu.mathematics.objectives import (
-    MetaObjective,
-    cross_entropy,
-    is_own,
-    meta_gradient,
-    small_loss,
-)
-from sklearn_clidmu.mathematics.traced_pass import TracedPass
-from sklearn_clidmu.mathematics.weighting import Draw, Rows, WeightingNet, cross_entropy_errors
-from sklearn_clidmu.training.batches import Labels, Table
-from sklearn_clidmu.training.block import Block
-from sklearn_clidmu.training.ledger import Ledger
-from sklearn_clidmu.training.net import BatchLoss, ReweightedNet, step_without_hooks
-
-MAX_META_ROWS = 64
-"""Rows of a larger training batch that serve as meta batch: the graphs of CLID are square, and more
-rows find no more."""
+from sklearn_clidmu.clid.objective import MetaObjective
+from sklearn_clidmu.clid.weight_nets import VRI, EvidenceNet, Rows, WNet, row_grad_logits
+from sklearn_clidmu.clid.weighted import standard_deviation
+from sklearn_clidmu.training.data import Labels, SampleHistory, Table
+from sklearn_clidmu.training.net import ReweightedNet
 
 
 class MetaStep(Callback):
-    """Trains the weighting net, and puts its weights into the loss of every batch.
-
-    The algorithm of arXiv 2507.11807, batch by batch: virtual step, meta objective after it, step
-    of the weighting net along its hypergradient, real step on the loss with refreshed weights.
-
-    The weights of a net that looks at evidence stay for an epoch, as the evidence does. So its
-    virtual steps of some batches in a row may be taken together, each from where the network stood
-    with its batch; then it takes one step, along the sum of their hypergradients.
+    """What both kinds of meta step share: the virtual step, and the optimizer of the weighting net.
 
     Parameters
     ----------
+    weight_net : WNet, VRI or EvidenceNet
     table : Table
         Training set.
-    meta_table : Table
-        Rows that meta batches are drawn from: the training set, or more.
-    ledger : Ledger
-        Where what is seen of each row is entered.
+    history : SampleHistory
+        Receives the influence of each row.
     objective : callable
-        Meta objective. With ``cross_entropy`` the meta batch counts only rows of small loss.
+        Meta objective.
     virtual_step : {"head", "full"}
-        Parameters that the virtual step moves. "head" becomes "full" where the network's last
-        layer is not a linear one.
-    warmup_epochs : int
+        Parameters that the virtual step moves. "full" is taken where the network's last layer is
+        not a linear one.
+    n_warmup : int
         Epochs of plain training before the first meta step.
-    interval : int
-        A meta step is taken on every ``interval``-th batch.
-    batch_size : int or None
-        Rows of a meta batch, drawn from ``meta_table``; None takes rows of the training batch
-        itself: all that it has, up to :data:`MAX_META_ROWS` unless it is the whole table.
-    batches_per_step : int, default=1
-        Batches whose virtual steps are taken together. More than one asks for the evidence net,
-        the package's own network, a virtual step of the head and meta batches that are not drawn.
+    meta_batch_size : int or None
+        Rows of a meta batch, drawn from the training set; None takes rows of the training batch.
+    lr : float
+        Learning rate of the weighting net's Adam.
     """
 
     def __init__(
         self,
+        weight_net: nn.Module,
         table: Table,
-        meta_table: Table,
-        ledger: Ledger,
+        history: SampleHistory,
         objective: MetaObjective,
         *,
         virtual_step: str,
-        warmup_epochs: int,
-        interval: int,
-        batch_size: int | None,
-        batches_per_step: int = 1,
+        n_warmup: int,
+        meta_batch_size: int | None,
+        lr: float,
     ) -> None:
+        self.weight_net = weight_net
         self.table = table
-        self.meta_table = meta_table
-        self.ledger = ledger
+        self.history = history
         self.objective = objective
         self.virtual_step = virtual_step
-        self.warmup_epochs = warmup_epochs
-        self.interval = interval
-        self.batch_size = batch_size
-        self.block = Block(batches_per_step)
+        self.n_warmup = n_warmup
+        self.meta_batch_size = meta_batch_size
+        self.lr = lr
         self.enabled = True
+        self.reweighting = False
 
     def on_train_begin(self, net: ReweightedNet, **kwargs: Any) -> None:
-        """Forget earlier trainings."""
-        # What changes in training is changed in place: recorded steps read and write it.
-        self.largest_deviation = self.ledger.loss.new_zeros(())
-        self.meta_loss = self.ledger.loss.new_zeros(())  # a sum: a list would pin freed memory
-        self.evidence = self.ledger.loss.new_empty(len(self.ledger.loss), N_EVIDENCE)
-        self.weights = torch.zeros_like(self.ledger.loss)  # of an epoch, where they stay for one
-        self.clean: Tensor | None = None
-        if self.objective is cross_entropy:
-            self.clean = torch.ones_like(self.ledger.sample_weight)
-        # Its own generator: with and without reweighting, training draws the same.
-        self.generator = torch.Generator(self.table.X.device).manual_seed(torch.initial_seed())
-        draws = self.batch_size is not None or net.weight_net_.noise_width > 0
-        self.generators = [self.generator] if draws else []
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what later epochs depend on."""
-        return {
-            "enabled": self.enabled,
-            "largest_deviation": self.largest_deviation,
-            "generator": self.generator.get_state(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any], net: ReweightedNet) -> None:
-        """Go on from such a state."""
-        self.enabled = state["enabled"]
-        self.largest_deviation.copy_(state["largest_deviation"])
-        self.generator.set_state(state["generator"])
+        """Build the optimizer and the generator of the meta batches."""
+        device = self.table.X.device
+        self.optimizer = torch.optim.Adam(
+            self.weight_net.parameters(), self.lr, fused=device.type in ("cpu", "cuda")
+        )
+        # Its own generator: with and without reweighting, training draws the same numbers.
+        self.generator = torch.Generator(device).manual_seed(torch.initial_seed())
+        self.largest_deviation = self.history.loss.new_zeros(())
 
     def on_epoch_begin(self, net: ReweightedNet, **kwargs: Any) -> None:
-        """Take stock of the evidence, and decide whether this epoch reweights."""
-        self.reweighting = self.enabled and len(net.history) > self.warmup_epochs
-        labels = self.table.labels
-        self.evidence.copy_(self.ledger.evidence())
-        self.weighed = False
-        self.table.idle, self.idle_share = None, 0.0
-        if self.reweighting:
-            evidence = self.evidence[labels.rows]
-            weights = net.weight_net_.balance(evidence, labels.targets, labels.sample_weight)
-            if weights is not None:
-                self.weighed = True
-                self.weights.index_copy_(0, labels.rows, weights)
-                idle = weights == 0
-                self.idle_share = idle.double().mean().item()
-                self.table.idle = idle if self.idle_share else None
-        if self.clean is not None:
-            losses = self.ledger.mean_loss()[labels.rows]
-            self.clean[labels.rows] = small_loss(losses, labels.sample_weight).to(losses)
-        self.n_batches = 0
-        self.n_meta_steps = 0
-        self.meta_loss.zero_()
-        self.block.clear()
+        """Decide whether this epoch reweights."""
+        self.reweighting = self.enabled and len(net.history) > self.n_warmup
+        self.meta_losses: list[Tensor] = []
 
-    def on_batch_begin(self, net: ReweightedNet, **kwargs: Any) -> None:
-        """Decide whether a meta step is due; before warm-up is over, for its influence alone."""
-        wanted = self.enabled and (self.reweighting or net.weight_net_.uses_evidence)
-        self.due = wanted and self.n_batches % self.interval == 0
-        self.n_batches += 1
-        self.n_meta_steps += self.due
+    def on_epoch_end(self, net: ReweightedNet, **kwargs: Any) -> None:
+        """Record the mean meta loss of the epoch."""
+        losses = torch.cat(self.meta_losses) if self.meta_losses else torch.full((1,), torch.nan)
+        net.history.record("meta_loss", losses.mean().item())
 
-    @property
-    def due_within(self) -> bool:
-        """Whether a meta step is part of the training step; where batches join, it comes after."""
-        return self.due and self.block.n_batches == 1
+    def _step(self, surrogate: Tensor) -> None:
+        """Take a step of the weighting net along the hypergradient."""
+        self.optimizer.zero_grad()
+        surrogate.backward()
+        self.optimizer.step()
 
-    @property
-    def kind(self) -> Hashable:
-        """What is decided on the host in a step; None where that is not known."""
-        return (self.due_within, self.reweighting) if is_own(self.objective) else None
+    def _head(self, net: ReweightedNet) -> Any:
+        """Last linear layer, if the virtual step moves it alone; else None."""
+        return getattr(net.module_, "head", None) if self.virtual_step == "head" else None
 
-    def on_logits(
+    def _tangent(
         self,
         net: ReweightedNet,
         X: Tensor,
         labels: Labels,
         logits: Tensor,
         features: Tensor,
-        losses: Tensor,
-        errors: Tensor,
-        backward: Callable[[Tensor], None],
-        traced: TracedPass | None,
-    ) -> BatchLoss | None:
-        """Take a meta step, if one is due within, and return the loss with the real weights."""
-        weight_net = net.weight_net_
-        rows = self._rows(labels, logits, features, losses, errors)
-        by_row = None
-        if self.due_within:
-            if self.virtual_step == "full" and traced is not None and weight_net.scales_losses:
-                by_row = TracedRows(traced, errors)
-            if self.virtual_step == "head" and getattr(net.module_, "head", None) is not None:
-                self._meta_step(net, labels, rows, partial(self._move_head, net, labels, rows))
-            else:
-                look_ahead = partial(self._move_all, net, X, labels, rows, by_row)
-                self._meta_step(net, labels, rows, look_ahead)
-        if self.weighed:
-            weights = self.weights.index_select(0, labels.rows)
-        elif self.reweighting:
-            with torch.no_grad():
-                weights = weight_net.applied(rows, self._noise(weight_net, rows))
-        elif by_row is not None:
-            weights = torch.ones_like(losses)
-        else:
+        grad_logits: Callable[[Tensor], Tensor],
+    ) -> MetaTangent:
+        """Take the virtual step of a batch, and the meta objective after it.
+
+        Passes made for the meta step alone are without dropout and with fixed running statistics.
+        """
+        lr, head = net.optimizer_.param_groups[0]["lr"], self._head(net)
+        own = slice(self._n_own(len(logits)))
+        X_meta, meta = X[own], MetaBatch(labels.targets[own], labels.sample_weight[own])
+        if self.meta_batch_size is not None:
+            X_meta, drawn = self._draw_meta_batch(self.meta_batch_size)
+            meta = MetaBatch(drawn.targets, drawn.sample_weight)
+        with evaluation(net.module_):
+            if head is None:
+                args = (X, grad_logits, X_meta, meta, self.objective, lr)
+                return full_tangent(net.module_, *args)
+            meta_logits, meta_features = logits[own], features[own]
+            if self.meta_batch_size is not None:
+                with torch.no_grad():
+                    meta_logits, meta_features = net.module_(X_meta)
+        batch = logits, features, grad_logits(logits), meta_logits, meta_features
+        return head_tangent(*batch, meta, self.objective, lr, bias=head.bias is not None)
+
+    def _n_own(self, n_rows: int) -> int:
+        """Rows of a training batch that serve as its meta batch."""
+        return n_rows if n_rows == len(self.table) else min(n_rows, META_BATCH_ROWS[1])
+
+    def _draw_meta_batch(self, size: int) -> tuple[Tensor, Labels]:
+        """Draw rows; all of them where there are no more."""
+        n, device = len(self.table), self.table.X.device
+        if size >= n:
+            return self.table[torch.arange(n, device=device)]
+        return self.table[torch.randint(n, (size,), device=device, generator=self.generator)]
+
+    def _scale(self, influence: Tensor, sample_weight: Tensor) -> Tensor:
+        """Return the unit of the influences: their standard deviation, which Adam does not see.
+
+        Where influences have all but vanished, what is left is rounding and is not blown up.
+        """
+        deviation = standard_deviation(influence, sample_weight)
+        self.largest_deviation = torch.maximum(self.largest_deviation, deviation.amax())
+        return torch.maximum(deviation, 0.01 * self.largest_deviation)
+
+
+class BatchMetaStep(MetaStep):
+    """Meta step of WNet or VRI on every batch, before its real step: Algorithm 1 of the paper."""
+
+    weight_net: WNet | VRI
+
+    def training_loss(
+        self, net: ReweightedNet, X: Tensor, labels: Labels, logits: Tensor, features: Tensor
+    ) -> Tensor | None:
+        """Take a meta step; return the loss of the batch under the new weights."""
+        if not self.reweighting:
             return None
-        if by_row is not None:
-            share = weight_net.shares(weights, rows)
-            return BatchLoss(share @ losses, partial(by_row.backward, share))
-        loss, reweighted = weight_net.loss_and_errors(weights, rows)
-        if traced is not None and self.table.idle is not None and net.captured_steps_ is None:
-            # A recorded step is of one shape, and cannot ask how many rows have a weight.
-            reweighted = reweighted[: _count_to_last(weights)]
-        return BatchLoss(loss, partial(backward, reweighted))
+        weight_net = self.weight_net
+        rows = make_rows(logits, features, labels)
+        noise = self._noise(rows)
+        weights = weight_net.weights(rows, noise)
+
+        def grad_logits(logits: Tensor) -> Tensor:
+            return weight_net.grad_logits(weights.detach(), logits, rows)
+
+        found = self._tangent(net, X, labels, rows.logits, rows.features, grad_logits)
+        harm = influence(row_grad_logits(found.logits, labels.targets), found.tangent)
+        self.meta_losses.append(found.meta_loss.reshape(1))
+        tangent = found.tangent / self._scale(harm, labels.sample_weight)
+        by_logits = weight_net.grad_logits(weights, found.logits, rows)
+        self._step(weight_net.penalty(rows) - (by_logits * tangent).sum())
+        with torch.no_grad():
+            weights = weight_net.weights(rows, self._noise(rows))
+        return weight_net.loss(weights, logits, rows)
+
+    def _noise(self, rows: Rows) -> Tensor | None:
+        """Draw standard normal numbers for the weights of one step, where they are needed."""
+        if not self.weight_net.noise_width:
+            return None
+        # One draw for all rows where the batch is the whole table: repeated rows, one fate.
+        n_draws = 1 if len(rows.losses) == len(self.table) else len(rows.losses)
+        noise = rows.losses.new_empty(n_draws, self.weight_net.noise_width)
+        return noise.normal_(generator=self.generator)
+
+
+class Visit(NamedTuple):
+    """One batch, after its training step."""
+
+    labels: Labels
+    logits: Tensor
+    features: Tensor
+
+
+class BlockMetaStep(MetaStep):
+    """Meta step of the evidence net on a block of batches, after their real steps.
+
+    Evidence and weights stay for an epoch. So the virtual steps of several batches can be taken
+    together, each from where the network stood with its batch, and the weighting net takes one step
+    along the sum of their hypergradients. In warm-up only the influence is recorded.
+
+    Parameters
+    ----------
+    n_batches : int
+        Batches of a block. More than one needs a virtual step of the head and meta batches that
+        are not drawn.
+    """
+
+    weight_net: EvidenceNet
+
+    def __init__(self, *args: Any, n_batches: int, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.n_batches = n_batches
+
+    def on_epoch_begin(self, net: ReweightedNet, **kwargs: Any) -> None:
+        """Compute the evidence, and from it the weights of this epoch."""
+        super().on_epoch_begin(net, **kwargs)
+        self.block: list[Visit] = []
+        self.evidence = self.history.evidence()
+        if self.reweighting:
+            rows, targets, sample_weight = self.table.labels
+            evidence = self.evidence[rows]
+            self.weight_net.calibrate(evidence, targets, sample_weight)
+            self.weights = torch.zeros_like(self.history.loss)
+            with torch.no_grad():
+                self.weights[rows] = self.weight_net.weights(evidence, targets)
+
+    def training_loss(
+        self, net: ReweightedNet, X: Tensor, labels: Labels, logits: Tensor, features: Tensor
+    ) -> Tensor | None:
+        """Loss of the batch under the weights of this epoch."""
+        if not self.reweighting:
+            return None
+        weight = self.weights[labels.rows] * labels.sample_weight
+        losses = F.cross_entropy(logits, labels.targets, reduction="none")
+        return (weight / weight.sum().clamp_min(torch.finfo(weight.dtype).tiny)) @ losses
 
     def on_batch_end(
         self,
@@ -217,191 +249,83 @@ class MetaStep(Callback):
         batch: tuple[Tensor, Labels],
         y_pred: Tensor,
         features: Tensor,
-        losses: Tensor,
-        errors: Tensor,
         **kwargs: Any,
     ) -> None:
-        """Let the batch join those whose virtual steps are taken together."""
-        if not self.due or self.due_within:
+        """Add the batch to the block; step if the block is full."""
+        if not self.enabled:
             return
-        _, labels = batch
-        if not self.block.fits(len(labels.rows)):
+        X, labels = batch
+        if self.block and len(self.block[0].logits) != len(y_pred):
             self._end_block(net)
-        self.block.enter((y_pred, features, losses, errors), labels)
-        if self.block.is_full:
+        if self.n_batches == 1 or self._head(net) is None:
+            self._single(net, X, labels, y_pred, features)
+            return
+        self.block.append(Visit(labels, y_pred, features))
+        if len(self.block) == self.n_batches:
             self._end_block(net)
 
     def on_epoch_end(self, net: ReweightedNet, **kwargs: Any) -> None:
-        """Take the last virtual steps, and record the mean meta loss of the epoch."""
-        if self.block.n_entered:
+        """Take the last meta step of the epoch."""
+        if self.block:
             self._end_block(net)
-        mean = self.meta_loss / self.n_meta_steps  # nan without a meta step
-        net.history.record("meta_loss", mean.item())
-
-    def _rows(
-        self, labels: Labels, logits: Tensor, features: Tensor, losses: Tensor, errors: Tensor
-    ) -> Rows:
-        evidence = F.embedding(labels.rows, self.evidence)  # takes rows of any shape
-        return Rows(
-            logits, losses, errors, labels.targets, features, evidence, labels.sample_weight
-        )
-
-    def _noise(self, weight_net: WeightingNet, rows: Rows) -> Tensor | None:
-        """Draw standard normal numbers for the weights of one step, where they are asked for."""
-        if not weight_net.noise_width:
-            return None
-        # One draw for all rows where the batch is the whole table: repeated rows, one fate.
-        n_draws = 1 if len(rows.losses) == len(self.table) else len(rows.losses)
-        noise = rows.losses.new_empty(n_draws, weight_net.noise_width)
-        return noise.normal_(generator=self.generator)
+        super().on_epoch_end(net, **kwargs)
 
     def _end_block(self, net: ReweightedNet) -> None:
-        """Take the virtual steps of all batches that have been entered."""
-        outputs, labels = self.block.stacks()
-        rows = self._rows(labels, *outputs)
-        self._meta_step(net, labels, rows, partial(self._move_head, net, labels, rows))
-        self.block.clear()
-
-    def _meta_step(
-        self,
-        net: ReweightedNet,
-        labels: Labels,
-        rows: Rows,
-        look_ahead: Callable[[Tensor], LookAhead],
-    ) -> None:
-        """Step the weighting net, after warm-up; record the rows' influence in any case."""
-        weight_net = net.weight_net_
-        if self.reweighting:
-            draw = weight_net.draw(rows, self._noise(weight_net, rows))
-        else:
-            draw = Draw(torch.ones_like(rows.losses))
-        ahead = look_ahead(draw.weights.detach())
-        self.meta_loss += ahead.meta_loss.sum()
-        # Adam does not see the scale of a gradient, so the influences set their own; where they
-        # have all but vanished, what is left is rounding and is not blown up.
-        deviation = standard_deviation(ahead.influence, rows.sample_weight)
-        torch.maximum(self.largest_deviation, deviation.amax(), out=self.largest_deviation)
-        deviation = torch.maximum(deviation, 0.01 * self.largest_deviation)
-        harm = ahead.influence / deviation[..., None]
-        self.ledger.record_influence(labels, harm)
-        if self.reweighting:
-            tangent = None
-            if not weight_net.scales_losses:
-                assert ahead.tangent is not None
-                tangent = ahead.tangent / deviation
-            weight_net.backward(draw, harm, tangent, ahead.rows)
-            step_without_hooks(net.meta_optimizer_)
-
-    def _move_head(
-        self, net: ReweightedNet, labels: Labels, rows: Rows, weights: Tensor
-    ) -> LookAhead:
-        """Virtual step of the last layer, and meta objective."""
-        head: Any = net.module_.head
-        if self.batch_size is not None:
-            X_meta, meta_labels = self._draw_meta_batch(self.batch_size)
-            with torch.no_grad(), evaluation(net.module_):
-                meta_logits, meta_features = net.module_(X_meta)
-        else:
-            lent = self._lent(labels)
-            meta_labels = Labels(*(part[..., lent] for part in labels))
-            meta_logits, meta_features = rows.logits[..., lent, :], rows.features[..., lent, :]
+        """Take the virtual steps of all batches of the block, and one meta step."""
+        labels = Labels(*map(torch.stack, zip(*(v.labels for v in self.block), strict=True)))
+        logits = torch.stack([visit.logits for visit in self.block])
+        features = torch.stack([visit.features for visit in self.block])
+        self.block = []
+        own, by_row = slice(self._n_own(logits.shape[1])), row_grad_logits(logits, labels.targets)
         found = head_tangent(
-            rows.logits,
-            rows.features,
-            net.weight_net_.errors(weights, rows),
-            meta_logits,
-            meta_features,
-            self._slope(meta_labels),
+            logits,
+            features,
+            self._shares(labels)[..., None] * by_row,
+            logits[:, own],
+            features[:, own],
+            MetaBatch(labels.targets[:, own], labels.sample_weight[:, own]),
+            self.objective,
             net.optimizer_.param_groups[0]["lr"],
-            bias=head.bias is not None,
+            bias=net.module_.head.bias is not None,
         )
-        harm = influence(rows.errors, found.tangent)
-        return LookAhead(harm, found.tangent, rows, found.meta_loss)
+        self._learn(labels, influence(by_row, found.tangent), found.meta_loss)
 
-    def _move_all(
-        self,
-        net: ReweightedNet,
-        X: Tensor,
-        labels: Labels,
-        rows: Rows,
-        by_row: TracedRows | None,
-        weights: Tensor,
-    ) -> LookAhead:
-        """Virtual step of every parameter, and meta objective.
+    def _single(
+        self, net: ReweightedNet, X: Tensor, labels: Labels, logits: Tensor, features: Tensor
+    ) -> None:
+        """Take the virtual step of one batch, of whatever kind, and one meta step."""
+        shares = self._shares(labels)[:, None]
 
-        Passes made for the meta step alone are without dropout and with fixed running statistics.
-        """
-        module, weight_net = net.module_, net.weight_net_
-        if self.batch_size is not None:
-            X_meta, meta_labels = self._draw_meta_batch(self.batch_size)
-        else:
-            lent = self._lent(labels)
-            X_meta, meta_labels = X[lent], Labels(*(part[lent] for part in labels))
-        slope, lr = self._slope(meta_labels), net.optimizer_.param_groups[0]["lr"]
-        if by_row is not None:
-            share = weight_net.shares(weights, rows)
-            with evaluation(module):
-                harm, meta_loss = traced_influence(module, by_row, share, X_meta, slope, lr)
-            return LookAhead(harm, None, rows, meta_loss)
+        def grad_logits(logits: Tensor) -> Tensor:
+            return shares * row_grad_logits(logits, labels.targets)
 
-        def errors(logits: Tensor) -> Tensor:
-            return weight_net.errors(weights, rows_at(logits, rows))
+        found = self._tangent(net, X, labels, logits, features, grad_logits)
+        by_row = row_grad_logits(found.logits, labels.targets)
+        self._learn(labels, influence(by_row, found.tangent), found.meta_loss)
 
-        with evaluation(module):
-            found = full_tangent(module, X, errors, X_meta, slope, lr)
-        rows = rows_at(found.logits, rows)
-        harm = influence(rows.errors, found.tangent)
-        return LookAhead(harm, found.tangent, rows, found.meta_loss)
+    def _shares(self, labels: Labels) -> Tensor:
+        """Factors of the rows' losses in the virtual steps; of a batch they add up to one."""
+        weight = labels.sample_weight
+        if self.reweighting:
+            with torch.no_grad():
+                weight = weight * self.weight_net(self.evidence[labels.rows]).softmax(dim=-1)
+        return weight / weight.sum(dim=-1, keepdim=True)
 
-    def _slope(self, meta_labels: Labels) -> MetaGradient:
-        """Meta objective of a meta batch, with its gradients."""
-        weight = meta_labels.sample_weight
-        if self.clean is not None:
-            weight = weight * self.clean[meta_labels.rows]
-        return partial(meta_gradient, self.objective, meta_labels.targets, weight)
-
-    def _lent(self, labels: Labels) -> slice:
-        """Which of a training batch's rows serve as meta batch."""
-        n = labels.rows.shape[-1]
-        if n <= MAX_META_ROWS or n == len(self.table):
-            return slice(n)
-        start = 0
-        if self.idle_share:  # such rows come last: of both kinds, as large a share as in the batch
-            start = round((1 - self.idle_share) * (n - MAX_META_ROWS))
-        return slice(start, start + MAX_META_ROWS)
-
-    def _draw_meta_batch(self, size: int) -> tuple[Tensor, Labels]:
-        """Draw rows; all of them where there are no more."""
-        n, device = len(self.meta_table), self.table.X.device
-        if size >= n:
-            return self.meta_table[torch.arange(n, device=device)]
-        index = torch.randint(n, (size,), device=device, generator=self.generator)
-        return self.meta_table[index]
+    def _learn(self, labels: Labels, harm: Tensor, meta_loss: Tensor) -> None:
+        """Record the influence and, after warm-up, step the weighting net."""
+        harm = harm / self._scale(harm, labels.sample_weight)
+        self.history.record_influence(labels, harm)
+        self.meta_losses.append(meta_loss.reshape(-1))
+        if self.reweighting:
+            evidence = self.evidence[labels.rows]
+            self._step(self.weight_net.surrogate(evidence, harm, labels.sample_weight))
 
 
-class LookAhead(NamedTuple):
-    """What a virtual step of size one shows; all of it detached."""
-
-    influence: Tensor
-    """Of each row, shape (n,)."""
-    tangent: Tensor | None
-    """Of the logits, shape (n, n_classes), where it was computed."""
-    rows: Rows
-    """The training batch, as it was when the virtual step was taken."""
-    meta_loss: Tensor
-    """Shape ()."""
-
-
-def _count_to_last(weights: Tensor) -> int:
-    """Rows of a batch up to the last one that has a weight."""
-    found = weights.nonzero()
-    return int(found[-1]) + 1 if len(found) else 0
-
-
-def rows_at(logits: Tensor, rows: Rows) -> Rows:
-    """Rows with other logits, and the losses that follow; all else as it was."""
-    losses, errors = cross_entropy_errors(logits, rows.targets)
-    return rows._replace(logits=logits, losses=losses, errors=errors)
+def make_rows(logits: Tensor, features: Tensor, labels: Labels) -> Rows:
+    """Rows as a weighting net sees them, detached from the network."""
+    logits, features = logits.detach(), features.detach()
+    losses = F.cross_entropy(logits, labels.targets, reduction="none")
+    return Rows(logits, features, losses, labels.targets, labels.sample_weight)
 
 
 @contextmanager

@@ -1,0 +1,723 @@
+"""CLIDMUClassifier: the estimator that users meet."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import Tags, check_consistent_length
+from sklearn.utils.validation import check_is_fitted
+from torch import nn
+
+from sklearn_clidmu import label_issues
+from sklearn_clidmu._persistence import describe_net, restore_net
+from sklearn_clidmu._random import local_generators, resolve_device
+from sklearn_clidmu._settings import PARAMETER_CONSTRAINTS, Settings, resolve
+from sklearn_clidmu._validation import (
+    check_labels,
+    check_rows,
+    divided,
+    encode_known,
+    encode_labels,
+    known_classes,
+    positions,
+    row_weights,
+    sparse_unit,
+)
+from sklearn_clidmu.noise.transition_matrix import count_joint, find_wrong, transition_matrix
+from sklearn_clidmu.training.callbacks import progress
+from sklearn_clidmu.training.data import as_rows, hold_out, make_training_data, trained_rows
+from sklearn_clidmu.training.net import ReweightedNet
+from sklearn_clidmu.training.stages import (
+    Prior,
+    Stage,
+    class_probabilities,
+    estimate_prior,
+    explained_memory_errors,
+    join_curves,
+    read_rows,
+    run_stages,
+    training_curves,
+)
+
+ROW_ATTRIBUTES = ("sample_weights_", "noise_scores_", "suggested_labels_", "_given", "_wrong")
+"""Fitted attributes with one entry per row."""
+
+
+class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
+    """Neural network classifier for data whose labels are partly wrong.
+
+    While the network trains, a small weighting net learns how much each row's label counts. It is
+    trained on an objective without labels: after a virtual training step, the network's last
+    hidden features and its predictions should agree on which rows are alike (cross-layer
+    information divergence, CLID).
+
+    Features should be on comparable scales: put a ``StandardScaler`` in front. Sparse tables, which
+    a scaler would make dense, are divided by a power of two that brings their root mean square near
+    1, if it is off by more than a factor of 8. Arrays of other libraries, such as torch tensors,
+    are converted to NumPy arrays, and NumPy arrays are returned.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : int or sequence of int, default=(256, 128)
+        Widths of the hidden layers. Each is followed by layer normalization, ReLU and dropout.
+        Ignored with ``module``.
+
+    dropout : float, default=0.3
+        Fraction of hidden units dropped in training, in [0, 1). Dropout limits memorization of
+        wrong labels. Ignored with ``module``.
+
+    module : callable or None, default=None
+        A ``torch.nn.Module`` class, or any callable, that builds the network when called as
+        ``module(n_features, n_classes)``. Its output is the logits, of shape (n_samples,
+        n_classes); the features are the input of its last linear layer. It may also return the
+        pair (logits, features). Rows of X may then have any shape; if they are not vectors, the
+        first argument is that shape. None builds a multi-layer perceptron.
+
+    weighting : {"evidence", "wnet", "vri"} or None, default="evidence"
+        Input of the weighting net and effect of the weights.
+
+        - "evidence": the row's loss, the ranks of its mean loss and of its influence on CLID, and
+          the margin of other classes in a leave-one-out kernel regression; the weight scales the
+          row's loss. The mean weight of each class equals its estimated label precision. This
+          package's own; the most accurate.
+        - "wnet": the row's loss; the weight scales the loss. The paper's WNet.
+        - "vri": features and label; the weights scale the row's logits inside the loss. The
+          paper's VRI.
+        - None: trains the same network without weights, for comparison.
+
+    meta_objective : {"clid", "mae"} or callable, default="clid"
+        Objective that the weighting net minimizes.
+
+        - "clid": cross-layer information divergence; uses no label.
+        - "mae": mean absolute error to the given labels.
+        - a callable ``(features, logits, targets, sample_weight) -> scalar tensor``. Features are
+          constants: no gradient flows into them.
+
+    virtual_step : {"head", "full"}, default="head"
+        Parameters that the virtual step moves. "head": the last layer, whose hypergradient has
+        a closed form. "full": all of them, as in the paper; two to three times the time. A
+        ``module`` whose output is not that of a linear layer always takes the full step.
+
+    temperature : float, default=0.5
+        Temperature of the feature graph, at least 1e-6. Lower values compare nearer rows only.
+
+    max_epochs : int or "auto", default="auto"
+        Number of epochs of a stage; "auto" takes 15, and up to 30 where they are fewer than 900
+        steps. The learning rate falls to zero along a cosine. An epoch of a small data set passes
+        over it until ten steps have been taken.
+
+    warmup_epochs : int or "auto", default="auto"
+        Epochs of plain training before the first meta step. With too few, classes that were not
+        learned yet are lost; with too many, wrong labels are memorized. "auto" takes as many
+        epochs as give 80 steps, or 200 with "wnet", at most a third of all epochs.
+
+    batch_size : int, default=64
+        Largest batch. A training set that fits in one batch is always used whole, in float64, and
+        there a row of integer sample weight s counts exactly as s identical rows.
+
+    meta_batch_size : int or None, default=None
+        Rows on which the meta objective is measured at each meta step, drawn from the training
+        set. None takes up to 64 rows of the training batch, whose features are already computed;
+        for batches of fewer than 32 rows, 32 are drawn.
+
+    lr : float or "auto", default="auto"
+        Initial learning rate of SGD with Nesterov momentum 0.9; "auto" is 0.05.
+
+    meta_lr : float or "auto", default="auto"
+        Learning rate of the weighting net's Adam. "auto" is 0.003 for "evidence", 0.001 for "vri"
+        and 0.0003 for "wnet"; the latter two lose classes at higher rates. The published 1e-5 with
+        plain gradient descent barely moves them.
+
+    weight_decay : float or "auto", default="auto"
+        Weight decay of the network. "auto" is 0.002 times the square root of the number of
+        features, since more features give more ways to learn wrong labels. On fewer than 4,000
+        rows it is multiplied by 4,000 / n_rows, at most by 20; but not for a ``module``, in
+        :meth:`partial_fit`, or where all rows fit in one batch.
+
+    n_stages : int, default=2
+        Networks trained one after the other with "evidence" weighting. The first has learned from
+        wrong labels before they were known to be wrong. Each later one is new and starts from the
+        label confidence of the one before. 1 trains once, as in the paper, in half the time.
+
+    early_stopping : bool, default=False
+        Hold out ``validation_fraction`` of the rows, with their noisy labels, and stop when the
+        accuracy on them has not risen for 5 epochs. The best epoch predicts.
+
+    validation_fraction : float, default=0.1
+        Fraction of the rows held out with ``early_stopping``, in (0, 1).
+
+    class_weight : "balanced", dict or None, default=None
+        Weights of the classes, as in scikit-learn. They multiply ``sample_weight``.
+
+    warm_start : bool, default=False
+        Whether ``fit`` continues with the network of the last one, in one stage, instead of a new
+        one. Classes, features and ``hidden_layer_sizes`` must be the same.
+
+    missing_label : int, float, str or None, default=None
+        Value in ``y`` that marks a row without a label: -1, a string, nan or pandas.NA (either
+        means None and the other, too). None means that every row has a label.
+
+    unlabeled : {"consistency", "ignore"}, default="consistency"
+        Use of rows without a label.
+
+        - "consistency": after training on the given labels, rows without one get a pseudo-label by
+          label spreading from network and kernel regression. Then all rows are trained on, and the
+          weighting net learns which labels to trust; this is done twice.
+        - "ignore": none, as if they had not been passed.
+
+    device : str or torch.device, default="auto"
+        Torch device for training and prediction. "auto" is CUDA where available, else the CPU.
+
+    random_state : int, RandomState instance or None, default=None
+        Controls initialization, shuffling, meta batches, dropout and the hold-out. The global
+        generators of NumPy and torch keep their state.
+
+    verbose : int, default=0
+        1 or more shows a progress bar on standard error.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Class labels, sorted.
+
+    n_features_in_ : int
+        Number of features seen in ``fit``.
+
+    feature_names_in_ : ndarray of shape (n_features,)
+        Names of the features, where they were all strings.
+
+    sample_weights_ : ndarray of shape (n_samples,)
+        Learned confidence in the label of each row passed to ``fit``, >= 0 with mean 1, in the
+        caller's order. All ones without weighting and after a collapse. Rows without a label have
+        0, and the others mean 1.
+
+    noise_scores_ : ndarray of shape (n_samples,)
+        In-sample score of the label of each row passed to ``fit``, in [0, 1]; higher means more
+        likely wrong. It is one minus the geometric mean, over the epochs of the stage that
+        predicts, of the probability of the given label, so ``1 - noise_scores_`` is a label
+        quality. The network was trained on these labels and may have memorized some;
+        :func:`~sklearn_clidmu.cross_val_noise_scores` gives out-of-fold scores. Rows of zero weight
+        and held-out rows are scored by networks that did not train on them. nan for rows without a
+        label.
+
+    suggested_labels_ : ndarray of shape (n_samples,)
+        Most probable class of each row passed to ``fit``, of the dtype of ``classes_``.
+
+    noise_rate_ : float
+        Estimated share of wrong labels among those passed to ``fit``. A label counts as wrong if it
+        is not the suggested one and, with "evidence" weighting, if it is among the highest noise
+        scores of its class, at most 1.25 times as many as ``noise_estimate_`` gives. Without that
+        bound the other weightings count more right labels as wrong where classes overlap.
+
+    transition_matrix_ : ndarray of shape (n_classes, n_classes)
+        Estimated probability of the given label (column) in a true class (row), in the order of
+        ``classes_``: rows add up to one. It counts the same labels as ``noise_rate_`` as wrong, and
+        the suggested ones as right. cleanlab's ``noise_matrix`` is its transpose.
+
+    noise_estimate_ : dict or None
+        Estimate of the noise before training, by leave-one-out kernel regression, with "evidence"
+        weighting: "noise_rate" (float), "transition_matrix" (like ``transition_matrix_``) and
+        "label_precision" (ndarray of shape (n_classes,), the share of right labels among those
+        given to each class). None with other weightings.
+
+    stages_ : list of dict
+        The trainings of the fit in their order: "weighting" (str or None), "n_rows" and "n_epochs"
+        (int), "outcome" ("finished", "collapsed" or "diverged") and "predicts" (bool).
+
+    net_ : ReweightedNet
+        The trained skorch net, ready to predict; ``net_.module_`` is the torch module.
+
+    weight_net_ : torch.nn.Module or None
+        The trained weighting net.
+
+    device_ : str
+        Device of training and prediction. A pickled model is loaded to it if there is one, else to
+        the CPU.
+
+    n_iter_ : int
+        Number of epochs of the stage that predicts.
+
+    history_ : dict of ndarray of shape (n_epochs,)
+        Curves over the epochs of all stages: "train_loss", "meta_loss" (nan where no meta step was
+        taken), "clid" (CLID - log n on up to 500 fixed training rows), "disagreement" (share of
+        these rows whose given label is not the predicted one) and, with ``early_stopping``,
+        "valid_loss" and "valid_score"; "stage" (number of the stage, from 1) and "chosen" (whether
+        the epoch's network predicts).
+
+    collapse_epoch_ : int or None
+        Epoch of the stage that predicts, from 1, at which the weighting collapsed: after it,
+        training continued from the epoch before with equal weights. None if it did not.
+
+    See Also
+    --------
+    sklearn.neural_network.MLPClassifier : A network that trusts every label.
+
+    References
+    ----------
+    Hu, Zhang, Zhang and Rundensteiner, "CLID-MU: Cross-Layer Information Divergence Based Meta
+    Update Strategy for Learning with Noisy Labels", KDD 2025, arXiv 2507.11807.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.datasets import make_blobs
+    >>> from sklearn_clidmu import CLIDMUClassifier
+    >>> X, y = make_blobs(300, centers=3, random_state=0, cluster_std=0.6)
+    >>> flipped = np.random.default_rng(0).random(300) < 0.3
+    >>> y_noisy = np.where(flipped, (y + 1) % 3, y)
+    >>> clf = CLIDMUClassifier(random_state=0).fit(X, y_noisy)
+    >>> bool(clf.score(X, y) > 0.95)
+    True
+    >>> suspects = np.argsort(clf.noise_scores_)[::-1][:50]
+    >>> bool(flipped[suspects].mean() > 0.95)
+    True
+    """
+
+    _parameter_constraints = PARAMETER_CONSTRAINTS
+
+    def __init__(
+        self,
+        *,
+        hidden_layer_sizes: Any = (256, 128),
+        dropout: float = 0.3,
+        module: Any = None,
+        weighting: str | None = "evidence",
+        meta_objective: Any = "clid",
+        virtual_step: str = "head",
+        temperature: float = 0.5,
+        max_epochs: Any = "auto",
+        warmup_epochs: Any = "auto",
+        batch_size: int = 64,
+        meta_batch_size: int | None = None,
+        lr: Any = "auto",
+        meta_lr: Any = "auto",
+        weight_decay: Any = "auto",
+        n_stages: int = 2,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        class_weight: Any = None,
+        warm_start: bool = False,
+        missing_label: Any = None,
+        unlabeled: str = "consistency",
+        device: Any = "auto",
+        random_state: Any = None,
+        verbose: int = 0,
+    ) -> None:
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.dropout = dropout
+        self.module = module
+        self.weighting = weighting
+        self.meta_objective = meta_objective
+        self.virtual_step = virtual_step
+        self.temperature = temperature
+        self.max_epochs = max_epochs
+        self.warmup_epochs = warmup_epochs
+        self.batch_size = batch_size
+        self.meta_batch_size = meta_batch_size
+        self.lr = lr
+        self.meta_lr = meta_lr
+        self.weight_decay = weight_decay
+        self.n_stages = n_stages
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.class_weight = class_weight
+        self.warm_start = warm_start
+        self.missing_label = missing_label
+        self.unlabeled = unlabeled
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> CLIDMUClassifier:
+        """Train on rows whose labels may be wrong.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Training rows, finite numbers. Of shape (n_samples, ...) with a ``module``.
+        y : array-like of shape (n_samples,)
+            Given labels: numbers, strings or booleans, of at least two classes, and
+            ``missing_label`` where there is none.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Non-negative. Rows of weight zero are not trained on, but are scored.
+
+        Returns
+        -------
+        CLIDMUClassifier
+            The classifier itself, fitted.
+
+        Raises
+        ------
+        ValueError
+            If the data or a parameter is invalid; the message names it. The estimator keeps its
+            former state.
+        MemoryError
+            If the device has too little memory.
+        KeyboardInterrupt
+            On Ctrl-C. The estimator keeps its former state.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the weighting collapsed and was switched off, or if training diverged.
+        """
+        with unchanged_on_error(self):
+            self._validate_params()
+            if y is None:
+                raise ValueError(
+                    "CLIDMUClassifier requires y to be passed, but the target y is None: rows "
+                    "without a label are marked by missing_label."
+                )
+            start = getattr(self, "net_", None) if self.warm_start else None
+            X = self._check_rows(X, reset=start is None)
+            classes, codes = encode_labels(y, self.missing_label)
+            if start is not None and not np.array_equal(classes, self.classes_):
+                raise ValueError(
+                    f"y has the classes {classes}, and warm_start=True continues a network for "
+                    f"{self.classes_}: fit with warm_start=False."
+                )
+            check_consistent_length(X, codes)
+            weight = row_weights(classes, codes, sample_weight, self.class_weight, self.unlabeled)
+            if start is None:
+                X = self._set_unit(X, weight)
+            with local_generators(self.random_state, resolve_device(self.device)) as seed:
+                held_out = np.empty(0, dtype=np.int64)
+                if self.early_stopping:
+                    candidates = np.flatnonzero((codes >= 0) & (weight > 0))
+                    held_out = hold_out(codes, candidates, self.validation_fraction, seed)
+                self._train(X, codes, weight, held_out, classes, start)
+        return self
+
+    def partial_fit(
+        self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None
+    ) -> CLIDMUClassifier:
+        """Train for one epoch on more rows, for data that come in parts.
+
+        The first call starts a new network, and later calls continue it. Unlike in ``fit``, the
+        learning rate is constant, there is one stage, and rows without a label are not used. The
+        kernel regression compares the rows of one part, so a part should have some hundreds of
+        rows at least.
+
+        The rows of every call are appended to ``sample_weights_``, ``noise_scores_`` and
+        ``suggested_labels_``, as they were scored then; ``noise_rate_``, ``transition_matrix_`` and
+        the report count all of them. To score rows by the network of later calls, use
+        :meth:`noise_scores`.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Rows, as in ``fit``.
+        y : array-like of shape (n_samples,)
+            Given labels, all among the classes, and ``missing_label`` where there is none.
+        classes : array-like of shape (n_classes,), default=None
+            All classes that ever occur. Needed in the first call; may be left out afterwards.
+        sample_weight : array-like of shape (n_samples,), default=None
+            As in ``fit``; scaled to mean 1 in each call.
+
+        Returns
+        -------
+        CLIDMUClassifier
+            The classifier itself, fitted.
+
+        Raises
+        ------
+        ValueError
+            If the data or a parameter is invalid, or with ``early_stopping`` or
+            ``class_weight="balanced"``, which need all rows at once.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If training diverged; the epoch is undone.
+        """
+        with unchanged_on_error(self):
+            self._validate_params()
+            for name, value in (("early_stopping", True), ("class_weight", "balanced")):
+                if getattr(self, name) == value:
+                    raise ValueError(
+                        f"partial_fit does not support {name}={value!r}, which needs all rows at "
+                        "once: use fit, or change it."
+                    )
+            earlier = dict(vars(self)) if hasattr(self, "net_") else {}
+            known = known_classes(classes, earlier.get("classes_"))
+            X = self._check_rows(X, reset=not earlier)
+            codes = encode_known(y, known, self.missing_label)
+            check_consistent_length(X, codes)
+            weight = row_weights(known, codes, sample_weight, self.class_weight, "ignore")
+            if not earlier:
+                X = self._set_unit(X, weight)
+            n_epochs, start = earlier.get("n_iter_", 0), earlier.get("net_")
+            with local_generators(self.random_state, resolve_device(self.device), n_epochs):
+                held_out = np.empty(0, dtype=np.int64)
+                self._train(X, codes, weight, held_out, known, start, n_epochs)
+            if earlier:
+                self._append_to(earlier)
+        return self
+
+    def _train(
+        self,
+        X: Any,
+        codes: np.ndarray,
+        weight: np.ndarray,
+        held_out: np.ndarray,
+        classes: np.ndarray,
+        start: ReweightedNet | None,
+        n_epochs_before: int | None = None,
+    ) -> None:
+        """Run the stages of a fit on encoded rows, and set the fitted attributes."""
+        settings = resolve(
+            self.get_params(deep=False),
+            n_features=int(np.prod(X.shape[1:])),
+            n_labeled=int(trained_rows(codes, weight, held_out).sum()),
+            n_unlabeled=int(((weight > 0) & (codes < 0)).sum()),
+            warm=start is not None,
+            n_epochs_before=n_epochs_before,
+            n_steps_before=0 if start is None else start.n_steps_,
+        )
+        device = resolve_device(self.device)
+        with explained_memory_errors(), progress(self.verbose, settings.n_trainings) as watchers:
+            data = make_training_data(
+                X, codes, weight, held_out, len(classes), settings.dtype, device
+            )
+            prior = None
+            if settings.weighting == "evidence" or settings.n_spreadings:
+                prior = estimate_prior(data, settings.one_batch)
+            stages, predicting = run_stages(settings, data, prior, start, watchers)
+            self._set_fitted(settings, stages, predicting, prior, codes, classes)
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Most probable class of each row.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Rows, in the features of ``fit``.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Entries of ``classes_``.
+        """
+        probabilities = self.predict_proba(X)
+        return self.classes_[probabilities.argmax(axis=1)]
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Probability of each class, in the order of ``classes_``.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Rows, in the features of ``fit``.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes), float64
+            Rows add up to one.
+
+        Raises
+        ------
+        ValueError
+            If the network's output is not finite, as for very large rows.
+        MemoryError
+            If the device has too little memory.
+        """
+        check_is_fitted(self, "net_")
+        X = self._check_rows(X, reset=False)
+        network = self.net_.evaluated_module
+        with explained_memory_errors():
+            outputs = self.net_.outputs(as_rows(X))
+            parts = [class_probabilities(logits, network).cpu() for logits, _ in outputs]
+        return torch.cat(parts).numpy()
+
+    def predict_log_proba(self, X: Any) -> np.ndarray:
+        """Logarithm of the probability of each class.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Rows, in the features of ``fit``.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes), float64
+            At most 0; ``-inf`` where a probability is 0.
+        """
+        with np.errstate(divide="ignore"):
+            return np.log(self.predict_proba(X))
+
+    def noise_scores(self, X: Any, y: Any) -> np.ndarray:
+        """Score labels of rows that were not passed to ``fit``.
+
+        A score is one minus the predicted probability of the given label.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Rows, in the features of ``fit``.
+        y : array-like of shape (n_samples,)
+            Given labels, all of them among ``classes_``.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), float64
+            In [0, 1]; higher means more likely wrong.
+
+        Raises
+        ------
+        ValueError
+            If y has a label that is not among ``classes_``.
+        """
+        probabilities = self.predict_proba(X)
+        y = check_labels(y)
+        check_consistent_length(probabilities, y)
+        codes = positions(y, self.classes_)
+        scores = 1 - np.take_along_axis(probabilities, codes[:, None], axis=1)[:, 0]
+        return scores.clip(0, 1)
+
+    def noise_report(self) -> str:
+        """Report in plain language which labels passed to ``fit`` look wrong.
+
+        The report gives how many labels are wrong, of which classes and what they should be, and
+        which rows to look at first. Of many classes and rows, the worst are named.
+
+        Returns
+        -------
+        str
+            Under 25 lines, to print.
+        """
+        check_is_fitted(self, "net_")
+        return label_issues.noise_report(self._joint, self.classes_, self.noise_scores_)
+
+    @property
+    def weight_net_(self) -> nn.Module | None:
+        """The trained weighting net; None with ``weighting=None``."""
+        check_is_fitted(self, "net_")
+        return getattr(self.net_, "weight_net_", None)
+
+    def _check_rows(self, X: Any, *, reset: bool) -> Any:
+        X = check_rows(self, X, reset=reset, allow_nd=self.module is not None)
+        if reset:
+            self._row_shape, self._unit = X.shape[1:], 1.0
+        elif X.shape[1:] != self._row_shape:
+            raise ValueError(f"X has rows of shape {X.shape[1:]}, and in fit {self._row_shape}.")
+        return divided(X, self._unit)
+
+    def _set_unit(self, X: Any, weight: np.ndarray) -> Any:
+        """Choose the unit of sparse rows; return the rows in it."""
+        self._unit = sparse_unit(X, weight)
+        return divided(X, self._unit)
+
+    def _set_fitted(
+        self,
+        settings: Settings,
+        stages: list[Stage],
+        predicting: int,
+        prior: Prior | None,
+        codes: np.ndarray,
+        classes: np.ndarray,
+    ) -> None:
+        """Set all fitted attributes."""
+        stage, labeled = stages[predicting], codes >= 0
+        readings = read_rows(stage)
+        confidence, predicted, scores = (part.double().cpu().numpy() for part in readings)
+        predicted = predicted.astype(np.int64)
+        self.net_, self.classes_, self.device_ = stage.net, classes, str(stage.net.device)
+        confidence = np.where(labeled, confidence, 0)
+        self.sample_weights_ = confidence / confidence[labeled].mean()
+        self.noise_scores_ = np.where(labeled, scores, np.nan)
+        self.suggested_labels_ = classes[predicted]
+        self.noise_estimate_, precision = None, None
+        if settings.weighting == "evidence" and prior is not None:
+            matrix, rate, precision = (part.double().cpu().numpy() for part in prior.noise)
+            self.noise_estimate_ = {
+                "noise_rate": float(rate),
+                "transition_matrix": matrix,
+                "label_precision": precision,
+            }
+        self._given = codes.astype(np.int32)
+        self._wrong = find_wrong(scores, codes, predicted, precision)
+        self._count(count_joint(self._wrong, codes, predicted, len(classes)))
+        self.history_ = training_curves(stages, predicting)
+        self.n_iter_ = len(stage.net.history)
+        self.collapse_epoch_ = stage.net.collapse_epoch_
+        self.stages_ = [
+            {
+                "weighting": settings.weighting,
+                "n_rows": len(one.data.training),
+                "n_epochs": len(one.net.history),
+                "outcome": one.outcome,
+                "predicts": one is stage,
+            }
+            for one in stages
+        ]
+        self._warn()
+        stage.net.trim_for_prediction()
+
+    def _append_to(self, earlier: dict[str, Any]) -> None:
+        """Append what is known of rows and epochs to what was known of ``earlier`` ones."""
+        for name in ROW_ATTRIBUTES:
+            setattr(self, name, np.concatenate([earlier[name], getattr(self, name)]))
+        self._count(earlier["_joint"] + self._joint)
+        self.history_ = join_curves(earlier["history_"], self.history_)
+        self.n_iter_ += earlier["n_iter_"]
+        self.stages_ = [{**s, "predicts": False} for s in earlier["stages_"]] + self.stages_
+
+    def _count(self, joint: np.ndarray) -> None:
+        """Set rate and transition matrix from counts by true class (row) and given label."""
+        self._joint = joint
+        self.noise_rate_ = float(1 - joint.trace() / joint.sum())
+        self.transition_matrix_ = transition_matrix(joint)
+
+    def _warn(self) -> None:
+        """Warn of a collapse or a divergence, in the line that called ``fit``."""
+        if self.collapse_epoch_ is not None:
+            warnings.warn(
+                f"The weighting collapsed in epoch {self.collapse_epoch_}: training continued with "
+                "equal weights. Raise warmup_epochs or lower meta_lr.",
+                ConvergenceWarning,
+                stacklevel=5,
+            )
+        if self.net_.diverged_:
+            warnings.warn(
+                f"Training diverged in epoch {self.n_iter_} and ended with the last finite "
+                "network. Lower lr, or scale the features.",
+                ConvergenceWarning,
+                stacklevel=5,
+            )
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(super().__getstate__())
+        if "net_" in state:
+            state["net_"] = describe_net(state["net_"])
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        if "net_" in state:
+            state["net_"] = restore_net(state["net_"], state["device_"])
+            state["device_"] = str(state["net_"].device)
+        super().__setstate__(state)
+
+
+@contextmanager
+def unchanged_on_error(estimator: BaseEstimator) -> Iterator[None]:
+    """Restore the attributes of an estimator if the block raises, on Ctrl-C too."""
+    before = dict(vars(estimator))
+    try:
+        yield
+    except BaseException:
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise

@@ -1,0 +1,94 @@
+"""Trained nets as plain Python and NumPy arrays, and back: what pickles and skops files hold."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sklearn_clidmu._random import forked_generators, resolve_device
+from sklearn_clidmu.clid.weight_nets import VRI, EvidenceNet, WNet
+from sklearn_clidmu.training.net import ReweightedNet
+from sklearn_clidmu.training.networks import build_network
+from sklearn_clidmu.training.stages import build_weight_net
+
+WEIGHTINGS: dict[type, str] = {EvidenceNet: "evidence", WNet: "wnet", VRI: "vri"}
+"""Kinds of weighting nets, by the constructor's parameter ``weighting``."""
+
+
+def describe_net(net: ReweightedNet) -> dict[str, Any]:
+    """Trained net as plain Python and NumPy arrays, with no trace of torch or of a device.
+
+    Returns
+    -------
+    dict
+        "network": arguments of ``build_network``; "parameters": its arrays; "weighting" and
+        "weight_net": kind and arrays of the weighting net, or None and no arrays; "n_steps" and
+        "evidence_sample": what training has left beside them.
+    """
+    arguments = net.module.keywords
+    weight_net = getattr(net, "weight_net_", None)
+    return {
+        "network": {**arguments, "dtype": str(arguments["dtype"]).removeprefix("torch.")},
+        "parameters": _arrays(net.module_),
+        "weighting": WEIGHTINGS.get(type(weight_net)),
+        "weight_net": {} if weight_net is None else _arrays(weight_net),
+        "n_steps": net.n_steps_,
+        "evidence_sample": list(net.evidence_sample_),
+    }
+
+
+def restore_net(description: dict[str, Any], device: str) -> ReweightedNet:
+    """Net from its description: predicts to the bit as the described one did on this device.
+
+    Parameters
+    ----------
+    description : dict
+        Made by :func:`describe_net`.
+    device : str
+        Where it was; without such a device here, it is on the CPU.
+    """
+    arguments = {**description["network"]}
+    arguments["dtype"] = {"float32": torch.float32, "float64": torch.float64}[arguments["dtype"]]
+    try:
+        target = resolve_device(device)
+    except ValueError:
+        target = torch.device("cpu")
+    build = None
+    if description["weighting"] is not None:
+        build = partial(
+            build_weight_net,
+            weighting=description["weighting"],
+            arguments=arguments,
+            label_precision=None,
+        )
+    with forked_generators():  # new networks draw parameters
+        net = ReweightedNet(
+            partial(build_network, **arguments),
+            weight_net=build,
+            optimizer=None,
+            train_split=None,
+            predict_nonlinearity=partial(torch.softmax, dim=-1),
+            device=target,
+            verbose=0,
+        ).initialize()
+    net.module_.load_state_dict(_tensors(description["parameters"]))
+    if build is not None:
+        net.weight_net_.load_state_dict(_tensors(description["weight_net"]))
+    net.trim_for_prediction()
+    net.n_steps_ = description["n_steps"]
+    net.evidence_sample_ = tuple(description["evidence_sample"])
+    return net
+
+
+def _arrays(module: nn.Module) -> dict[str, Any]:
+    state = module.state_dict()
+    return {k: v.cpu().numpy() if isinstance(v, Tensor) else v for k, v in state.items()}
+
+
+def _tensors(arrays: dict[str, Any]) -> dict[str, Any]:
+    # Copied: the memory may be read-only, or that of another network.
+    return {k: torch.tensor(v) if isinstance(v, np.ndarray) else v for k, v in arrays.items()}

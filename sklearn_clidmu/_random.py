@@ -1,0 +1,85 @@
+"""Random generators of NumPy and torch, and the device that a fit runs on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from threading import RLock
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils import check_random_state
+
+
+def numpy_generator(random_state: Any) -> np.random.RandomState:
+    """Make a generator; None means fresh entropy, never NumPy's global generator."""
+    return check_random_state(np.random.RandomState() if random_state is None else random_state)
+
+
+_lock = RLock()
+"""Held by the thread that draws from torch's global generators."""
+
+
+def _renew_lock() -> None:
+    """Replace the lock in a forked process, where the thread that held it does not exist."""
+    global _lock
+    _lock = RLock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
+@contextmanager
+def forked_generators(devices: Sequence[int] = ()) -> Iterator[None]:
+    """Restore the state of torch's generators at the end, of the CPU and of CUDA ``devices``.
+
+    Only one thread enters at a time, because initialisation and dropout draw from generators that
+    all threads share.
+    """
+    with _lock, torch.random.fork_rng(devices=devices):
+        yield
+
+
+@contextmanager
+def local_generators(
+    random_state: object, device: torch.device, n_earlier: int = 0
+) -> Iterator[int]:
+    """Seed torch's generators for a fit and restore them at the end.
+
+    Yields the seed: drawn from ``random_state``, plus the number of earlier epochs, so that
+    successive calls of ``partial_fit`` draw differently.
+    """
+    seed = int(numpy_generator(random_state).randint(np.iinfo(np.int32).max)) + n_earlier
+    with forked_generators(cuda_devices(device)):
+        torch.manual_seed(seed)
+        yield seed
+
+
+def cuda_devices(device: torch.device) -> list[int]:
+    """Index of a CUDA device, by default that of the current one; empty for other devices."""
+    if device.type != "cuda":
+        return []
+    return [torch.cuda.current_device() if device.index is None else device.index]
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """Find a torch device; "auto" is CUDA if available, else the CPU.
+
+    Raises
+    ------
+    ValueError
+        If torch does not know the device, or cannot allocate on it.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+        torch.zeros(1, device=resolved).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            f"device={device!r} cannot be used here ({error}). Use 'auto' or 'cpu'."
+        ) from error
+    return resolved

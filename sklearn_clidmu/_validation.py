@@ -1,0 +1,420 @@
+"""Checks and conversions of user input: arrays, labels, rows and row weights."""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils import assert_all_finite, column_or_1d
+from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, validate_data
+
+NO_LABEL = -1
+"""Code of a row without a label. The other codes are positions in ``classes_``."""
+
+N_NAMED = 8
+"""Maximum number of classes that an error message lists."""
+
+LARGEST_UNSCALED_EXPONENT = 3
+"""A sparse table is rescaled if its root mean square differs from 1 by more than 2**3."""
+
+
+def as_numpy(values: Any) -> Any:
+    """Convert an array of another library, on any device, to NumPy; return others unchanged."""
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+        return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    if hasattr(values, "__array_namespace__") and not isinstance(values, np.ndarray):
+        return np.asarray(values)
+    return values
+
+
+def check_vector(values: Any, name: str) -> np.ndarray:
+    """Convert values to shape (n,); a column of shape (n, 1) is accepted.
+
+    Raises
+    ------
+    ValueError
+        If the shape is another.
+    """
+    array = np.asarray(as_numpy(values))
+    if array.ndim == 2 and array.shape[1] == 1:
+        return array[:, 0]
+    if array.ndim != 1:
+        raise ValueError(
+            f"{name} must have one entry per row, shape (n_samples,), got "
+            + (f"an array of shape {array.shape}." if array.ndim else f"{values!r}.")
+        )
+    return array
+
+
+def check_numbers(values: Any, name: str) -> np.ndarray:
+    """Convert values to float64.
+
+    Raises
+    ------
+    ValueError
+        If a value is not a number.
+    """
+    try:
+        return np.asarray(as_numpy(values), dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be numbers: {error}.") from error
+
+
+def check_scores(scores: Any, name: str) -> np.ndarray:
+    """Convert noise scores to float64 of shape (n,); nan marks rows without a label.
+
+    Raises
+    ------
+    ValueError
+        If a score is outside of [0, 1], or if all are nan.
+    """
+    numbers = check_numbers(check_vector(scores, name), name)
+    known = numbers[~np.isnan(numbers)]
+    if not len(known):
+        raise ValueError(f"{name} must have at least one entry that is not nan, got {numbers}.")
+    outside = known[(known < 0) | (known > 1)]
+    if len(outside):
+        raise ValueError(
+            f"{name} must be in [0, 1], or nan where there is no label, got {outside[0]:g}. If p "
+            "is the probability of the given label, pass 1 - p: higher means more likely wrong."
+        )
+    return numbers
+
+
+def check_same_length(**arrays: np.ndarray) -> None:
+    """Check that all arguments, passed by name, have the same number of rows.
+
+    Raises
+    ------
+    ValueError
+        If the numbers differ.
+    """
+    lengths = {name: len(values) for name, values in arrays.items()}
+    if len(set(lengths.values())) > 1:
+        found = ", ".join(f"{name} has {length}" for name, length in lengths.items())
+        raise ValueError(f"Found inconsistent numbers of samples: {found}.")
+
+
+def check_labels(y: Any) -> np.ndarray:
+    """Convert labels to an array of shape (n,), keeping their types.
+
+    Mixed lists become object arrays, because NumPy would turn numbers into strings. Nullable
+    integer and boolean series of pandas or polars keep their type, because NumPy would turn
+    them into floating-point numbers.
+    """
+    y = list(y) if _is_nullable(y) else as_numpy(y)
+    if isinstance(y, (list, tuple)):
+        objects = np.array(y, dtype=object)
+        strings = [isinstance(label, str) for label in objects.ravel()]
+        y = objects if any(strings) and not all(strings) else np.array(y)
+    return column_or_1d(y, warn=True)
+
+
+def _is_nullable(y: Any) -> bool:
+    """Whether y is a series of integers or booleans with its own marker of missing values."""
+    dtype = getattr(y, "dtype", None)
+    if isinstance(dtype, (np.dtype, type(None))):
+        return False
+    is_polars_integer = getattr(dtype, "is_integer", bool)
+    return getattr(dtype, "kind", "") in ("b", "i", "u") or is_polars_integer()
+
+
+def is_missing(y: Any, missing_label: Any) -> np.ndarray:
+    """Find the rows without a label.
+
+    Parameters
+    ----------
+    y : array-like of shape (n,)
+    missing_label : int, float, str or None
+        Marker of a missing label. nan and pandas.NA match each other and None. None means that
+        every row has a label.
+
+    Returns
+    -------
+    ndarray of bool, shape (n,)
+    """
+    y = check_labels(y)
+    if missing_label is None:
+        return np.zeros(len(y), dtype=bool)
+    if _is_null(missing_label):
+        return np.array([_is_null(label) for label in y], dtype=bool)
+    return np.array([_is_equal(label, missing_label) for label in y], dtype=bool)
+
+
+def _is_equal(first: Any, second: Any) -> bool:
+    equal = first == second
+    return isinstance(equal, (bool, np.bool_)) and bool(equal)  # pandas.NA == x is pandas.NA
+
+
+def _is_null(label: Any) -> bool:
+    return label is None or not _is_equal(label, label)
+
+
+def encode_labels(y: Any, missing_label: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Find the classes and encode labels as positions among them.
+
+    Parameters
+    ----------
+    y : array-like of shape (n,)
+    missing_label : int, float, str or None
+
+    Returns
+    -------
+    classes : ndarray of shape (n_classes,)
+        Sorted.
+    codes : ndarray of shape (n,), int64
+        -1 for a missing label.
+
+    Raises
+    ------
+    ValueError
+        If the labels are not classes, or if there are fewer than two classes.
+    TypeError
+        If some labels are strings and others are not.
+    """
+    y = check_labels(y)
+    missing = is_missing(y, missing_label)
+    given = y[~missing]
+    context = ""
+    if missing.any():
+        context = f", and {missing.sum()} rows without a label (missing_label={missing_label!r})"
+    if not len(given):
+        raise ValueError(f"y must have labels, got none{context}.")
+    if given.dtype.kind in "fO" and any(_is_null(label) for label in given):
+        raise ValueError(
+            "Input y contains NaN or None: if these rows have no label, set "
+            f"missing_label=numpy.nan, got missing_label={missing_label!r}."
+        )
+    if given.dtype == object and not any(isinstance(label, str) for label in given):
+        given = np.array(given.tolist())  # the dtype that y has if no label is missing
+    if given.dtype == object:
+        check_one_type(given)
+    assert_all_finite(given, input_name="y")
+    check_classification_targets(given)
+    classes, encoded = np.unique(given, return_inverse=True)
+    if len(classes) < 2:
+        raise ValueError(
+            f"y must have labels of at least two classes, got one class: {classes[0]}{context}."
+        )
+    codes = np.full(len(missing), NO_LABEL)
+    codes[~missing] = encoded
+    return classes, codes
+
+
+def known_classes(classes: Any, before: np.ndarray | None) -> np.ndarray:
+    """Check the argument ``classes`` of ``partial_fit``.
+
+    Parameters
+    ----------
+    classes : array-like of shape (n_classes,) or None
+    before : ndarray of shape (n_classes,) or None
+        Classes of earlier calls; None in the first call.
+
+    Returns
+    -------
+    ndarray of shape (n_classes,)
+        Sorted.
+
+    Raises
+    ------
+    ValueError
+        If they are missing in the first call, or differ from those of earlier calls.
+    """
+    if classes is None:
+        if before is None:
+            raise ValueError("classes must be passed to the first call of partial_fit.")
+        return before
+    sorted_classes = np.unique(column_or_1d(classes))
+    if len(sorted_classes) < 2:
+        raise ValueError(f"classes must be at least two, got {list(classes)}.")
+    if before is not None and not np.array_equal(sorted_classes, before):
+        raise ValueError(f"classes={list(classes)} differ from those of earlier calls: {before}.")
+    return sorted_classes
+
+
+def encode_known(y: Any, classes: np.ndarray, missing_label: Any) -> np.ndarray:
+    """Encode labels as positions among known classes, -1 for a missing label.
+
+    Parameters
+    ----------
+    y : array-like of shape (n,)
+    classes : ndarray of shape (n_classes,)
+    missing_label : int, float, str or None
+
+    Returns
+    -------
+    ndarray of shape (n,), int64
+
+    Raises
+    ------
+    ValueError
+        If a label is not among the classes, or if all labels are missing.
+    """
+    y = check_labels(y)
+    given = ~is_missing(y, missing_label)
+    if not given.any():
+        raise ValueError(f"y must have labels, got {len(y)} rows without one.")
+    codes = np.full(len(y), NO_LABEL)
+    codes[given] = positions(y[given], classes)
+    return codes
+
+
+def check_one_type(labels: np.ndarray) -> None:
+    """Check that all labels are strings or none is, since others cannot be sorted.
+
+    Raises
+    ------
+    TypeError
+        If only some labels are strings.
+    """
+    kinds = {str if isinstance(label, str) else type(label) for label in labels}
+    if str in kinds and len(kinds) > 1:
+        names = sorted(kind.__name__ for kind in kinds)
+        raise TypeError(
+            f"y must have labels of one type, got {' and '.join(names)}: convert them to strings, "
+            "for example with [str(label) for label in y]."
+        )
+
+
+def positions(y: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Positions of labels among the classes, shape (n,), int64.
+
+    Raises
+    ------
+    ValueError
+        If a label is not among the classes.
+    """
+    # Compare Python objects: NumPy would match the string "1" with the number 1.
+    codes = {label: code for code, label in enumerate(classes.tolist())}
+    labels = y.tolist()
+    unknown = [label for label in labels if label not in codes]
+    if unknown:
+        names = ", ".join(map(repr, list(codes)[:N_NAMED]))
+        more = ", ..." if len(codes) > N_NAMED else ""
+        raise ValueError(
+            f"y has labels that are not among the classes, for example {unknown[0]!r}. The "
+            f"classes are {names}{more}."
+        )
+    return np.array([codes[label] for label in labels], dtype=np.int64)
+
+
+def check_rows(estimator: BaseEstimator, X: Any, *, reset: bool, allow_nd: bool) -> Any:
+    """Convert rows to finite float32 or float64; half precision becomes float32.
+
+    Parameters
+    ----------
+    estimator : BaseEstimator
+        Its feature names and number of features are set or compared.
+    X : array-like, sparse matrix or sparse array of shape (n, d), or array-like of shape (n, ...)
+    reset : bool
+        Whether to set the names and number instead of comparing them.
+    allow_nd : bool
+        Whether X may have more than two dimensions.
+
+    Returns
+    -------
+    ndarray, csr_array or csr_matrix
+
+    Raises
+    ------
+    ValueError
+        If the conversion is impossible. For strings and dates the message says how to encode them.
+    """
+    X = as_numpy(X)
+    half = getattr(X, "dtype", None) == np.float16
+    dtype = np.float32 if half else [np.float64, np.float32]
+    options = {"reset": reset, "dtype": dtype, "accept_sparse": "csr", "allow_nd": allow_nd}
+    try:
+        return validate_data(estimator, X, "no_validation", **options)
+    except (ValueError, TypeError) as error:
+        reasons = {"could not convert string to float": "strings", "promot": "dates"}
+        found = [name for reason, name in reasons.items() if reason in str(error)]
+        if not found:
+            raise
+        raise ValueError(
+            f"X has {found[0]} ({error}): encode columns of words and dates first, for example "
+            "with skrub.TableVectorizer, or with sklearn.compose.ColumnTransformer and "
+            "sklearn.preprocessing.OneHotEncoder."
+        ) from error
+
+
+def sparse_unit(X: Any, sample_weight: np.ndarray) -> float:
+    """Power of two near the root mean square of a sparse table, zeros included.
+
+    Dividing by it is exact. Rows of unit length with many columns have entries that are too small
+    for a network, and standardising would make the table dense. The unit is 1 if the root mean
+    square is within a factor of 8 of 1, and for dense tables, which the user can standardise.
+
+    Parameters
+    ----------
+    X : ndarray, csr_array or csr_matrix
+    sample_weight : ndarray of shape (n,)
+        A row of weight s counts like s equal rows.
+    """
+    if isinstance(X, np.ndarray):
+        return 1.0
+    weight = np.repeat(sample_weight, np.diff(X.indptr))
+    largest = np.abs(X.data).max(initial=0, where=weight > 0)
+    if not largest:
+        return 1.0
+    squares = weight @ np.square(X.data / largest, dtype=np.float64)  # cannot overflow
+    mean_square = squares / sample_weight.sum() / X.shape[1]
+    exponent = round(np.log2(largest) + np.log2(mean_square) / 2)
+    return 2.0**exponent if abs(exponent) > LARGEST_UNSCALED_EXPONENT else 1.0
+
+
+def divided(X: Any, unit: float) -> Any:
+    """Divide rows by a unit; X itself, not a copy, if that is 1."""
+    return X if unit == 1 else X / unit
+
+
+def row_weights(
+    classes: np.ndarray,
+    codes: np.ndarray,
+    sample_weight: Any,
+    class_weight: Any,
+    unlabeled: str,
+) -> np.ndarray:
+    """Product of sample weights and class weights; the weights that are not zero have mean 1.
+
+    Parameters
+    ----------
+    classes : ndarray of shape (n_classes,)
+    codes : ndarray of shape (n,), int
+        Encoded labels. Class weights do not apply to rows of code -1.
+    sample_weight : array-like of shape (n,) or None
+    class_weight : dict, "balanced" or None
+    unlabeled : {"consistency", "ignore"}
+        "ignore" sets the weight of rows without a label to zero.
+
+    Returns
+    -------
+    ndarray of shape (n,), float64
+
+    Raises
+    ------
+    ValueError
+        If a weight is negative or not finite, or if all sample weights are zero.
+    """
+    labeled = codes != NO_LABEL
+    if not isinstance(sample_weight, (Real, type(None))):
+        sample_weight = check_numbers(sample_weight, "sample_weight")
+    weight = _check_sample_weight(
+        sample_weight, codes, dtype=np.float64, ensure_non_negative=True, copy=True
+    )
+    if class_weight is not None:
+        factors = compute_sample_weight(class_weight, classes[codes[labeled]])
+        if not (np.isfinite(factors).all() and (factors >= 0).all()):
+            raise ValueError(f"class_weight must be finite and not negative, got {class_weight!r}.")
+        weight[labeled] *= factors
+    if not weight[labeled].any():
+        raise ValueError("sample_weight must have a positive entry, got only zeros.")
+    if unlabeled == "ignore":
+        weight[~labeled] = 0
+    return weight / weight[weight > 0].mean()

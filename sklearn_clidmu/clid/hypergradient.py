@@ -1,0 +1,179 @@
+"""The meta step's hypergradient: how the row weights move CLID, one virtual step ahead.
+
+With L(theta, phi) the reweighted training loss of a batch, the virtual step is one step of SGD
+
+    theta'(phi) = theta - lr * grad_theta L(theta, phi)
+
+and the meta step follows the gradient of CLID(theta'(phi)) with respect to phi, the parameters of
+the weighting net. Since phi enters through theta' alone, the chain rule gives
+
+    d CLID / d phi = -lr * d/d phi <grad_theta L(theta, phi), g>,     g = grad CLID at theta',
+                   = -lr * d/d phi <grad_logits(phi), tangent>,
+
+where ``grad_logits`` is the gradient of L by the batch's logits, which every weighting net has in
+closed form, and ``tangent`` is the directional derivative of the logits along g. So the network
+contributes one tangent only. Where a weight multiplies its row's loss, the row contributes one
+number, its influence -<grad_logits of its loss, tangent>.
+
+* :func:`head_tangent` moves the last linear layer alone; everything has a closed form.
+* :func:`full_tangent` moves every parameter, the paper's virtual step, of any network.
+
+Both leave out the factor lr: multiplied by it they are the derivatives.
+
+Source: the virtual step and the meta step are those of Hu et al., arXiv 2507.11807; the tangent and
+the closed form are this package's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from sklearn_clidmu.clid.objective import MetaObjective
+
+
+class MetaBatch(NamedTuple):
+    """Rows that the meta objective is measured on; or a stack of batches of one size."""
+
+    targets: Tensor
+    """Given labels, int64, shape (..., m)."""
+    sample_weight: Tensor
+    """Shape (..., m)."""
+
+
+class MetaTangent(NamedTuple):
+    """What the virtual step gives; all detached."""
+
+    logits: Tensor
+    """Logits of the training batch, shape (..., n, n_classes)."""
+    tangent: Tensor
+    """Their derivative along the gradient of the meta objective, shape (..., n, n_classes)."""
+    meta_loss: Tensor
+    """The meta objective after the virtual step, shape (...)."""
+
+
+def influence(grad_logits: Tensor, tangent: Tensor) -> Tensor:
+    """Change of the meta objective per unit of each row's weight, shape (..., n).
+
+    Positive means that training on the row with its given label raises the meta objective: a
+    label-free relative of TracIn (Pruthi et al., 2020).
+
+    Parameters
+    ----------
+    grad_logits : Tensor of shape (..., n, n_classes)
+        Gradient of each row's own loss by its logits.
+    tangent : Tensor of shape (..., n, n_classes)
+    """
+    return -(grad_logits * tangent).sum(dim=-1)
+
+
+@torch.no_grad()
+def head_tangent(
+    logits: Tensor,
+    features: Tensor,
+    grad_logits: Tensor,
+    meta_logits: Tensor,
+    meta_features: Tensor,
+    meta_batch: MetaBatch,
+    objective: MetaObjective,
+    lr: float,
+    bias: bool = True,
+) -> MetaTangent:
+    """Tangent of a virtual step that moves the last linear layer alone, in closed form.
+
+    Of a stack of batches, each takes a virtual step of its own.
+
+    Parameters
+    ----------
+    logits, features : Tensor of shape (..., n, n_classes) and (..., n, d)
+        Training batch.
+    grad_logits : Tensor of shape (..., n, n_classes)
+        Gradient of the reweighted loss by the logits.
+    meta_logits, meta_features : Tensor of shape (..., m, n_classes) and (..., m, d)
+        Meta batch, before the virtual step.
+    meta_batch : MetaBatch
+    objective : callable
+    lr : float
+        Size of the virtual step.
+    bias : bool, default=True
+        Whether the layer has one.
+    """
+    step = meta_features @ (features.mT @ grad_logits)
+    if bias:
+        step = step + grad_logits.sum(dim=-2, keepdim=True)
+    value, by_logits = objective(meta_features, meta_logits - lr * step, *meta_batch)
+    tangent = features @ (meta_features.mT @ by_logits)
+    if bias:
+        tangent = tangent + by_logits.sum(dim=-2, keepdim=True)
+    return MetaTangent(logits, tangent, value)
+
+
+def full_tangent(
+    network: nn.Module,
+    X: Tensor,
+    grad_logits: Callable[[Tensor], Tensor],
+    X_meta: Tensor,
+    meta_batch: MetaBatch,
+    objective: MetaObjective,
+    lr: float,
+) -> MetaTangent:
+    """Tangent of the paper's virtual step, which moves every parameter of the network.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Returns (logits, features). Its parameters, buffers and gradients are left as they were.
+        Passes must be repeatable: put dropout into evaluation mode first.
+    X, X_meta : Tensor of shape (n, ...) and (m, ...)
+        Training batch and meta batch.
+    grad_logits : callable
+        Logits to the gradient of the reweighted training loss by them.
+    meta_batch : MetaBatch
+    objective : callable
+    lr : float
+        Size of the virtual step.
+    """
+    params = {k: p for k, p in network.named_parameters() if p.requires_grad}
+    with torch.enable_grad():
+        logits, _ = _call(network, params, X)
+        steps = _gradients(logits, list(params.values()), grad_logits(logits.detach()))
+        moved = {
+            k: (p - lr * g).detach().requires_grad_()
+            for (k, p), g in zip(params.items(), steps, strict=True)
+        }
+        meta_logits, meta_features = _call(network, moved, X_meta)
+        value, by_logits = objective(meta_features.detach(), meta_logits.detach(), *meta_batch)
+        found = _gradients(meta_logits, list(moved.values()), by_logits)
+    tangent = _directional_derivative(network, params, X, found)
+    return MetaTangent(logits.detach(), tangent, value)
+
+
+def _directional_derivative(
+    network: nn.Module, params: Mapping[str, Tensor], X: Tensor, direction: Sequence[Tensor]
+) -> Tensor:
+    """Differentiate the logits along a direction, by differentiating a gradient.
+
+    <J^T u, direction> is linear in u with the gradient J direction, whatever u is.
+    """
+    with torch.enable_grad():
+        logits, _ = _call(network, params, X)
+        u = torch.zeros_like(logits, requires_grad=True)
+        pulled_back = _gradients(logits, list(params.values()), u, create_graph=True)
+        products = [(g * d).sum() for g, d in zip(pulled_back, direction, strict=True)]
+        (tangent,) = torch.autograd.grad(torch.stack(products).sum(), u)
+    return tangent
+
+
+def _call(network: nn.Module, params: Mapping[str, Tensor], X: Tensor) -> tuple[Tensor, Tensor]:
+    """Run the network with other parameters; running statistics go into a copy."""
+    buffers = {k: b.clone() for k, b in network.named_buffers()}
+    return functional_call(network, {**params, **buffers}, (X,))
+
+
+_gradients = partial(torch.autograd.grad, allow_unused=True, materialize_grads=True)
+"""Gradients that are zero for inputs without effect."""

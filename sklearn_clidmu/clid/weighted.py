@@ -1,0 +1,50 @@
+"""Statistics of rows that have sample weights: a row of weight s counts as s identical rows."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
+    """Mean of values of which each counts ``weight`` times, shape ()."""
+    return (weight * values).sum() / weight.sum()
+
+
+def standard_deviation(values: Tensor, sample_weight: Tensor) -> Tensor:
+    """Weighted standard deviation over the last dimension, kept above zero, shape (..., 1)."""
+    return _centre(values, sample_weight)[1]
+
+
+def normal_rank(values: Tensor, sample_weight: Tensor) -> Tensor:
+    """Rank of each value among all, in [0, 1], as if they were normal, shape (n,).
+
+    The cumulative normal distribution with the values' mean and standard deviation. It needs no
+    sorting, is smooth in the sample weights, and is 0.5 where all values are equal.
+
+    Parameters
+    ----------
+    values, sample_weight : Tensor of shape (n,)
+    """
+    # From the least, so that equal values stay equal under rounding.
+    least = values.where(sample_weight > 0, torch.inf).min()
+    centred, deviation = _centre(values - least, sample_weight)
+    return torch.special.ndtr(centred / deviation)
+
+
+def class_sums(values: Tensor, targets: Tensor, n_classes: int) -> Tensor:
+    """Sum of the values of each class, shape (n_classes,)."""
+    return values.new_zeros(n_classes).index_add_(0, targets, values)
+
+
+def class_means(values: Tensor, targets: Tensor, n_classes: int, sample_weight: Tensor) -> Tensor:
+    """Mean of the values of each class, 0 where it has no rows, shape (n_classes,)."""
+    mass = class_sums(sample_weight, targets, n_classes).clamp_min(torch.finfo(values.dtype).tiny)
+    return class_sums(sample_weight * values, targets, n_classes) / mass
+
+
+def _centre(values: Tensor, sample_weight: Tensor) -> tuple[Tensor, Tensor]:
+    share = sample_weight / sample_weight.sum(dim=-1, keepdim=True)
+    centred = values - (share * values).sum(dim=-1, keepdim=True)
+    deviation = (share * centred.square()).sum(dim=-1, keepdim=True).sqrt()
+    return centred, deviation.clamp_min(torch.finfo(values.dtype).tiny ** 0.5)

@@ -1,1 +1,0 @@
-"""The estimator ring: what a user of scikit-learn meets."""

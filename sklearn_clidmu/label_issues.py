@@ -1,0 +1,433 @@
+"""Labels that look wrong: out-of-fold noise scores, the list of issues and the noise report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, clone, is_classifier
+from sklearn.model_selection import check_cv
+from sklearn.pipeline import Pipeline
+from sklearn.utils import indexable
+from sklearn.utils._param_validation import HasMethods, validate_parameter_constraints
+from sklearn.utils.metaestimators import _safe_split
+from sklearn.utils.parallel import Parallel, delayed
+from sklearn.utils.validation import _check_method_params, check_is_fitted
+
+from sklearn_clidmu._settings import PARAMETER_CONSTRAINTS
+from sklearn_clidmu._validation import (
+    NO_LABEL,
+    as_numpy,
+    check_labels,
+    check_same_length,
+    check_scores,
+    check_vector,
+    encode_labels,
+)
+
+CONSTRAINTS: dict[str, list[Any]] = {
+    "estimator": [HasMethods(["fit", "predict_proba"])],
+    "params": [dict, None],
+    "missing_label": PARAMETER_CONSTRAINTS["missing_label"],
+}
+
+DEFAULT_THRESHOLD = 0.5
+"""Scores above this are issues if only scores are known: the label is more likely wrong."""
+
+N_PRINTED_ISSUES = 10
+"""Maximum number of issues in the representation of :class:`LabelIssues`."""
+
+N_REPORTED = 8
+"""Maximum number of classes, and of rows, in a noise report."""
+
+LABEL_WIDTH = 24
+"""Maximum number of printed characters of a label."""
+
+ADVICE = """\
+Scores are in-sample: the network was trained on these labels and may have memorised some.
+For scores by networks that were not trained on a row's label:
+    sklearn_clidmu.cross_val_noise_scores(estimator, X, y)"""
+
+
+def cross_val_noise_scores(
+    estimator: BaseEstimator,
+    X: Any,
+    y: Any,
+    *,
+    cv: Any = 5,
+    n_jobs: int | None = None,
+    params: dict[str, Any] | None = None,
+    missing_label: Any = None,
+    return_suggested: bool = False,
+) -> Any:
+    """Compute out-of-fold noise scores with any classifier.
+
+    A score is one minus the probability of the given label, predicted by a clone that was trained
+    on the other folds. In-sample scores, such as ``noise_scores_``, are cheaper. For a classifier
+    that resists wrong labels they are usually also better, because it is trained on more rows. A
+    classifier that memorises labels needs out-of-fold scores.
+
+    The folds run in parallel on joblib, also on other machines, for example inside
+    ``joblib.parallel_config("dask")``.
+
+    Parameters
+    ----------
+    estimator : classifier with ``predict_proba``
+        Also a Pipeline. It is cloned and not changed.
+    X : array-like or sparse matrix of shape (n_samples, n_features)
+        Rows, in any form that the estimator accepts.
+    y : array-like of shape (n_samples,)
+        Given labels: numbers, strings or booleans.
+    cv : int, splitter or iterable of (train, test), default=5
+        As in :func:`sklearn.model_selection.cross_val_predict`: an int is the number of stratified
+        folds, and every row must be in exactly one test part. For grouped rows pass the splits:
+        ``cv=list(GroupKFold().split(X, y, groups))``.
+    n_jobs : int, default=None
+        Number of folds that run at the same time. None is 1, unless inside a joblib context.
+    params : dict, default=None
+        Passed to the estimator's ``fit``. Entries of length n_samples, such as
+        ``sample_weight``, are cut to the training part of each fold.
+    missing_label : int, float, str or None, default=None
+        Marker of a missing label in y, for example nan (which also matches None), "" or -1. The
+        estimator receives such rows unchanged, and their scores are nan. None means that every
+        row has a label.
+    return_suggested : bool, default=False
+        Whether to return the most probable classes, too.
+
+    Returns
+    -------
+    scores : ndarray of shape (n_samples,), float64
+        In [0, 1], in the order of X; higher means more likely wrong. A class without rows in the
+        training part of a fold has probability 0 there, so that its labels score 1.
+    suggested : ndarray of shape (n_samples,)
+        Most probable class of each row, also of rows without a label. Only with
+        ``return_suggested=True``.
+
+    Raises
+    ------
+    ValueError
+        If an argument is invalid, if y has fewer than two classes, or if ``cv`` does not test
+        every row exactly once.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.datasets import make_blobs
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn_clidmu import cross_val_noise_scores
+    >>> X, y = make_blobs(200, centers=2, random_state=0, cluster_std=0.5)
+    >>> y[7] = 1 - y[7]
+    >>> int(cross_val_noise_scores(LogisticRegression(), X, y).argmax())
+    7
+    """
+    arguments = {"estimator": estimator, "params": params, "missing_label": missing_label}
+    validate_parameter_constraints(CONSTRAINTS, arguments, "cross_val_noise_scores")
+    X, y = indexable(as_numpy(X), as_numpy(y))
+    labels = check_labels(y)
+    classes, given = encode_labels(labels, missing_label)
+    splits = list(check_cv(cv, given, classifier=is_classifier(estimator)).split(X, given))
+    _check_partition(splits, len(given))
+    parts = Parallel(n_jobs=n_jobs)(
+        delayed(_fold_probabilities)(clone(estimator), X, labels, train, test, params, classes)
+        for train, test in splits
+    )
+    probabilities = np.empty((len(given), len(classes)))
+    for (_, test), part in zip(splits, parts, strict=True):
+        probabilities[test] = part
+    given_probability = probabilities[np.arange(len(given)), given]
+    scores = np.where(given == NO_LABEL, np.nan, 1 - given_probability).clip(0, 1)
+    return (scores, classes[probabilities.argmax(axis=1)]) if return_suggested else scores
+
+
+def _check_partition(splits: list[tuple[np.ndarray, np.ndarray]], n_rows: int) -> None:
+    n_tests = np.zeros(n_rows, dtype=int)
+    for _, test in splits:
+        np.add.at(n_tests, test, 1)
+    if (n_tests != 1).any():
+        row = int((n_tests != 1).argmax())
+        raise ValueError(
+            f"cv must test every row exactly once, but tests row {row} {n_tests[row]} times: use "
+            "an int or a splitter without repetitions, such as StratifiedKFold."
+        )
+
+
+def _fold_probabilities(
+    estimator: BaseEstimator,
+    X: Any,
+    y: np.ndarray,
+    train: np.ndarray,
+    test: np.ndarray,
+    params: dict[str, Any] | None,
+    classes: np.ndarray,
+) -> np.ndarray:
+    """Fit on one part and predict the other, shape (n_test, n_classes)."""
+    X_train, y_train = _safe_split(estimator, X, y, train)
+    X_test, _ = _safe_split(estimator, X, y, test, train)
+    estimator.fit(X_train, y_train, **_check_method_params(X, params or {}, train))
+    predicted = estimator.predict_proba(X_test)
+    probabilities = np.zeros((len(test), len(classes)))
+    codes = {label: code for code, label in enumerate(classes.tolist())}
+    for column, label in zip(predicted.T, estimator.classes_.tolist(), strict=True):
+        if label in codes:  # the estimator may take the marker of a missing label for a class
+            probabilities[:, codes[label]] = column
+    return probabilities
+
+
+def find_label_issues(
+    clf_or_scores: Any, y: Any = None, *, suggested: Any = None, threshold: Any = "auto"
+) -> LabelIssues:
+    """List the labels that look wrong, those with the highest noise scores first.
+
+    Parameters
+    ----------
+    clf_or_scores : fitted CLIDMUClassifier, Pipeline that ends in one, or array-like of scores
+        A classifier knows the labels passed to ``fit``. Scores have shape (n_samples,), are in
+        [0, 1], higher for labels that are more likely wrong, and nan for rows without a label;
+        for example from :func:`cross_val_noise_scores`.
+    y : array-like of shape (n_samples,), default=None
+        Given labels; only with scores.
+    suggested : array-like of shape (n_samples,), default=None
+        Labels that the rows should probably have, such as the most probable classes; only with
+        scores.
+    threshold : "auto" or float, default="auto"
+        Labels with at least this score are issues. "auto" takes
+
+        - with a classifier, the labels that ``noise_rate_`` counts as wrong: in each class those
+          with the highest scores, up to the estimated number of wrong labels;
+        - with scores and ``suggested``, the labels that differ from the suggested ones;
+        - with scores alone, the labels that score above 0.5.
+
+    Returns
+    -------
+    LabelIssues
+        The issues as arrays, as a printed table and, with pandas, as a data frame of all rows.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range, or if the arguments cannot be combined.
+    sklearn.exceptions.NotFittedError
+        If the classifier is not fitted.
+
+    Examples
+    --------
+    >>> from sklearn_clidmu import find_label_issues
+    >>> find_label_issues([0.1, 0.9, 0.7], ["cat", "dog", "dog"], suggested=["cat", "cat", "cat"])
+    2 label issues among 3 labels (estimated noise rate 67%)
+    row  given label  suggested  score
+      1          dog        cat  0.900
+      2          dog        cat  0.700
+    """
+    auto = isinstance(threshold, str) and threshold == "auto"
+    if not auto and not (isinstance(threshold, Real) and 0 <= float(threshold) <= 1):
+        raise ValueError(f"threshold must be 'auto' or a number in [0, 1], got {threshold!r}.")
+    if not isinstance(clf_or_scores, BaseEstimator):
+        issues = _issues_of_scores(clf_or_scores, y, suggested)
+    elif y is None and suggested is None:
+        issues = _issues_of_classifier(clf_or_scores)
+    else:
+        raise ValueError(
+            "y and suggested must be passed with an array of scores only: a fitted classifier "
+            "knows its labels."
+        )
+    return issues if auto else replace(issues, mask=issues.scores >= threshold)  # False for nan
+
+
+def _issues_of_classifier(clf: Any) -> LabelIssues:
+    while isinstance(clf, Pipeline):
+        clf = clf[-1]
+    if not hasattr(clf, "noise_report"):
+        raise ValueError(
+            "clf_or_scores must be a CLIDMUClassifier, a Pipeline that ends in one, or an array "
+            f"of scores, got {type(clf).__name__}. Of a search, pass its best_estimator_; for "
+            "other classifiers pass the scores of cross_val_noise_scores."
+        )
+    check_is_fitted(clf)
+    given, unlabeled = clf.classes_[clf._given], clf._given == NO_LABEL
+    if unlabeled.any():
+        given = given.astype(object)
+        given[unlabeled] = None
+    return LabelIssues(clf._wrong, clf.noise_scores_, given, clf.suggested_labels_, clf.noise_rate_)
+
+
+def _issues_of_scores(scores: Any, y: Any, suggested: Any) -> LabelIssues:
+    if y is None:
+        raise ValueError("y must be passed with an array of scores: the labels that were scored.")
+    scores, y = check_scores(scores, "scores"), check_vector(y, "y")
+    check_same_length(scores=scores, y=y)
+    known = ~np.isnan(scores)
+    if suggested is None:
+        mask, suggested = scores > DEFAULT_THRESHOLD, np.full(len(y), None)
+    else:
+        suggested = check_vector(suggested, "suggested")
+        check_same_length(y=y, suggested=suggested)
+        mask = known & (suggested != y)
+    return LabelIssues(mask, scores, y, suggested, float(mask[known].mean()))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LabelIssues:
+    """Labels that look wrong, from :func:`find_label_issues`; ``len()`` is the number of issues.
+
+    Parameters
+    ----------
+    mask : ndarray of shape (n_samples,), bool
+        Rows that are issues. All arrays of this shape are in the order of the rows.
+    scores : ndarray of shape (n_samples,)
+        Noise scores, in [0, 1]; nan where there is no label.
+    given_labels, suggested_labels : ndarray of shape (n_samples,)
+        The given label and the label that the row should probably have; None where unknown.
+    noise_rate : float
+        Estimated share of wrong labels. It does not depend on the threshold.
+
+    Attributes
+    ----------
+    index : ndarray of shape (n_issues,), int
+        Row numbers of the issues, highest scores first. The next attributes are in this order.
+    given_label, suggested_label : ndarray of shape (n_issues,)
+        Given and suggested labels of the issues.
+    score : ndarray of shape (n_issues,)
+        Noise scores of the issues.
+    """
+
+    mask: np.ndarray
+    scores: np.ndarray
+    given_labels: np.ndarray
+    suggested_labels: np.ndarray
+    noise_rate: float
+
+    @cached_property
+    def index(self) -> np.ndarray:
+        """Row numbers of the issues, highest scores first."""
+        rows = np.flatnonzero(self.mask)
+        return rows[np.argsort(-self.scores[rows], kind="stable")]
+
+    @property
+    def given_label(self) -> np.ndarray:
+        """Given labels of the issues."""
+        return self.given_labels[self.index]
+
+    @property
+    def suggested_label(self) -> np.ndarray:
+        """Suggested labels of the issues."""
+        return self.suggested_labels[self.index]
+
+    @property
+    def score(self) -> np.ndarray:
+        """Noise scores of the issues."""
+        return self.scores[self.index]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __repr__(self) -> str:
+        n_labels = np.count_nonzero(~np.isnan(self.scores))
+        lines = [
+            f"{len(self)} label issues among {n_labels} labels "
+            f"(estimated noise rate {self.noise_rate:.0%})"
+        ]
+        if len(self):
+            lines += self._table(slice(N_PRINTED_ISSUES))
+        if len(self) > N_PRINTED_ISSUES:
+            lines.append(f"and {len(self) - N_PRINTED_ISSUES} more")
+        return "\n".join(lines)
+
+    def _table(self, top: slice) -> list[str]:
+        columns = [
+            ["row", *map(str, self.index[top])],
+            ["given label", *map(shorten, self.given_label[top])],
+            ["suggested", *map(shorten, self.suggested_label[top])],
+            ["score", *(f"{score:.3f}" for score in self.score[top])],
+        ]
+        aligned = [[text.rjust(max(map(len, column))) for text in column] for column in columns]
+        return ["  ".join(cells) for cells in zip(*aligned, strict=True)]
+
+    def to_frame(self) -> Any:
+        """Make a data frame of all rows with cleanlab's column names.
+
+        ``CleanLearning(...).fit(X, y, label_issues=issues.to_frame())`` accepts it.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``is_label_issue`` (bool), ``label_quality`` (one minus the score),
+            ``given_label`` and ``predicted_label``.
+
+        Raises
+        ------
+        ImportError
+            If pandas is not installed.
+        """
+        try:
+            from pandas import DataFrame
+        except ImportError as error:
+            raise ImportError(
+                "to_frame needs pandas: pip install pandas, or read the arrays index, "
+                "given_label, suggested_label and score."
+            ) from error
+        return DataFrame(
+            {
+                "is_label_issue": self.mask,
+                "label_quality": 1 - self.scores,
+                "given_label": self.given_labels,
+                "predicted_label": self.suggested_labels,
+            }
+        )
+
+
+def shorten(label: object) -> str:
+    """Text of a label on one line of at most :data:`LABEL_WIDTH` characters."""
+    text = " ".join(str(label).split())
+    return text if len(text) <= LABEL_WIDTH else text[: LABEL_WIDTH - 1] + "…"
+
+
+def noise_report(joint: np.ndarray, classes: np.ndarray, scores: np.ndarray) -> str:
+    """Report on the labels in plain language, in fewer than 25 lines.
+
+    Parameters
+    ----------
+    joint : ndarray of shape (n_classes, n_classes), int
+        Number of rows of each estimated true class (row) and given label (column).
+    classes : ndarray of shape (n_classes,)
+    scores : ndarray of shape (n,)
+        Noise scores; nan for rows without a label.
+    """
+    n_labels, n_rows = int(joint.sum()), len(scores)
+    n_wrong = n_labels - int(joint.trace())
+    unlabeled = f", and {n_rows - n_labels} rows without a label" if n_rows > n_labels else ""
+    top = np.argsort(-np.nan_to_num(scores, nan=-1), kind="stable")[: min(N_REPORTED, n_labels)]
+    lines = [
+        f"{n_labels} labels in {len(classes)} classes{unlabeled}.",
+        f"About {n_wrong} of the labels ({n_wrong / n_labels:.0%}) are estimated to be wrong.",
+        "",
+        *_class_lines(joint, classes),
+        "",
+        f"Rows to look at first, counted from 0: {', '.join(map(str, top))}.",
+        ADVICE,
+    ]
+    return "\n".join(lines)
+
+
+def _class_lines(joint: np.ndarray, classes: np.ndarray) -> list[str]:
+    """Table of the classes with the most wrong labels."""
+    n_given = joint.sum(axis=0)
+    n_wrong = n_given - joint.diagonal()
+    worst = [code for code in np.argsort(-n_wrong, kind="stable")[:N_REPORTED] if n_wrong[code]]
+    if not worst:
+        return ["No class has labels that are estimated to be wrong."]
+    lines = [f"{'given label':{LABEL_WIDTH}}  {'rows':>9}  {'wrong':>9}  most frequent true class"]
+    for code in worst:
+        n_true = np.where(np.arange(len(joint)) == code, 0, joint[:, code])
+        rival = int(n_true.argmax())
+        lines.append(
+            f"{shorten(classes[code]):{LABEL_WIDTH}}  {n_given[code]:>9}  {n_wrong[code]:>9}  "
+            f"{shorten(classes[rival])} ({n_true[rival]})"
+        )
+    n_others = np.count_nonzero(n_wrong) - len(worst)
+    if n_others:
+        n_left = int(n_wrong.sum() - n_wrong[worst].sum())
+        lines.append(f"and {n_left} wrong labels in {n_others} more classes.")
+    return lines

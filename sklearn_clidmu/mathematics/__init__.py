@@ -1,1 +1,0 @@
-"""The paper's mathematics on torch alone: CLID, weighting nets, hypergradient, backbone."""

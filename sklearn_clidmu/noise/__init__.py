@@ -1,0 +1,1 @@
+"""Label noise before training: each label against the rows around it."""

@@ -1,0 +1,77 @@
+"""Labels for the rows that came without one, to be trained on as labels that may be wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.decomposition import PCA
+from sklearn.neighbors import NearestNeighbors
+
+from sklearn_clidmu._settings import N_NEIGHBORS, SPREAD
+
+N_STEPS = 50
+"""Steps of spreading; 0.8 to that power is nothing."""
+
+N_COMPONENTS = 32
+"""Neighbours are looked for in as many principal components."""
+
+N_BANK = 10_000
+"""Neighbours are looked for among at most as many rows, drawn at random."""
+
+
+def spread_labels(X: np.ndarray, guesses: np.ndarray, seed: int) -> np.ndarray:
+    """Make class probabilities agree between neighbours.
+
+    Label spreading (Zhou et al., NeurIPS 2003), started from guesses at all rows. The rows of a
+    bank hear of each other; the others hear of their neighbours in it.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, d)
+    guesses : ndarray of shape (n, n_classes)
+        Class probabilities.
+    seed : int
+        Draws the bank, and the start of the principal components.
+
+    Returns
+    -------
+    ndarray of shape (n, n_classes)
+        Rows add up to one.
+    """
+    rng = np.random.RandomState(seed)
+    bank = rng.permutation(len(X))[:N_BANK]
+    n_components = min(N_COMPONENTS, len(bank), X.shape[1])
+    with np.errstate(invalid="ignore"):  # the share of the variance where there is none
+        Z = PCA(n_components, random_state=rng).fit(X[bank]).transform(X)
+    neighbors = NearestNeighbors(n_neighbors=min(N_NEIGHBORS, len(bank) - 1)).fit(Z[bank])
+    near = _closeness(neighbors)
+    near = near.maximum(near.T)
+    scale = 1 / np.sqrt(near @ np.ones((len(bank), 1)))
+    heard = guesses[bank]
+    for _ in range(N_STEPS):
+        heard = SPREAD * scale * (near @ (scale * heard)) + (1 - SPREAD) * guesses[bank]
+    heard /= heard.sum(axis=1, keepdims=True)
+    agreed = np.empty_like(guesses)
+    agreed[bank] = heard
+    rest = np.setdiff1d(np.arange(len(X)), bank)
+    if len(rest):
+        near = _closeness(neighbors, Z[rest])
+        mean = (near @ heard) / (near @ np.ones((len(bank), 1)))
+        agreed[rest] = SPREAD * mean + (1 - SPREAD) * guesses[rest]
+    return agreed
+
+
+def _closeness(neighbors: NearestNeighbors, Z: np.ndarray | None = None) -> Any:
+    """Gaussian of the distance to each neighbour, as wide as the farthest one is away.
+
+    Returns
+    -------
+    sparse matrix of shape (n, n_bank)
+        Of the rows of Z or, by default, of the bank, where no row is its own neighbour.
+    """
+    graph = neighbors.kneighbors_graph(Z, mode="distance")
+    distances = graph.data.reshape(graph.shape[0], -1)
+    width = distances.max(axis=1, keepdims=True).clip(np.finfo(distances.dtype).tiny)
+    graph.data = np.exp(-((distances / width) ** 2)).ravel()
+    return graph

@@ -1,0 +1,256 @@
+"""What all other rows say of a row's label: leave-one-out kernel ridge regression.
+
+Unlike a network's loss, this evidence cannot have memorised the row's own label, and it is there
+before the first training step. The Gaussian kernel is approximated by random Fourier features
+(Rahimi and Recht, NeurIPS 2007), so that time and memory grow linearly with the rows; leaving one
+row out has a closed form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from sklearn.decomposition import TruncatedSVD
+from torch import Tensor
+from torch.nn import functional as F
+
+from sklearn_clidmu._settings import INVERSE_WIDTHS, N_FREQUENCIES, PENALTIES
+from sklearn_clidmu.clid.weighted import class_sums
+
+N_SELECTION = 4_000
+"""The kernel is chosen on at most as many rows, drawn at random, and with every other frequency."""
+
+FAR = 1e6
+"""Rows farther from the mean, in units of about the kernel's width, are moved there: they are near
+nobody, and must not overflow."""
+
+CHUNK, CHUNK_ENTRIES = 2048, 2**22
+"""Rows that are in memory at a time with their Fourier features, and at most as many entries. Of
+four times as many the memory would go back to the system, and be asked for again."""
+
+
+N_COMPONENTS = 256
+"""Singular vectors of a wide sparse table, which cannot be made dense."""
+
+
+class Kernel(NamedTuple):
+    """A choice among the candidates."""
+
+    inverse_width: float
+    penalty: float
+
+
+def loo_proba(
+    X: Tensor,
+    targets: Tensor,
+    n_classes: int,
+    sample_weight: Tensor,
+    generator: torch.Generator,
+    kernel: Kernel | None = None,
+) -> Tensor:
+    """Share of each class around each row, judged by the other rows, shape (n, n_classes).
+
+    Ridge regression of the one-hot labels on random Fourier features. The shares of a row add
+    up to one and estimate the probabilities of its *given* label; they may leave [0, 1].
+
+    Parameters
+    ----------
+    X : Tensor of shape (n, ...)
+        Input rows; flattened.
+    targets : Tensor of shape (n,), int64
+        Given labels.
+    n_classes : int
+    sample_weight : Tensor of shape (n,)
+        Not negative. Rows of weight zero are judged but judge nobody.
+    generator : torch.Generator
+        Draws the frequencies, on the CPU, so that they are the same on every device.
+    kernel : Kernel, optional
+        By default that of least leave-one-out squared error, where leaving a row out leaves out
+        its whole weight: the best penalty of each width, and of the widths the first that is
+        better than its neighbours. A kernel that is given takes no row out: then a row of
+        weight s counts exactly as s identical rows.
+    """
+    weight = sample_weight.to(X.dtype)
+    table = Standardised(X.flatten(start_dim=1), targets, weight, n_classes)
+    frequencies = torch.randn(table.width, N_FREQUENCIES, dtype=torch.float64, generator=generator)
+    frequencies = frequencies.to(X)
+    left_out = torch.zeros_like(weight)
+    if kernel is None:
+        left_out = weight
+        kernel = _choose_kernel(table, weight, frequencies, generator)
+    ridge = Ridge(table.chunks(weight), frequencies * kernel.inverse_width**0.5)
+    shares = weight.new_empty(len(weight), n_classes)
+    parts = zip(
+        shares.split(table.chunk), targets.split(table.chunk), table.chunks(left_out), strict=True
+    )
+    for part, labels, (rows, Y, left) in parts:
+        residuals = ridge.residuals(*ridge.project(rows), Y, left, kernel.penalty)
+        part.copy_(F.one_hot(labels, n_classes) - residuals)
+    return shares
+
+
+class Standardised:
+    """A table in the units that the judge works in, made chunk by chunk and never as a whole.
+
+    Rows are centred and have a mean square of 2; labels are one-hot and centred. What is summed
+    over rows is float64, and all else of the type of X.
+
+    Parameters
+    ----------
+    X : Tensor of shape (n, d)
+    targets : Tensor of shape (n,), int64
+    weight : Tensor of shape (n,)
+    n_classes : int
+    """
+
+    def __init__(self, X: Tensor, targets: Tensor, weight: Tensor, n_classes: int) -> None:
+        self.X, self.targets, self.n_classes, self.width = X, targets, n_classes, X.shape[1]
+        self.chunk = min(CHUNK, max(CHUNK_ENTRIES // self.width, 1))
+        tiny = torch.finfo(torch.float64).tiny
+        # The unit cancels; squares and sums of the largest numbers must not overflow.
+        low, high = X.aminmax()
+        self.unit = torch.maximum(-low, high).double().clamp_min(tiny)
+        total = weight.sum()
+        weight = weight.double()
+        pairs = list(zip(X.split(self.chunk), weight.split(self.chunk), strict=True))
+        self.mean = sum(w @ (rows.double() / self.unit) for rows, w in pairs) / total
+        squares = sum(
+            (w @ (rows.double() / self.unit - self.mean).square()).sum() for rows, w in pairs
+        )
+        self.scale = (2 / (squares / total).clamp_min(tiny)).sqrt()
+        self.shares = class_sums(weight, targets, n_classes) / total
+
+    def rows(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """Rows and labels of some of the table."""
+        X = ((self.X[index].double() / self.unit - self.mean) * self.scale).clamp(-FAR, FAR)
+        Y = F.one_hot(self.targets[index], self.n_classes) - self.shares
+        return X.to(self.X.dtype), Y.to(self.X.dtype)
+
+    def chunks(self, weight: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Rows, labels and weights, as many at a time as fit in memory."""
+        for start in range(0, len(self.X), self.chunk):
+            part = slice(start, start + self.chunk)
+            yield *self.rows(part), weight[part]
+
+
+class Ridge:
+    """Weighted ridge regression on Fourier features, ready for any penalty.
+
+    Parameters
+    ----------
+    chunks : iterable of (X, Y, weight)
+        Parts of the table: of shape (m, d), (m, n_classes) and (m,).
+    frequencies : Tensor of shape (d, n_frequencies)
+    """
+
+    def __init__(
+        self, chunks: Iterable[tuple[Tensor, Tensor, Tensor]], frequencies: Tensor
+    ) -> None:
+        self.frequencies = frequencies
+        size = 2 * frequencies.shape[1] + 1
+        gram = frequencies.new_zeros(size, size, dtype=torch.float64)
+        cross = frequencies.new_zeros((), dtype=torch.float64)
+        for X, Y, weight in chunks:
+            features = self._features(X)
+            weighted = features * weight
+            gram += weighted @ features.T
+            cross = cross + (weighted @ Y).double()
+        self.eigenvalues, basis = torch.linalg.eigh(gram)
+        self.eigenvalues = self.eigenvalues.clamp_min(0)
+        self.cross = basis.T @ cross
+        self.basis = basis.to(frequencies)
+
+    def project(self, X: Tensor) -> tuple[Tensor, Tensor]:
+        """Fourier features in the basis in which the Gram matrix is diagonal, and their squares."""
+        features = self._features(X).T @ self.basis
+        return features, features.square()
+
+    def residuals(
+        self, features: Tensor, squares: Tensor, Y: Tensor, left_out: Tensor, penalty: float
+    ) -> Tensor:
+        """Errors at rows of which the weight ``left_out`` is not used, shape (m, n_classes).
+
+        Parameters
+        ----------
+        features, squares : Tensor of shape (m, 2 * n_frequencies + 1)
+            From :meth:`project`.
+        Y : Tensor of shape (m, n_classes)
+        left_out : Tensor of shape (m,)
+        penalty : float
+        """
+        shrinkage = 1 / (self.eigenvalues + penalty)
+        coefficients = (shrinkage[:, None] * self.cross).to(features)
+        leverage = left_out * (squares @ shrinkage.to(features))
+        kept = (1 - leverage).clamp_min(torch.finfo(leverage.dtype).eps)
+        predicted = features @ coefficients
+        return (Y - predicted) / kept[:, None]
+
+    def _features(self, X: Tensor) -> Tensor:
+        """Fourier features of the rows as columns, which makes every stripe of them dense."""
+        angles, n = self.frequencies.T @ X.T, self.frequencies.shape[1]
+        features = angles.new_ones(2 * n + 1, len(X))
+        torch.cos(angles, out=features[:n])
+        torch.sin(angles, out=features[n : 2 * n])
+        return features.mul_(n**-0.5)
+
+
+def _choose_kernel(
+    table: Standardised, weight: Tensor, frequencies: Tensor, generator: torch.Generator
+) -> Kernel:
+    """Candidate of least leave-one-out squared error."""
+    drawn = weight.nonzero().squeeze(1)
+    if len(drawn) > N_SELECTION:
+        draw = torch.randperm(len(drawn), generator=generator)[:N_SELECTION]
+        drawn = drawn[draw.to(drawn.device)]
+    parts = [(*table.rows(rows), weight[rows]) for rows in drawn.split(table.chunk)]
+
+    found = [(*_best_penalty(parts, frequencies * w**0.5), w) for w in INVERSE_WIDTHS]
+    _, penalty, inverse_width = min(found)
+    return Kernel(inverse_width, penalty)
+
+
+def _best_penalty(
+    parts: Sequence[tuple[Tensor, Tensor, Tensor]], frequencies: Tensor
+) -> tuple[float, float]:
+    """Least leave-one-out squared error of the penalties, and the penalty that has it."""
+    ridge = Ridge(parts, frequencies)
+    errors = torch.zeros(len(PENALTIES), dtype=torch.float64, device=frequencies.device)
+    for X, Y, weight in parts:
+        rows = ridge.project(X)
+        residuals = [ridge.residuals(*rows, Y, weight, penalty) for penalty in PENALTIES]
+        errors += torch.stack([weight @ r.square().sum(dim=1) for r in residuals])
+    least = int(errors.argmin())
+    return float(errors[least]), PENALTIES[least]
+
+
+def loo_margin(proba: Tensor, targets: Tensor) -> Tensor:
+    """Margin of the strongest other class over the given one, shape (n,).
+
+    Parameters
+    ----------
+    proba : Tensor of shape (n, n_classes)
+    targets : Tensor of shape (n,), int64
+        Given labels.
+    """
+    given = targets[:, None]
+    others = proba.scatter(1, given, -torch.inf).amax(dim=1)
+    return others - proba.gather(1, given).squeeze(1)
+
+
+def dense_rows(X: Any, seed: int) -> np.ndarray:
+    """Rows as a dense array: of a wide sparse table, its first singular vectors.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, ...), or sparse matrix of shape (n, d)
+    seed : int
+    """
+    if isinstance(X, np.ndarray):
+        return X
+    if X.shape[1] <= N_COMPONENTS:
+        return X.toarray()
+    n_components = min(N_COMPONENTS, X.shape[0])
+    return TruncatedSVD(n_components, random_state=seed).fit_transform(X)

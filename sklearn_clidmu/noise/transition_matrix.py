@@ -1,0 +1,196 @@
+"""How many of the labels given to each class can be label_precision, from predictions alone.
+
+Where a classifier that has not seen a row's label is surest of its class, the labels given there
+show the noise and little else: anchor points (Liu and Tao, TPAMI 2016; Patrini et al., CVPR 2017).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sklearn_clidmu._settings import (
+    ANCHORS,
+    COMMON_SHARE,
+    ERROR_ALLOWANCE,
+    MIN_ANCHORS,
+    ONE_BATCH_KERNEL,
+    ONE_BATCH_ROWS,
+    PRIOR_ROWS,
+)
+from sklearn_clidmu.clid.weighted import class_sums
+from sklearn_clidmu.noise.loo_kernel_ridge import Kernel, loo_proba
+
+LABEL_PRECISION_BOUNDS = (0.1, 0.999)
+"""No class is label_precision less or more than this."""
+
+
+class NoiseEstimate(NamedTuple):
+    """What anchors say of the noise."""
+
+    matrix: Tensor
+    """Probability of the given label (column) in a true class (row), (n_classes, n_classes)."""
+    rate: Tensor
+    """Share of wrong labels among all, shape ()."""
+    label_precision: Tensor
+    """Share of right labels among those given to a class, shape (n_classes,)."""
+
+
+def estimate_noise(
+    shares: Tensor, targets: Tensor, sample_weight: Tensor, row: float = 1.0
+) -> NoiseEstimate:
+    """Noise matrix and share of right labels, class by class.
+
+    Parameters
+    ----------
+    shares : Tensor of shape (n, n_classes)
+        Scores of each class that do not depend on the row's own label.
+    targets : Tensor of shape (n,), int64
+        Given labels.
+    sample_weight : Tensor of shape (n,)
+        Not negative.
+    row : float, default=1.0
+        Weight that counts as one row.
+    """
+    n_classes = shares.shape[1]
+    surest, predicted = shares.max(dim=1)
+    weight = sample_weight.to(shares)
+    mass = class_sums(weight, predicted, n_classes)
+    anchors = _anchor_weight(surest, predicted, weight, mass, row)
+    counts = shares.new_zeros(n_classes, n_classes)
+    counts.index_put_((predicted, targets), anchors, accumulate=True)
+    n_anchors = counts.sum(dim=1)
+    wrong = (n_anchors - counts.diagonal()) / n_anchors.clamp_min(torch.finfo(shares.dtype).tiny)
+    noise_rate = (mass * wrong).sum() / mass.sum()
+    prior = _uniform_noise(noise_rate, n_classes)
+    prior_mass = PRIOR_ROWS * row
+    matrix = (counts + prior_mass * prior) / (n_anchors + prior_mass)[:, None]
+    joint = mass[:, None] * matrix
+    expected = joint.sum(dim=0)
+    common = prior_mass + COMMON_SHARE / (1 - COMMON_SHARE) * expected
+    label_precision = (joint.diagonal() + common * (1 - noise_rate)) / (expected + common)
+    label_precision = label_precision.clamp(*LABEL_PRECISION_BOUNDS)
+    return NoiseEstimate(matrix, noise_rate, label_precision)
+
+
+def _anchor_weight(
+    surest: Tensor, predicted: Tensor, weight: Tensor, mass: Tensor, row: float
+) -> Tensor:
+    """Weight with which each row is an anchor of its predicted class, shape (n,).
+
+    The surest rows of a class are taken until their weight is reached; of the last one, a part.
+    """
+    wanted = torch.maximum(ANCHORS * mass, mass.clamp_max(MIN_ANCHORS * row))
+    order = torch.argsort(surest, descending=True, stable=True)
+    order = order[torch.argsort(predicted[order], stable=True)]
+    reached = weight[order].cumsum(dim=0)
+    before = (mass.cumsum(dim=0) - mass)[predicted[order]]
+    left = wanted[predicted[order]] - (reached - weight[order] - before)
+    anchors = torch.empty_like(weight)
+    anchors[order] = torch.minimum(left.clamp_min(0), weight[order])
+    return anchors
+
+
+def _uniform_noise(rate: Tensor, n_classes: int) -> Tensor:
+    """Noise matrix of labels that are wrong at ``rate``, in all ways alike."""
+    eye = torch.eye(n_classes, dtype=rate.dtype, device=rate.device)
+    return (1 - rate) * eye + rate / max(n_classes - 1, 1) * (1 - eye)
+
+
+def estimate_label_noise(
+    X: Tensor, targets: Tensor, n_classes: int, sample_weight: Tensor, one_batch: bool
+) -> tuple[Tensor, NoiseEstimate]:
+    """Compare each label with a leave-one-out kernel regression on all other rows.
+
+    Parameters
+    ----------
+    X : Tensor of shape (n, ...)
+    targets : Tensor of shape (n,), int64
+        Given labels.
+    n_classes : int
+    sample_weight : Tensor of shape (n,)
+        Rows of weight 0 are predicted but not fitted.
+    one_batch : bool
+        Whether the training set fits in one batch, where no kernel is chosen.
+
+    Returns
+    -------
+    proba : Tensor of shape (n, n_classes)
+        Probability of each given label.
+    noise : NoiseEstimate
+    """
+    # Its own generator: with and without reweighting, training draws the same numbers.
+    generator = torch.Generator().manual_seed(torch.initial_seed())
+    row, kernel = 1.0, None
+    if one_batch:
+        row = float(sample_weight.sum()) / ONE_BATCH_ROWS
+        inverse_width, penalty = ONE_BATCH_KERNEL
+        kernel = Kernel(inverse_width, penalty * row)
+    proba = loo_proba(X, targets, n_classes, sample_weight, generator, kernel)
+    noise = estimate_noise(proba, targets, sample_weight, row)
+    return proba, NoiseEstimate(*(figure.to(X) for figure in noise))
+
+
+def find_wrong(
+    scores: np.ndarray, given: np.ndarray, suggested: np.ndarray, label_precision: np.ndarray | None
+) -> np.ndarray:
+    """Mask of the labels taken to be wrong, shape (n,), bool.
+
+    Those that are not the most probable class; of each class the most suspect, up to
+    :data:`ERROR_ALLOWANCE` times what a judgement by all other rows estimates. The network alone
+    disagrees with label_precision labels where classes overlap; that judgement alone does not say which.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n,)
+        Higher means more suspect; not read for rows without a label.
+    given, suggested : ndarray of shape (n,), int
+        Codes of the given label and of the most probable class.
+    label_precision : ndarray of shape (n_classes,) or None
+        Share of label_precision labels among those given to each class, by all other rows; None for no
+        bound.
+    """
+    wrong = (given != suggested) & (given != -1)
+    if label_precision is None:
+        return wrong
+    for code, share in enumerate(label_precision):
+        rows = np.flatnonzero(wrong & (given == code))
+        allowed = round(ERROR_ALLOWANCE * (1 - share) * np.count_nonzero(given == code))
+        most_suspect_first = np.argsort(-scores[rows], kind="stable")
+        wrong[rows[most_suspect_first[allowed:]]] = False
+    return wrong
+
+
+def count_joint(
+    wrong: np.ndarray, given: np.ndarray, suggested: np.ndarray, n_classes: int
+) -> np.ndarray:
+    """Count rows by given label (row) and by mended label (column), those without one left out.
+
+    Parameters
+    ----------
+    wrong : ndarray of shape (n,), bool
+        From :func:`find_wrong`; a wrong label is mended by the suggested one.
+    given, suggested : ndarray of shape (n,), int
+    n_classes : int
+
+    Returns
+    -------
+    ndarray of shape (n_classes, n_classes), int
+    """
+    labelled = given != -1
+    mended = np.where(wrong, suggested, given)[labelled]
+    joint = np.zeros((n_classes, n_classes), dtype=np.int64)
+    np.add.at(joint, (mended, given[labelled]), 1)
+    return joint
+
+
+def transition_matrix(joint: np.ndarray) -> np.ndarray:
+    """Probability of the given label (row) in a true class (column), from counts.
+
+    A class that no row is taken to be of keeps its labels: nothing is known of its noise.
+    """
+    mass = joint.sum(axis=1, keepdims=True)
+    return np.where(mass > 0, joint / np.maximum(mass, 1), np.eye(len(joint)))

@@ -1,0 +1,177 @@
+"""Histogram of noise scores; ROC and precision-recall curves where wrong labels are known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import (
+    average_precision_score,
+    precision_recall_curve,
+    roc_auc_score,
+    roc_curve,
+)
+
+from sklearn_clidmu._validation import check_same_length, check_scores, check_vector
+from sklearn_clidmu.plotting._drawing import (
+    BLUE,
+    GUIDE,
+    STYLES,
+    VERMILLION,
+    fitted_classifier,
+    make_axes,
+)
+
+UNIT_SQUARE: dict[str, Any] = {"xlim": (-0.02, 1.02), "ylim": (-0.02, 1.02)}
+
+
+class NoiseScoreDisplay:
+    """Histogram of noise scores; where wrong labels are known, also ROC and precision-recall curve.
+
+    Made by :meth:`from_estimator` or :meth:`from_predictions`.
+
+    Parameters
+    ----------
+    noise_scores : ndarray of shape (n_labels,)
+        In [0, 1]; higher means more likely wrong.
+    wrong : ndarray of shape (n_labels,), bool, or None
+        Mask of the labels that are known to be wrong; None draws the histogram alone.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes or ndarray of three Axes
+        Histogram and, where they are drawn, the two curves.
+    figure_ : matplotlib Figure
+    """
+
+    def __init__(self, noise_scores: np.ndarray, wrong: np.ndarray | None = None) -> None:
+        self.noise_scores = noise_scores
+        self.wrong = wrong
+
+    @classmethod
+    def from_estimator(
+        cls, estimator: Any, *, wrong: Any = None, bins: int = 30, ax: Any = None
+    ) -> NoiseScoreDisplay:
+        """Draw the ``noise_scores_`` of a fitted classifier.
+
+        Parameters
+        ----------
+        estimator : CLIDMUClassifier or Pipeline
+            Fitted; a pipeline must end in the classifier.
+        wrong : array-like of shape (n_samples,), bool, default=None
+            Mask of the labels passed to ``fit`` that are known to be wrong.
+        bins : int, default=30
+            Number of bins of the histogram.
+        ax : matplotlib Axes or array-like of three Axes, default=None
+            As in :meth:`plot`.
+
+        Returns
+        -------
+        NoiseScoreDisplay
+        """
+        scores = fitted_classifier(estimator).noise_scores_
+        return cls.from_predictions(scores, wrong=wrong, bins=bins, ax=ax)
+
+    @classmethod
+    def from_predictions(
+        cls, noise_scores: Any, *, wrong: Any = None, bins: int = 30, ax: Any = None
+    ) -> NoiseScoreDisplay:
+        """Draw noise scores of any source, for example of ``cross_val_noise_scores``.
+
+        Parameters
+        ----------
+        noise_scores : array-like of shape (n_samples,)
+            In [0, 1]; higher means more likely wrong. Rows with nan, which have no label, are left
+            out.
+        wrong : array-like of shape (n_samples,), bool, default=None
+            Mask of the labels that are known to be wrong.
+        bins : int, default=30
+            Number of bins of the histogram.
+        ax : matplotlib Axes or array-like of three Axes, default=None
+            As in :meth:`plot`.
+
+        Returns
+        -------
+        NoiseScoreDisplay
+
+        Raises
+        ------
+        ValueError
+            If a score is not in [0, 1], or if ``wrong`` is not a boolean mask that is true for
+            some labels and false for others.
+        """
+        scores = check_scores(noise_scores, "noise_scores")
+        labeled = ~np.isnan(scores)
+        if wrong is None:
+            return cls(scores[labeled]).plot(ax, bins=bins)
+        wrong = check_vector(wrong, "wrong")
+        if wrong.dtype != bool:
+            raise ValueError(
+                f"wrong must be a boolean mask, got dtype {wrong.dtype}. Make one, for example "
+                "with wrong = y_noisy != y_true."
+            )
+        check_same_length(noise_scores=scores, wrong=wrong)
+        scores, wrong = scores[labeled], wrong[labeled]
+        if wrong.all() or not wrong.any():
+            raise ValueError(
+                f"wrong must be true for some labels and false for others, got {wrong.sum()} true "
+                f"of {len(wrong)}. Leave wrong out to draw the histogram alone."
+            )
+        return cls(scores, wrong).plot(ax, bins=bins)
+
+    def plot(self, ax: Any = None, *, bins: int = 30) -> NoiseScoreDisplay:
+        """Draw the histogram and, where the wrong labels are known, the two curves.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes or array-like of three Axes, default=None
+            Axes to draw on; None makes a new figure. Single Axes get the histogram alone.
+        bins : int, default=30
+            Number of bins of the histogram, from 0 to 1.
+
+        Returns
+        -------
+        NoiseScoreDisplay
+            The display itself.
+        """
+        single = self.wrong is None or (ax is not None and np.ndim(ax) == 0)
+        shape, size = ((1, 1), (6.4, 4.0)) if single else ((1, 3), (11.0, 3.6))
+        axes = make_axes(self, ax, shape, size)
+        self._draw_histogram(axes[0], bins)
+        if not single:
+            self._draw_roc(axes[1])
+            self._draw_precision_recall(axes[2])
+        self.ax_ = axes[0] if single else axes
+        self.figure_ = axes[0].figure
+        return self
+
+    def _draw_histogram(self, ax: Any, bins: int) -> None:
+        def draw(scores: np.ndarray, **style: Any) -> None:
+            ax.stairs(*np.histogram(scores, bins, range=(0, 1)), **style)
+
+        right: dict[str, Any] = {"fill": True, "facecolor": BLUE, "edgecolor": BLUE}
+        outline: dict[str, Any] = {"edgecolor": VERMILLION, "linewidth": 2, "hatch": "////"}
+        if self.wrong is None:
+            draw(self.noise_scores, **right)
+        else:
+            draw(self.noise_scores[~self.wrong], **right, label="label right")
+            draw(self.noise_scores[self.wrong], **outline, label="label wrong")
+            ax.legend()
+        ax.set(xlabel="noise score", ylabel="number of labels", xlim=(0, 1))
+
+    def _draw_roc(self, ax: Any) -> None:
+        fpr, tpr, _ = roc_curve(self.wrong, self.noise_scores)
+        label = f"AUROC = {roc_auc_score(self.wrong, self.noise_scores):.3f}"
+        ax.plot(fpr, tpr, **STYLES[0], label=label)
+        ax.plot([0, 1], [0, 1], **GUIDE, label="chance")
+        ax.set(xlabel="false positive rate", ylabel="true positive rate", **UNIT_SQUARE)
+        ax.legend(loc="lower right")
+
+    def _draw_precision_recall(self, ax: Any) -> None:
+        precision, recall, _ = precision_recall_curve(self.wrong, self.noise_scores)
+        mean = average_precision_score(self.wrong, self.noise_scores)
+        label = f"average precision = {mean:.3f}"
+        ax.plot(recall, precision, **STYLES[0], drawstyle="steps-post", label=label)
+        ax.axhline(np.mean(self.wrong), **GUIDE, label="chance")
+        ax.set(xlabel="recall", ylabel="precision", **UNIT_SQUARE)
+        ax.legend(loc="lower left")

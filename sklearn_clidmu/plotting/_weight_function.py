@@ -1,0 +1,142 @@
+"""Partial dependence of the learned weight on the inputs of the weighting net."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+
+from sklearn_clidmu._classifier import CLIDMUClassifier
+from sklearn_clidmu.clid.weight_nets import VRI, EvidenceNet, WNet
+from sklearn_clidmu.plotting._drawing import STYLES, fitted_classifier, make_axes
+
+PRIOR = "P(label wrong) after stage 1"
+
+INPUTS = ["loss", "rank of mean loss", "rank of influence on CLID", "rank of LOO margin", PRIOR]
+"""Names of the evidence columns. The last column is the log odds of ``PRIOR``."""
+
+N_POINTS = 101
+"""Points of a curve."""
+
+
+class WeightFunctionDisplay:
+    """Weight that a trained weighting net gives to a label, against each of the net's inputs.
+
+    Made by :meth:`from_estimator`.
+
+    Parameters
+    ----------
+    curves : dict of (ndarray of shape (n_points,), ndarray of shape (n_points,))
+        By the name of the input: its values and the mean weights, in [0, 1]. "loss" is in nats;
+        all other inputs are in [0, 1].
+
+    Attributes
+    ----------
+    ax_ : ndarray of matplotlib Axes
+        Weight against the loss and, if there are other inputs, against those.
+    figure_ : matplotlib Figure
+    """
+
+    def __init__(self, curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+        self.curves = curves
+
+    @classmethod
+    def from_estimator(cls, estimator: Any, *, ax: Any = None) -> WeightFunctionDisplay:
+        """Draw the partial dependence of the weight on each input of the weighting net.
+
+        A point of a curve is the mean weight of up to 500 training rows when one input has the
+        same value in all of them and the other inputs are unchanged. The value runs from the
+        smallest to the largest in these rows. An input that is constant is left out.
+
+        Parameters
+        ----------
+        estimator : CLIDMUClassifier or Pipeline
+            Fitted with ``weighting="evidence"`` or "wnet"; a pipeline must end in the classifier.
+        ax : matplotlib Axes or array-like of Axes, default=None
+            As in :meth:`plot`.
+
+        Returns
+        -------
+        WeightFunctionDisplay
+
+        Raises
+        ------
+        ValueError
+            If there is no such function: without a weighting net, with VRI, whose weights depend
+            on all features, and after a collapse, when all rows have the same weight.
+        """
+        return cls(_weight_curves(fitted_classifier(estimator))).plot(ax)
+
+    def plot(self, ax: Any = None) -> WeightFunctionDisplay:
+        """Draw the weight against the loss and, side by side, against the other inputs.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes or array-like of Axes, default=None
+            Two Axes, or one for "wnet", whose only input is the loss; None makes a new figure.
+
+        Returns
+        -------
+        WeightFunctionDisplay
+            The display itself.
+        """
+        others = {name: curve for name, curve in self.curves.items() if name != "loss"}
+        n_axes = 2 if others else 1
+        self.ax_ = make_axes(self, ax, (1, n_axes), (4.8 * n_axes, 3.8), sharey=True)
+        self.figure_ = self.ax_[0].figure
+        self.ax_[0].plot(*self.curves["loss"], **STYLES[0])
+        self.ax_[0].set(xlabel="loss, nats", ylabel="mean weight", ylim=(-0.02, 1.02))
+        if others:
+            for style, (name, curve) in zip(STYLES, others.items(), strict=False):
+                self.ax_[1].plot(*curve, **style, label=name)
+            self.ax_[1].set(xlabel="other inputs", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+            self.ax_[1].legend()
+        return self
+
+
+def _weight_curves(classifier: CLIDMUClassifier) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return the values of each input and the mean weights at these values."""
+    weight_net = classifier.weight_net_
+    if weight_net is None or isinstance(weight_net, VRI):
+        what = "no weighting net" if weight_net is None else "VRI, whose weights use all features"
+        raise ValueError(
+            f"There is no weight function to draw: the classifier has {what}. The weight of each "
+            "row is in sample_weights_."
+        )
+    if classifier.collapse_epoch_ is not None:
+        raise ValueError(
+            f"There is no weight function to draw: the weighting collapsed in epoch "
+            f"{classifier.collapse_epoch_} and all rows have the same weight. See "
+            "TrainingCurveDisplay."
+        )
+    evidence, codes = classifier.net_.evidence_sample_
+    log_n_classes = math.log(len(classifier.classes_))
+    curves = {}
+    for column, name in enumerate(INPUTS[:1] if isinstance(weight_net, WNet) else INPUTS):
+        low, high = evidence[:, column].min(), evidence[:, column].max()
+        if low == high and name != "loss":
+            continue
+        values = np.linspace(low, high, N_POINTS)
+        changed = np.tile(evidence, (N_POINTS, 1, 1))
+        changed[:, :, column] = values[:, None]
+        weights = _mean_weights(weight_net, changed, codes, log_n_classes)
+        shown = {"loss": values * log_n_classes, PRIOR: 1 / (1 + np.exp(-values))}
+        curves[name] = shown.get(name, values), weights
+    return curves
+
+
+@torch.no_grad()
+def _mean_weights(
+    weight_net: EvidenceNet | WNet, evidence: np.ndarray, codes: np.ndarray, log_n_classes: float
+) -> np.ndarray:
+    """Return the mean weight of each of several versions of the rows, shape (n_versions,)."""
+    like = next(weight_net.parameters())
+    rows = torch.as_tensor(evidence).to(like).flatten(end_dim=1)
+    if isinstance(weight_net, WNet):
+        weights = weight_net(rows[:, 0] * log_n_classes)
+    else:
+        targets = torch.as_tensor(np.tile(codes, len(evidence)), device=like.device)
+        weights = weight_net.weights(rows, targets)
+    return weights.reshape(evidence.shape[:2]).mean(dim=1).cpu().numpy()

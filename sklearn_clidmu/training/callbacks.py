@@ -1,0 +1,284 @@
+"""Callbacks of one stage beside the meta step: records, averages, stopping, progress."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any
+
+import torch
+from skorch.callbacks import Callback
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sklearn_clidmu._settings import COLLAPSE_EPOCHS, EMA_DECAY, PATIENCE
+from sklearn_clidmu.clid.objective import clid_gradient, uniform_clid
+from sklearn_clidmu.clid.weighted import weighted_mean
+from sklearn_clidmu.training.data import Labels, SampleHistory, Table
+from sklearn_clidmu.training.meta_step import MetaStep
+from sklearn_clidmu.training.net import ReweightedNet, StopTraining
+
+N_MONITORED = 500
+"""Training rows that CLID is measured on at the end of an epoch; its cost grows with their
+square."""
+
+BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+"""tqdm's own format without the rate, which fits into 80 columns."""
+
+FIGURES = {"train_loss": "loss", "clid": "CLID", "valid_score": "valid"}
+"""Entries of the history beside the progress bar, with their names there."""
+
+
+class LossRecorder(Callback):
+    """Records the losses of every training batch in the sample history."""
+
+    def __init__(self, history: SampleHistory) -> None:
+        self.history = history
+
+    def on_batch_end(
+        self, net: ReweightedNet, batch: tuple[Any, Labels], losses: Tensor, **kwargs: Any
+    ) -> None:
+        """Record one batch."""
+        self.history.record_losses(batch[1], losses)
+
+
+class ParameterAverage(Callback):
+    """Keeps a moving average of the parameters, and predicts with it in the end.
+
+    The decay rises from 0 to :data:`EMA_DECAY` within about 10 / (1 - EMA_DECAY) steps, so that
+    the average forgets its start.
+    """
+
+    def on_batch_end(self, net: ReweightedNet, **kwargs: Any) -> None:
+        """Move the average by one step; running statistics are copied."""
+        net.averaged_module_.update_parameters(net.module_)
+
+    def on_train_end(self, net: ReweightedNet, **kwargs: Any) -> None:
+        """Put the average in the network's place."""
+        net.module_.load_state_dict(net.evaluated_module.state_dict())
+        del net.averaged_module_
+
+
+@torch.no_grad()
+def move_average(
+    averages: Sequence[Tensor], values: Sequence[Tensor], n_averaged: Tensor | int
+) -> None:
+    """Move averages towards values, after so many steps."""
+    n = int(n_averaged)
+    torch._foreach_lerp_(averages, values, 1 - min(EMA_DECAY, n / (9 + n)))
+
+
+class Monitor(Callback):
+    """Records CLID - log n, the disagreement rate, predicted classes, and the validation score.
+
+    All but the last on fixed training rows. The disagreement rate is the share of rows whose given
+    label is not the predicted one.
+
+    Parameters
+    ----------
+    table : Table
+        Training set.
+    temperature : float
+        Of the feature graph.
+    history : SampleHistory
+        Receives the losses of the held-out rows.
+    held_out : Table or None
+        Rows kept from training, with noisy labels.
+    """
+
+    def __init__(
+        self, table: Table, temperature: float, history: SampleHistory, held_out: Table | None
+    ) -> None:
+        self.table = table
+        self.temperature = temperature
+        self.history = history
+        self.held_out = held_out
+
+    def on_train_begin(self, net: ReweightedNet, **kwargs: Any) -> None:
+        """Draw the fixed rows."""
+        device = self.table.X.device
+        index = torch.arange(len(self.table), device=device)
+        if len(index) > N_MONITORED:
+            index = torch.randperm(len(index), device=device)[:N_MONITORED]
+        self.rows = self.table.take(index)
+
+    def on_epoch_end(self, net: ReweightedNet, **kwargs: Any) -> None:
+        """Measure and record."""
+        labels = self.rows.labels
+        logits, features = net.evaluate(self.rows.X)
+        clid, _ = clid_gradient(features, logits, self.temperature, labels.sample_weight)
+        excess = clid - uniform_clid(len(self.rows), labels.sample_weight).to(clid)
+        net.history.record("clid", excess.item())
+        predicted = logits.argmax(dim=1)
+        rate = weighted_mean(predicted != labels.targets, labels.sample_weight)
+        net.history.record("disagreement", rate.item())
+        net.history.record("n_predicted", len(predicted.unique()))
+        if self.held_out is not None:
+            self._validate(net, self.held_out)
+
+    def _validate(self, net: ReweightedNet, held_out: Table) -> None:
+        labels = held_out.labels
+        logits, _ = net.evaluate(held_out.X)
+        losses = F.cross_entropy(logits, labels.targets, reduction="none")
+        hits = (logits.argmax(dim=1) == labels.targets).to(losses)
+        self.history.record_losses(labels, losses)
+        for name, values in (("valid_loss", losses), ("valid_score", hits)):
+            net.history.record(name, weighted_mean(values, labels.sample_weight).item())
+
+
+class CollapseDetector(Callback):
+    """Restores the last sound epoch when training collapses, and goes on with equal weights.
+
+    A loss, a CLID or a parameter of the weighting net that is not finite is a collapse. So are
+    :data:`COLLAPSE_EPOCHS` reweighted epochs in a row whose CLID is no better than that of a
+    constant predictor and than at the end of warm-up, and in which fewer classes are predicted than
+    then. CLID alone would raise false alarms: with two classes and much noise, right predictions
+    are nearly constant. Where nothing reweights, a collapse ends training.
+
+    Parameters
+    ----------
+    meta_step : MetaStep or None
+    history : SampleHistory
+        Restored too: an epoch that is not sound leaves no trace.
+    n_classes : int
+        Classes that must be predicted where there is no warm-up to compare with. With two classes
+        one is enough after warm-up, too, if the weights of each class are calibrated.
+    calibrated : bool
+        Whether they are.
+    """
+
+    def __init__(
+        self, meta_step: MetaStep | None, history: SampleHistory, n_classes: int, calibrated: bool
+    ) -> None:
+        self.meta_step = meta_step
+        self.history = history
+        self.n_classes = n_classes
+        self.calibrated = calibrated
+
+    def on_train_begin(self, net: ReweightedNet, **kwargs: Any) -> None:
+        """Keep the initial parameters."""
+        self.clid, self.n_predicted, self.n_poor = 0.0, self.n_classes, 0
+        self._keep(net)
+
+    def on_epoch_end(self, net: ReweightedNet, **kwargs: Any) -> None:
+        """Compare the epoch with the end of warm-up."""
+        clid, n_predicted = net.history[-1, ("clid", "n_predicted")]
+        finite = math.isfinite(net.history[-1, "train_loss"]) and math.isfinite(clid)
+        reweighting = self.meta_step is not None and self.meta_step.reweighting
+        if reweighting:  # its last step is in no loss yet
+            finite &= all(bool(p.isfinite().all()) for p in net.weight_net_.parameters())
+        else:
+            self.clid, self.n_predicted = max(clid, 0.0), n_predicted
+        least = 1 if self.calibrated and self.history.n_classes == 2 else self.n_predicted
+        poor = reweighting and clid >= self.clid and n_predicted < least
+        self.n_poor = self.n_poor + 1 if poor else 0
+        if not finite or self.n_poor == COLLAPSE_EPOCHS:
+            self._restore(net)
+            if self.meta_step is None or not self.meta_step.reweighting:
+                net.diverged_ = True
+                raise StopTraining
+            self.meta_step.enabled = False
+            net.collapse_epoch_ = len(net.history)
+        elif not poor:
+            self._keep(net)
+
+    def _keep(self, net: ReweightedNet) -> None:
+        self.states = [deepcopy(module.state_dict()) for module in _modules(net)]
+        self.records = self.history.copy_state()
+
+    def _restore(self, net: ReweightedNet) -> None:
+        for module, state in zip(_modules(net), self.states, strict=True):
+            module.load_state_dict(state)
+        net.optimizer_.state.clear()
+        self.history.restore_state(self.records)
+
+
+def _modules(net: ReweightedNet) -> list[nn.Module]:
+    """List the network, the one that predicts, and the weighting net where there is one."""
+    weight_net = getattr(net, "weight_net_", None)
+    return [net.module_, net.evaluated_module, *([] if weight_net is None else [weight_net])]
+
+
+class EarlyStopping(Callback):
+    """Ends training without a better validation score; the best epoch predicts."""
+
+    def on_train_begin(self, net: ReweightedNet, **kwargs: Any) -> None:
+        """Forget earlier stages."""
+        self.best_score, self.state = -math.inf, None
+
+    def on_epoch_end(self, net: ReweightedNet, **kwargs: Any) -> None:
+        """Keep the first of the best epochs; stop if it lies too far back."""
+        score = net.history[-1, "valid_score"]
+        if score > self.best_score:
+            self.best_score, net.best_epoch_ = score, len(net.history)
+            self.state = deepcopy(net.evaluated_module.state_dict())
+        elif len(net.history) - net.best_epoch_ >= PATIENCE:
+            raise StopTraining
+
+    def on_train_end(self, net: ReweightedNet, **kwargs: Any) -> None:
+        """Put the best epoch in the network's place."""
+        if self.state is not None:
+            net.module_.load_state_dict(self.state)
+
+
+@contextmanager
+def progress(verbose: int, n_stages: int) -> Iterator[list[tuple[str, Callback]]]:
+    """Yield the callback that shows a progress bar; none with ``verbose=0``.
+
+    Parameters
+    ----------
+    verbose : int
+    n_stages : int
+        Stages that the fit is expected to run; all of them share the callback.
+    """
+    if not verbose:
+        yield []
+        return
+    bar = ProgressBar(n_stages)
+    try:
+        yield [("progress", bar)]
+    finally:  # also after an error, and where fewer stages ran than expected
+        bar.close()
+
+
+class ProgressBar(Callback):
+    """One tqdm bar on standard error over all stages of a fit, with the last epoch's figures."""
+
+    def __init__(self, n_stages: int) -> None:
+        self.n_stages = n_stages
+        self.bar: Any = None
+        self.n_begun = 0
+
+    def on_train_begin(self, net: ReweightedNet, **kwargs: Any) -> None:
+        """Open the bar with the first stage; show which one this is."""
+        if self.bar is None:
+            from tqdm.auto import tqdm  # comes with skorch; slow to import and seldom needed
+
+            self.bar = tqdm(total=0, bar_format=BAR, dynamic_ncols=True)
+        self._set_total(net)
+        self.n_begun += 1
+        self.bar.set_description(f"CLID-MU {self.n_begun}/{self.n_stages}", refresh=False)
+
+    def on_epoch_end(self, net: ReweightedNet, **kwargs: Any) -> None:
+        """Advance the bar."""
+        row = net.history[-1]
+        shown = {name: row.get(key, math.nan) for key, name in FIGURES.items()}
+        figures = (f"{name} {value:.3f}" for name, value in shown.items() if math.isfinite(value))
+        self.bar.set_postfix_str(", ".join(figures), refresh=False)
+        self.bar.update()
+
+    def on_train_end(self, net: ReweightedNet, **kwargs: Any) -> None:
+        """Take epochs that were not needed off what is left."""
+        self._set_total(net)
+        self.bar.refresh()
+
+    def _set_total(self, net: ReweightedNet) -> None:
+        """Set the end of the bar as if stages not yet begun had as many epochs as this one."""
+        self.bar.total = self.bar.n + (self.n_stages - self.n_begun) * net.max_epochs
+
+    def close(self) -> None:
+        """Close the bar, and leave it on the screen."""
+        if self.bar is not None:
+            self.bar.close()

@@ -1,0 +1,353 @@
+"""Training data on the device: rows, labels, batches, and what training has seen of each row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from sklearn.model_selection import ShuffleSplit, StratifiedShuffleSplit
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from sklearn_clidmu._settings import steps_per_epoch
+from sklearn_clidmu.clid.weighted import normal_rank
+
+DENSE_ENTRIES = 2**24
+"""Entries of a sparse table that are made dense at a time."""
+
+LARGEST_LOSS = 100.0
+"""Losses are recorded up to here, so that sums stay finite."""
+
+
+class Labels(NamedTuple):
+    """What belongs to the rows of a batch beside their features; or to a stack of batches."""
+
+    rows: Tensor
+    """Positions among all rows passed to fit, int64, shape (n,)."""
+    targets: Tensor
+    """Given labels, int64, shape (n,)."""
+    sample_weight: Tensor
+    """Shape (n,)."""
+
+
+class SparseRows:
+    """Rows of a sparse matrix, which become dense batch by batch.
+
+    Parameters
+    ----------
+    matrix : scipy.sparse.csr_array or csr_matrix of shape (n, d)
+    dtype : torch.dtype
+    device : torch.device
+        Of the dense batches; the matrix stays where it is.
+    """
+
+    def __init__(self, matrix: Any, dtype: torch.dtype, device: torch.device) -> None:
+        self.matrix = matrix
+        self.dtype = dtype
+        self.device = device
+        self.shape = torch.Size(matrix.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def index_select(self, dim: int, index: Tensor) -> Tensor:
+        """Make some of the rows dense; as of a tensor, but along ``dim=0`` alone."""
+        return self._dense(self.matrix[index.cpu().numpy()])
+
+    def take(self, index: Tensor) -> SparseRows:
+        """Keep some of the rows, still sparse."""
+        return SparseRows(self.matrix[index.cpu().numpy()], self.dtype, self.device)
+
+    def split(self, n_rows: int) -> Iterator[Tensor]:
+        """All rows in their order, at most ``n_rows`` at a time."""
+        n_rows = min(n_rows, max(DENSE_ENTRIES // self.shape[1], 1))
+        for start in range(0, len(self), n_rows):
+            yield self._dense(self.matrix[start : start + n_rows])
+
+    def _dense(self, matrix: Any) -> Tensor:
+        return torch.from_numpy(matrix.toarray()).to(self.device, self.dtype)
+
+
+class Table(Dataset):
+    """Rows with their labels, on one device.
+
+    Parameters
+    ----------
+    X : Tensor of shape (n, ...), or SparseRows of shape (n, d)
+    targets : Tensor of shape (n,)
+        Given labels; kept as int32.
+    sample_weight : Tensor of shape (n,)
+    rows : Tensor of shape (n,), int64, optional
+        Positions among all rows passed to fit; by default these are all of them.
+    """
+
+    def __init__(
+        self,
+        X: Tensor | SparseRows,
+        targets: Tensor,
+        sample_weight: Tensor,
+        rows: Tensor | None = None,
+    ) -> None:
+        self.X = X
+        self.targets = targets.to(torch.int32)
+        self.sample_weight = sample_weight
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.X)
+
+    def __getitem__(self, index: Tensor) -> tuple[Tensor, Labels]:
+        return self.X.index_select(0, index), self._labels(index)
+
+    def take(self, index: Tensor) -> Table:
+        """Make a table of some of the rows."""
+        X = self.X.take(index) if isinstance(self.X, SparseRows) else self.X.index_select(0, index)
+        rows, targets, sample_weight = self._labels(index)
+        return Table(X, targets, sample_weight, rows)
+
+    @property
+    def labels(self) -> Labels:
+        """Those of all rows of the table; made anew at every call."""
+        rows = torch.arange(len(self), device=self.X.device) if self.rows is None else self.rows
+        return Labels(rows, self.targets.long(), self.sample_weight)
+
+    def _labels(self, index: Tensor) -> Labels:
+        rows = index if self.rows is None else self.rows.index_select(0, index)
+        targets = self.targets.index_select(0, index).long()
+        return Labels(rows, targets, self.sample_weight.index_select(0, index))
+
+
+class TrainingData(NamedTuple):
+    """The rows of one fit, on the training device."""
+
+    table: Table
+    """All rows passed to fit, in the caller's order. Rows without a label are of class 0."""
+    training: Table
+    """The rows trained on."""
+    held_out: Table | None
+    """The rows kept for early stopping."""
+    unlabeled: Tensor
+    """Positions of the rows that will get a pseudo-label, int64."""
+    n_classes: int
+
+
+class ShuffledBatches:
+    """Passes over a table in random order, in batches whose sizes differ by one at most.
+
+    There is no small last batch, and from ``batch_size=3`` on none of a single row. A table that
+    fits in one batch is passed whole and in its own order.
+
+    Parameters
+    ----------
+    table : Table
+    batch_size : int
+        The largest batch.
+    """
+
+    def __init__(self, table: Table, batch_size: int) -> None:
+        self.table = table
+        self.n_batches, self.n_passes = steps_per_epoch(len(table), batch_size)
+
+    def __len__(self) -> int:
+        return self.n_batches * self.n_passes
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Labels]]:
+        n, device = len(self.table), self.table.X.device
+        for _ in range(self.n_passes):
+            if self.n_batches == 1:
+                yield self.table[torch.arange(n, device=device)]
+                continue
+            for index in torch.randperm(n, device=device).tensor_split(self.n_batches):
+                yield self.table[index]
+
+
+class SampleHistory:
+    """Training dynamics of every row: losses and summed influence over all its visits.
+
+    Parameters
+    ----------
+    sample_weight : Tensor of shape (n,)
+        How much each row counts where rows are compared; 0 for rows that are not trained on.
+    n_classes : int
+        Losses are read in units of log(n_classes), the loss of a uniform guess.
+    loo_margin : Tensor of shape (n,)
+        Margin of the strongest other class in the leave-one-out kernel regression.
+    prior_log_odds : Tensor of shape (n,), optional
+        Log odds of a wrong label that the stage before has left; by default 0.
+    """
+
+    def __init__(
+        self,
+        sample_weight: Tensor,
+        n_classes: int,
+        loo_margin: Tensor,
+        prior_log_odds: Tensor | None = None,
+    ) -> None:
+        self.sample_weight = sample_weight
+        self.n_classes = n_classes
+        self.loo_margin = loo_margin
+        zeros = torch.zeros_like(sample_weight)
+        self.prior_log_odds = zeros if prior_log_odds is None else prior_log_odds
+        self.last_loss, self.loss, self.influence, self.n_visits = (zeros.clone() for _ in range(4))
+
+    def record_losses(self, labels: Labels, losses: Tensor) -> None:
+        """Record the losses of one batch, in which no row comes twice."""
+        losses = losses.clamp_max(LARGEST_LOSS)
+        self.n_visits.index_add_(0, labels.rows, torch.ones_like(losses))
+        self.last_loss.index_copy_(0, labels.rows, losses)
+        self.loss.index_add_(0, labels.rows, losses)
+
+    def record_influence(self, labels: Labels, influence: Tensor) -> None:
+        """Record the influences of one batch, or of a stack of batches."""
+        self.influence.index_add_(0, labels.rows.flatten(), influence.flatten())
+
+    def mean_loss(self) -> Tensor:
+        """Mean cross entropy of each row over its visits, 0 before the first, shape (n,)."""
+        return self.loss / self.n_visits.clamp_min(1)
+
+    def evidence(self) -> Tensor:
+        """Evidence against each row's label, as EvidenceNet reads it, shape (n, 5)."""
+        columns = (
+            self.last_loss / math.log(self.n_classes),
+            normal_rank(self.mean_loss(), self.sample_weight),
+            normal_rank(self.influence, self.sample_weight),
+            normal_rank(self.loo_margin, self.sample_weight),
+            self.prior_log_odds,
+        )
+        return torch.stack(columns, dim=1)
+
+    def copy_state(self) -> list[Tensor]:
+        """Copy everything recorded so far, for :meth:`restore_state`."""
+        return [state.clone() for state in self._state()]
+
+    def restore_state(self, states: list[Tensor]) -> None:
+        """Forget what has been recorded since the copy was made."""
+        for now, before in zip(self._state(), states, strict=True):
+            now.copy_(before)
+
+    def _state(self) -> tuple[Tensor, ...]:
+        return self.n_visits, self.last_loss, self.loss, self.influence
+
+
+def make_training_data(
+    X: Any,
+    codes: np.ndarray,
+    sample_weight: np.ndarray,
+    held_out: np.ndarray,
+    n_classes: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> TrainingData:
+    """Put the rows of one fit on the device.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, ...), or csr_array or csr_matrix of shape (n, d)
+    codes : ndarray of shape (n,), int
+        Encoded labels, -1 for none.
+    sample_weight : ndarray of shape (n,)
+        Rows of weight zero take no part.
+    held_out : ndarray of int
+        Rows kept from training.
+    n_classes : int
+    dtype : torch.dtype
+    device : torch.device
+
+    Raises
+    ------
+    ValueError
+        If X has values that are too large for the dtype.
+    """
+
+    def tensor(values: np.ndarray, kind: torch.dtype) -> Tensor:
+        return share_memory(values).to(device, kind)
+
+    sparse = not isinstance(X, np.ndarray)
+    values = tensor(X.data if sparse else X, dtype)
+    if values.numel() and not torch.stack(values.aminmax()).isfinite().all():
+        raise ValueError(
+            f"X has values too large for {str(dtype).removeprefix('torch.')}: scale the features, "
+            "for example with sklearn.preprocessing.StandardScaler."
+        )
+    table = Table(
+        SparseRows(X, dtype, device) if sparse else values,
+        tensor(codes, torch.int64).clamp_min(0),
+        tensor(sample_weight, dtype),
+    )
+    trained = trained_rows(codes, sample_weight, held_out)
+    training = table if trained.all() else table.take(tensor(np.flatnonzero(trained), torch.int64))
+    validation = table.take(tensor(held_out, torch.int64)) if len(held_out) else None
+    unlabeled = np.flatnonzero((sample_weight > 0) & (codes < 0))
+    return TrainingData(table, training, validation, tensor(unlabeled, torch.int64), n_classes)
+
+
+def trained_rows(codes: np.ndarray, sample_weight: np.ndarray, held_out: np.ndarray) -> np.ndarray:
+    """Mask of the rows with a label that are trained on, shape (n,)."""
+    trained = (sample_weight > 0) & (codes >= 0)
+    trained[held_out] = False
+    return trained
+
+
+def hold_out(codes: np.ndarray, candidates: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Choose rows to keep from training, stratified where every class has two rows to split.
+
+    Parameters
+    ----------
+    codes : ndarray of shape (n,), int
+        Encoded labels.
+    candidates : ndarray of int
+        Rows that may be held out.
+    fraction : float
+        Share of the candidates.
+    seed : int
+
+    Returns
+    -------
+    ndarray of int
+        Sorted positions among all rows.
+    """
+    counts = np.bincount(codes[candidates])
+    n_held_out = int(np.ceil(fraction * len(candidates)))
+    if n_held_out >= len(candidates):
+        raise ValueError(
+            f"validation_fraction={fraction} leaves none of the {len(candidates)} rows to train "
+            "on: lower it, or set early_stopping=False."
+        )
+    n_classes = np.count_nonzero(counts)
+    roomy = min(n_held_out, len(candidates) - n_held_out) >= n_classes
+    stratify = roomy and counts[counts > 0].min() >= 2
+    splitter = StratifiedShuffleSplit if stratify else ShuffleSplit
+    split = splitter(n_splits=1, test_size=n_held_out, random_state=seed)
+    _, held_out = next(split.split(candidates, codes[candidates]))
+    return np.sort(candidates[held_out])
+
+
+def as_rows(X: Any) -> Tensor | SparseRows:
+    """Rows to predict, where they lie."""
+    if isinstance(X, np.ndarray):
+        return share_memory(X)
+    return SparseRows(X, torch.from_numpy(X.data[:0]).dtype, torch.device("cpu"))
+
+
+def share_memory(values: np.ndarray) -> Tensor:
+    """Tensor on the memory of an array, which may be read-only and on disk: do not write to it.
+
+    Copied only if its rows are not in C order, so that sums over them round alike.
+    """
+    values = np.ascontiguousarray(values)
+    return torch.from_numpy(values if values.flags.writeable else np.asarray(_Unlocked(values)))
+
+
+class _Unlocked:
+    """The memory of a read-only array as if it could be written to, of which torch would warn.
+
+    Unlike a filter of warnings, which all threads share, it can be used in several at a time.
+    """
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values = values  # kept alive
+        described = values.__array_interface__
+        self.__array_interface__ = {**described, "data": (described["data"][0], False)}

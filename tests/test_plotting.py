@@ -1,0 +1,346 @@
+"""The displays draw the numbers of the fit; their appearance is not tested."""
+
+import sys
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import torch
+from scipy.special import expit
+from sklearn.exceptions import NotFittedError
+from sklearn.metrics import precision_recall_curve, roc_auc_score, roc_curve
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from sklearn_clidmu import (
+    CLIDMUClassifier,
+    NoiseScoreDisplay,
+    TrainingCurveDisplay,
+    TransitionMatrixDisplay,
+    WeightFunctionDisplay,
+)
+from sklearn_clidmu.plotting._weight_function import PRIOR
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+N_AXES = {
+    NoiseScoreDisplay: 1,
+    TransitionMatrixDisplay: 1,
+    TrainingCurveDisplay: 4,
+    WeightFunctionDisplay: 2,
+}
+every_display = pytest.mark.parametrize("display", N_AXES)
+
+rng = np.random.RandomState(0)
+y_true = np.arange(80) % 3
+X = rng.normal(size=(80, 4)) + 3 * np.eye(3, 4)[y_true]
+WRONG = rng.uniform(size=80) < 0.3
+y = np.where(WRONG, (y_true + 1) % 3, y_true)
+
+
+def small(**params):
+    sizes = {"hidden_layer_sizes": (12, 8), "max_epochs": 3, "warmup_epochs": 1, "batch_size": 32}
+    return CLIDMUClassifier(**sizes, random_state=0, **params)
+
+
+def nan_objective(features, logits, targets, sample_weight):
+    return logits.sum() * torch.nan
+
+
+@pytest.fixture(scope="module")
+def clf():
+    return small().fit(X, y)
+
+
+@pytest.fixture(scope="module")
+def wnet():
+    return small(weighting="wnet", early_stopping=True).fit(X, y)
+
+
+@pytest.fixture(scope="module")
+def collapsed():
+    with pytest.warns(match="collapsed"):
+        return small(meta_objective=nan_objective).fit(X, y)
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+def lines(ax):
+    """Lines on axes by their label; matplotlib calls lines without a label _child0 and so on."""
+    return {line.get_label(): line for line in ax.get_lines()}
+
+
+def tick_labels(axis):
+    return [label.get_text() for label in axis.get_ticklabels()]
+
+
+# All displays
+
+
+@every_display
+def test_from_estimator_draws_a_pipeline_as_its_last_step(display):
+    pipe = make_pipeline(StandardScaler(), small()).fit(X, y)
+    drawn, expected = (display.from_estimator(estimator) for estimator in (pipe, pipe[-1]))
+    for ours, theirs in zip(np.ravel(drawn.ax_), np.ravel(expected.ax_), strict=True):
+        for line, other in zip(ours.get_lines(), theirs.get_lines(), strict=True):
+            np.testing.assert_array_equal(line.get_xydata(), other.get_xydata())
+        assert (len(ours.patches), len(ours.images)) == (len(theirs.patches), len(theirs.images))
+
+
+@every_display
+def test_from_estimator_rejects_anything_but_a_fitted_classifier(display):
+    with pytest.raises(NotFittedError):
+        display.from_estimator(small())
+    with pytest.raises(TypeError, match="ends in one, got StandardScaler"):
+        display.from_estimator(make_pipeline(StandardScaler()))
+    with pytest.raises(TypeError, match=r"got GridSearchCV\. For a search, pass its best_"):
+        display.from_estimator(GridSearchCV(small(), {}))
+
+
+@every_display
+def test_plot_uses_the_given_axes_and_leaves_pyplot_alone(display, clf):
+    figure, axes = plt.subplots(1, N_AXES[display])
+    current = plt.figure()
+    settings, numbers = dict(mpl.rcParams), plt.get_fignums()
+    drawn = display.from_estimator(clf, ax=axes)
+    assert drawn.figure_ is figure
+    assert list(np.ravel(drawn.ax_)) == list(np.ravel(axes))
+    assert plt.gcf() is current
+    assert plt.get_fignums() == numbers
+    assert dict(mpl.rcParams) == settings
+    figure.canvas.draw()
+
+
+@every_display
+def test_plot_without_axes_makes_a_new_figure_each_time(display, clf):
+    drawn = display.from_estimator(clf)
+    first = drawn.figure_
+    assert plt.get_fignums() == [first.number]
+    assert drawn.plot() is drawn
+    assert drawn.figure_ is not first
+
+
+@every_display
+def test_plot_rejects_a_wrong_number_of_axes_and_other_objects(display, clf):
+    _, axes = plt.subplots(1, 5)
+    message = rf"{display.__name__}.plot needs {N_AXES[display]} axes, got 5"
+    with pytest.raises(ValueError, match=message):
+        display.from_estimator(clf, ax=axes)
+    with pytest.raises(TypeError, match=r"ax must be matplotlib Axes .* got str"):
+        display.from_estimator(clf, ax=["left"] * N_AXES[display])
+
+
+@every_display
+def test_plot_reports_missing_matplotlib(display, clf, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ImportError, match=rf"{display.__name__}.plot requires matplotlib"):
+        display.from_estimator(clf)
+
+
+# Noise scores
+
+
+def test_noise_score_display_draws_the_histogram_of_the_scores(clf):
+    [bars] = NoiseScoreDisplay.from_estimator(clf, bins=12).ax_.patches
+    counts, edges = np.histogram(clf.noise_scores_, np.linspace(0, 1, 13))
+    np.testing.assert_array_equal(bars.get_data().values, counts)
+    np.testing.assert_allclose(bars.get_data().edges, edges)
+
+
+def test_noise_score_display_leaves_out_rows_without_a_label():
+    scores = np.array([0.1, np.nan, 0.9, 0.2, np.nan])
+    [bars] = NoiseScoreDisplay.from_predictions(scores, bins=2).ax_.patches
+    np.testing.assert_array_equal(bars.get_data().values, [2, 1])
+
+
+def test_noise_score_display_separates_wrong_labels_from_right_ones():
+    scores = np.array([0.1, np.nan, 0.9, 0.2, np.nan])
+    wrong = np.array([False, True, True, False, False])  # the second row has no score
+    ax = NoiseScoreDisplay.from_predictions(scores, wrong=wrong, bins=2).ax_[0]
+    bars = {bars.get_label(): list(bars.get_data().values) for bars in ax.patches}
+    assert bars == {"label right": [2, 0], "label wrong": [0, 1]}
+
+
+def test_noise_score_display_draws_the_curves_of_scikit_learn(clf):
+    _, roc, precision_recall = NoiseScoreDisplay.from_estimator(clf, wrong=WRONG).ax_
+    fpr, tpr, _ = roc_curve(WRONG, clf.noise_scores_)
+    line, _ = roc.get_lines()
+    np.testing.assert_array_equal(line.get_xydata(), np.column_stack([fpr, tpr]))
+    assert line.get_label() == f"AUROC = {roc_auc_score(WRONG, clf.noise_scores_):.3f}"
+    precision, recall, _ = precision_recall_curve(WRONG, clf.noise_scores_)
+    line, level = precision_recall.get_lines()
+    np.testing.assert_array_equal(line.get_xydata(), np.column_stack([recall, precision]))
+    mean = -np.sum(np.diff(recall) * precision[:-1])
+    assert line.get_label() == f"average precision = {mean:.3f}"
+    np.testing.assert_allclose(level.get_ydata(), WRONG.mean())
+
+
+def test_noise_score_display_draws_the_histogram_alone_on_single_axes(clf):
+    _, ax = plt.subplots()
+    assert NoiseScoreDisplay.from_estimator(clf, wrong=WRONG, ax=ax).ax_ is ax
+    assert len(ax.patches) == 2
+    assert ax.figure.axes == [ax]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (np.flatnonzero(WRONG), "wrong must be a boolean mask, got dtype int64"),
+        (WRONG[1:], "inconsistent numbers of samples"),
+        (np.zeros(len(X), bool), "true for some labels and false for others, got 0 true of 80"),
+        (np.ones(len(X), bool), "true for some labels and false for others, got 80 true of 80"),
+    ],
+)
+def test_noise_score_display_rejects_an_invalid_mask(wrong, message, clf):
+    with pytest.raises(ValueError, match=message):
+        NoiseScoreDisplay.from_estimator(clf, wrong=wrong)
+
+
+# Transition matrix
+
+
+def test_transition_matrix_display_shows_matrix_classes_and_noise_rate(clf):
+    drawn = TransitionMatrixDisplay.from_estimator(clf)
+    np.testing.assert_array_equal(drawn.im_.get_array(), clf.transition_matrix_)
+    assert tick_labels(drawn.ax_.xaxis) == tick_labels(drawn.ax_.yaxis) == ["0", "1", "2"]
+    assert drawn.ax_.get_title() == f"noise rate {100 * clf.noise_rate_:.1f}%"
+    assert (drawn.ax_.get_ylabel(), drawn.ax_.get_xlabel()) == ("true class", "given label")
+
+
+def test_transition_matrix_display_writes_readable_numbers_into_their_cells():
+    drawn = TransitionMatrixDisplay(np.array([[0.9, 0.1], [0.0, 1.0]]), ["no", "yes"], 0.05).plot()
+    found = [[text.get_text() for text in row] for row in drawn.text_]
+    assert found == [["0.90", "0.10"], ["", "1.00"]]
+    places = [[text.get_position() for text in row] for row in drawn.text_]
+    assert places == [[(0, 0), (1, 0)], [(0, 1), (1, 1)]]  # (column, row)
+    colours = [[text.get_color() for text in row] for row in drawn.text_]
+    assert colours == [["white", "black"], ["black", "white"]]
+
+
+def test_transition_matrix_from_predictions_has_a_row_for_each_true_class():
+    true, given = ["a", "a", "a", "a", "b", "b"], ["a", "a", "a", "b", "b", "b"]
+    drawn = TransitionMatrixDisplay.from_predictions(true, given, display_labels=["ant", "bee"])
+    np.testing.assert_allclose(drawn.transition_matrix, [[0.75, 0.25], [0, 1]])
+    assert tick_labels(drawn.ax_.xaxis) == ["ant", "bee"]
+    assert drawn.ax_.get_title() == "noise rate 16.7%"
+
+
+def test_transition_matrix_from_predictions_rejects_missing_labels():
+    with pytest.raises(ValueError, match="y_noisy must have no nan or None"):
+        TransitionMatrixDisplay.from_predictions([0, 1], [0, np.nan])
+
+
+def test_transition_matrix_display_cuts_and_turns_long_names():
+    name = "a class of a name that is much too long for it"
+    drawn = TransitionMatrixDisplay(np.eye(2), [name, "another"], 0.0).plot()
+    assert tick_labels(drawn.ax_.yaxis) == ["a class of a name that …", "another"]
+    many = TransitionMatrixDisplay(np.eye(4), [name] * 4, 0.0).plot()
+    assert {label.get_rotation() for label in drawn.ax_.get_xticklabels()} == {0}
+    assert {label.get_rotation() for label in many.ax_.get_xticklabels()} == {90}
+
+
+def test_transition_matrix_display_of_many_classes_omits_numbers_and_names():
+    drawn = TransitionMatrixDisplay(np.eye(100), range(100), 0.0).plot()
+    assert drawn.text_ is None
+    np.testing.assert_array_equal(drawn.ax_.get_xticks(), np.arange(0, 100, 4))
+    assert tick_labels(drawn.ax_.yaxis)[:3] == ["0", "4", "8"]
+
+
+def test_transition_matrix_display_needs_a_name_for_each_class(clf):
+    with pytest.raises(ValueError, match="must name all 3 classes, got 2 names"):
+        TransitionMatrixDisplay.from_estimator(clf, display_labels=["ant", "bee"])
+
+
+# Training curves
+
+CURVES = ["train_loss", "meta_loss", "clid", "disagreement"]
+
+
+def test_training_curve_display_draws_the_history_of_each_stage(clf):
+    drawn = TrainingCurveDisplay.from_estimator(clf)
+    titles = ["loss", "meta loss", "CLID - log n", "share of rows"]
+    assert [ax.get_ylabel() for ax in drawn.ax_] == titles
+    for ax, key in zip(drawn.ax_, CURVES, strict=True):
+        points = np.column_stack([np.arange(1, 7), clf.history_[key]])
+        first, second, predicts, border = ax.get_lines()
+        np.testing.assert_array_equal(first.get_xydata(), points[:3])
+        np.testing.assert_array_equal(second.get_xydata(), points[3:])
+        np.testing.assert_array_equal(predicts.get_xydata(), points[5:])
+        np.testing.assert_array_equal(border.get_xdata(), [3.5, 3.5])
+    assert [text.get_text() for text in drawn.ax_[0].texts] == ["stage 2"]
+
+
+def test_training_curve_display_shows_the_validation_rows(wnet):
+    loss, *_, shares = TrainingCurveDisplay.from_estimator(wnet).ax_
+    validation, score = lines(loss)["validation"], lines(shares)["validation accuracy"]
+    np.testing.assert_array_equal(validation.get_ydata(), wnet.history_["valid_loss"])
+    np.testing.assert_array_equal(score.get_ydata(), wnet.history_["valid_score"])
+    chosen = np.flatnonzero(wnet.history_["chosen"])
+    np.testing.assert_array_equal(lines(loss)["predicts"].get_xdata(), chosen + 1)
+
+
+def test_training_curve_display_without_weighting_has_no_meta_loss():
+    drawn = TrainingCurveDisplay.from_estimator(small(weighting=None).fit(X, y))
+    assert [ax.get_ylabel() for ax in drawn.ax_] == ["loss", "CLID - log n", "share of rows"]
+
+
+def test_training_curve_display_marks_a_collapse_in_the_stage_that_predicts(collapsed):
+    drawn = TrainingCurveDisplay.from_estimator(collapsed)
+    [mark] = [line for line in drawn.ax_[0].get_lines() if line.get_marker() == "X"]
+    stage = [part["predicts"] for part in collapsed.stages_].index(True)
+    before = sum(part["n_epochs"] for part in collapsed.stages_[:stage])
+    assert mark.get_xdata() == [before + collapsed.collapse_epoch_]
+
+
+# Weight functions
+
+
+def test_weight_function_of_wnet_is_that_of_the_net(wnet):
+    [ax] = WeightFunctionDisplay.from_estimator(wnet).ax_
+    [line] = ax.get_lines()
+    losses = torch.tensor(line.get_xdata(), dtype=torch.float32)
+    expected = wnet.weight_net_(losses).detach()
+    np.testing.assert_allclose(line.get_ydata(), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [("loss", 0), ("rank of mean loss", 1), ("rank of influence on CLID", 2), (PRIOR, 4)],
+)
+def test_weight_function_is_the_partial_dependence_on_the_evidence(name, column, clf):
+    left, right = WeightFunctionDisplay.from_estimator(clf).ax_
+    line = left.get_lines()[0] if name == "loss" else lines(right)[name]
+    evidence, targets = map(torch.tensor, clf.net_.evidence_sample_)
+    low, high = (end.item() for end in evidence[:, column].aminmax())
+    for at, value in ((0, low), (50, (low + high) / 2), (100, high)):
+        shown = {"loss": value * np.log(3), PRIOR: expit(value)}.get(name, value)
+        evidence[:, column] = value
+        weight = clf.weight_net_.weights(evidence, targets).mean().item()
+        np.testing.assert_allclose(line.get_xydata()[at], [shown, weight], rtol=1e-5, atol=1e-7)
+
+
+def test_weight_function_shows_the_prior_only_in_a_second_stage(clf):
+    assert PRIOR in WeightFunctionDisplay.from_estimator(clf).curves
+    single = WeightFunctionDisplay.from_estimator(small(n_stages=1).fit(X, y))
+    assert PRIOR not in single.curves
+    assert len(single.ax_[1].get_lines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("weighting", "message"), [(None, "no weighting net"), ("vri", "VRI, whose weights use all")]
+)
+def test_weight_function_rejects_weightings_without_one(weighting, message):
+    fitted = small(weighting=weighting).fit(X, y)
+    with pytest.raises(ValueError, match=rf"{message}.* row is in sample_weights_"):
+        WeightFunctionDisplay.from_estimator(fitted)
+
+
+def test_weight_function_rejects_a_collapsed_weighting(collapsed):
+    with pytest.raises(ValueError, match=r"the weighting collapsed in epoch \d"):
+        WeightFunctionDisplay.from_estimator(collapsed)
