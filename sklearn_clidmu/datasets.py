@@ -9,9 +9,8 @@ import numpy as np
 from sklearn.utils.extmath import softmax
 from sklearn.utils.validation import check_array, check_consistent_length
 
-from sklearn_clidmu.estimator.arguments import as_numpy
-from sklearn_clidmu.estimator.labels import check_labels, check_one_type, is_missing
-from sklearn_clidmu.estimator.preparation import numpy_generator
+from sklearn_clidmu._random import numpy_generator
+from sklearn_clidmu._validation import as_numpy, check_labels, check_one_type, is_missing
 
 KINDS = ("symmetric", "pairflip", "asymmetric", "instance")
 

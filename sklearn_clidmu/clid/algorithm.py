@@ -49,7 +49,7 @@ def clid_mu_step(
     -------
     loss, meta_loss : Tensor of shape ()
     """
-    theta = dict(network.named_parameters())
+    theta: dict[str, Tensor] = dict(network.named_parameters())
     lr = optimizer.param_groups[0]["lr"]
 
     def reweighted_loss() -> Tensor:

@@ -232,10 +232,11 @@ def make_objective(meta_objective: str | Callable, temperature: float) -> MetaOb
     temperature : float
         Of CLID's feature graph.
     """
-    if meta_objective == "clid":
-        return partial(_clid, temperature)
-    scalar = mean_absolute_error if meta_objective == "mae" else meta_objective
-    return partial(_differentiate, scalar)
+    if callable(meta_objective):
+        return partial(_differentiate, meta_objective)
+    if meta_objective == "mae":
+        return partial(_differentiate, mean_absolute_error)
+    return partial(_clid, temperature)
 
 
 def mean_absolute_error(

@@ -137,21 +137,20 @@ def estimate_label_noise(
 def find_wrong(
     scores: np.ndarray, given: np.ndarray, suggested: np.ndarray, label_precision: np.ndarray | None
 ) -> np.ndarray:
-    """Mask of the labels taken to be wrong, shape (n,), bool.
+    """Mask of the labels that count as wrong, shape (n,), bool.
 
-    Those that are not the most probable class; of each class the most suspect, up to
-    :data:`ERROR_ALLOWANCE` times what a judgement by all other rows estimates. The network alone
-    disagrees with label_precision labels where classes overlap; that judgement alone does not say which.
+    A label counts as wrong if it is not the most probable class. In each class at most
+    :data:`ERROR_ALLOWANCE` times as many do as the label precision allows, those of the highest
+    scores: where classes overlap the network disagrees with right labels, too.
 
     Parameters
     ----------
     scores : ndarray of shape (n,)
-        Higher means more suspect; not read for rows without a label.
+        Noise scores; not read for rows without a label.
     given, suggested : ndarray of shape (n,), int
         Codes of the given label and of the most probable class.
     label_precision : ndarray of shape (n_classes,) or None
-        Share of label_precision labels among those given to each class, by all other rows; None for no
-        bound.
+        Share of right labels among those given to each class; None for no bound.
     """
     wrong = (given != suggested) & (given != -1)
     if label_precision is None:
@@ -159,20 +158,20 @@ def find_wrong(
     for code, share in enumerate(label_precision):
         rows = np.flatnonzero(wrong & (given == code))
         allowed = round(ERROR_ALLOWANCE * (1 - share) * np.count_nonzero(given == code))
-        most_suspect_first = np.argsort(-scores[rows], kind="stable")
-        wrong[rows[most_suspect_first[allowed:]]] = False
+        order = np.argsort(-scores[rows], kind="stable")
+        wrong[rows[order[allowed:]]] = False
     return wrong
 
 
 def count_joint(
     wrong: np.ndarray, given: np.ndarray, suggested: np.ndarray, n_classes: int
 ) -> np.ndarray:
-    """Count rows by given label (row) and by mended label (column), those without one left out.
+    """Count labeled rows by true class (row) and given label (column).
 
     Parameters
     ----------
     wrong : ndarray of shape (n,), bool
-        From :func:`find_wrong`; a wrong label is mended by the suggested one.
+        From :func:`find_wrong`. The true class of a wrong label is the suggested one.
     given, suggested : ndarray of shape (n,), int
     n_classes : int
 
@@ -180,17 +179,17 @@ def count_joint(
     -------
     ndarray of shape (n_classes, n_classes), int
     """
-    labelled = given != -1
-    mended = np.where(wrong, suggested, given)[labelled]
+    labeled = given != -1
+    true = np.where(wrong, suggested, given)[labeled]
     joint = np.zeros((n_classes, n_classes), dtype=np.int64)
-    np.add.at(joint, (mended, given[labelled]), 1)
+    np.add.at(joint, (true, given[labeled]), 1)
     return joint
 
 
 def transition_matrix(joint: np.ndarray) -> np.ndarray:
-    """Probability of the given label (row) in a true class (column), from counts.
+    """Probability of the given label (column) in a true class (row), from counts.
 
-    A class that no row is taken to be of keeps its labels: nothing is known of its noise.
+    A class without rows keeps its labels, since nothing is known of its noise.
     """
     mass = joint.sum(axis=1, keepdims=True)
     return np.where(mass > 0, joint / np.maximum(mass, 1), np.eye(len(joint)))

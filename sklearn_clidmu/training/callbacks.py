@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
@@ -62,9 +62,7 @@ class ParameterAverage(Callback):
 
 
 @torch.no_grad()
-def move_average(
-    averages: Sequence[Tensor], values: Sequence[Tensor], n_averaged: Tensor | int
-) -> None:
+def move_average(averages: list[Tensor], values: list[Tensor], n_averaged: Tensor | int) -> None:
     """Move averages towards values, after so many steps."""
     n = int(n_averaged)
     torch._foreach_lerp_(averages, values, 1 - min(EMA_DECAY, n / (9 + n)))
@@ -206,7 +204,8 @@ class EarlyStopping(Callback):
 
     def on_train_begin(self, net: ReweightedNet, **kwargs: Any) -> None:
         """Forget earlier stages."""
-        self.best_score, self.state = -math.inf, None
+        self.best_score = -math.inf
+        self.state: dict[str, Any] | None = None
 
     def on_epoch_end(self, net: ReweightedNet, **kwargs: Any) -> None:
         """Keep the first of the best epochs; stop if it lies too far back."""

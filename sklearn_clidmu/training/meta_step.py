@@ -286,7 +286,7 @@ class BlockMetaStep(MetaStep):
             MetaBatch(labels.targets[:, own], labels.sample_weight[:, own]),
             self.objective,
             net.optimizer_.param_groups[0]["lr"],
-            bias=net.module_.head.bias is not None,
+            bias=self._head(net).bias is not None,
         )
         self._learn(labels, influence(by_row, found.tangent), found.meta_loss)
 
