@@ -225,14 +225,16 @@ class EvidenceNet(nn.Module):
         """Weights of the real step, in (0, 1), shape (n,)."""
         return (self(evidence) + self.offset[targets]).sigmoid()
 
-    def surrogate(self, evidence: Tensor, influence: Tensor, sample_weight: Tensor) -> Tensor:
-        """Scalar whose gradient is the hypergradient of virtual steps of size 1, shape ().
+    def virtual_shares(self, evidence: Tensor, sample_weight: Tensor) -> Tensor:
+        """Factors of the rows' losses in the virtual step; of a batch they add up to one, (..., n).
 
-        Of a stack of batches, the sum of theirs.
+        Parameters
+        ----------
+        evidence : Tensor of shape (..., n, N_EVIDENCE)
+        sample_weight : Tensor of shape (..., n)
         """
-        share = self(evidence).softmax(dim=-1) * sample_weight
-        share = share / share.sum(dim=-1, keepdim=True)
-        return (share * influence).sum()
+        weight = self(evidence).softmax(dim=-1) * sample_weight
+        return weight / weight.sum(dim=-1, keepdim=True)
 
     @torch.no_grad()
     def calibrate(self, evidence: Tensor, targets: Tensor, sample_weight: Tensor) -> None:

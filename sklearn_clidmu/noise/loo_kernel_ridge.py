@@ -20,8 +20,8 @@ from torch.nn import functional as F
 from sklearn_clidmu._settings import INVERSE_WIDTHS, N_FREQUENCIES, PENALTIES
 from sklearn_clidmu.clid.weighted import class_sums
 
-N_SELECTION = 4_000
-"""The kernel is chosen on at most as many rows, drawn at random, and with every other frequency."""
+N_SELECTION = 2_000
+"""The kernel is chosen on at most as many rows, drawn at random."""
 
 FAR = 1e6
 """Rows farther from the mean, in units of about the kernel's width, are moved there: they are near

@@ -159,7 +159,13 @@ class BatchMetaStep(MetaStep):
     weight_net: WNet | VRI
 
     def training_loss(
-        self, net: ReweightedNet, X: Tensor, labels: Labels, logits: Tensor, features: Tensor
+        self,
+        net: ReweightedNet,
+        X: Tensor,
+        labels: Labels,
+        logits: Tensor,
+        features: Tensor,
+        losses: Tensor,
     ) -> Tensor | None:
         """Take a meta step; return the loss of the batch under the new weights."""
         if not self.reweighting:
@@ -234,13 +240,18 @@ class BlockMetaStep(MetaStep):
                 self.weights[rows] = self.weight_net.weights(evidence, targets)
 
     def training_loss(
-        self, net: ReweightedNet, X: Tensor, labels: Labels, logits: Tensor, features: Tensor
+        self,
+        net: ReweightedNet,
+        X: Tensor,
+        labels: Labels,
+        logits: Tensor,
+        features: Tensor,
+        losses: Tensor,
     ) -> Tensor | None:
         """Loss of the batch under the weights of this epoch."""
         if not self.reweighting:
             return None
         weight = self.weights[labels.rows] * labels.sample_weight
-        losses = F.cross_entropy(logits, labels.targets, reduction="none")
         return (weight / weight.sum().clamp_min(torch.finfo(weight.dtype).tiny)) @ losses
 
     def on_batch_end(
@@ -277,10 +288,11 @@ class BlockMetaStep(MetaStep):
         features = torch.stack([visit.features for visit in self.block])
         self.block = []
         own, by_row = slice(self._n_own(logits.shape[1])), row_grad_logits(logits, labels.targets)
+        shares = self._virtual_shares(labels)
         found = head_tangent(
             logits,
             features,
-            self._shares(labels)[..., None] * by_row,
+            shares.detach()[..., None] * by_row,
             logits[:, own],
             features[:, own],
             MetaBatch(labels.targets[:, own], labels.sample_weight[:, own]),
@@ -288,37 +300,34 @@ class BlockMetaStep(MetaStep):
             net.optimizer_.param_groups[0]["lr"],
             bias=self._head(net).bias is not None,
         )
-        self._learn(labels, influence(by_row, found.tangent), found.meta_loss)
+        self._learn(labels, shares, influence(by_row, found.tangent), found.meta_loss)
 
     def _single(
         self, net: ReweightedNet, X: Tensor, labels: Labels, logits: Tensor, features: Tensor
     ) -> None:
         """Take the virtual step of one batch, of whatever kind, and one meta step."""
-        shares = self._shares(labels)[:, None]
+        shares = self._virtual_shares(labels)
 
         def grad_logits(logits: Tensor) -> Tensor:
-            return shares * row_grad_logits(logits, labels.targets)
+            return shares.detach()[:, None] * row_grad_logits(logits, labels.targets)
 
         found = self._tangent(net, X, labels, logits, features, grad_logits)
         by_row = row_grad_logits(found.logits, labels.targets)
-        self._learn(labels, influence(by_row, found.tangent), found.meta_loss)
+        self._learn(labels, shares, influence(by_row, found.tangent), found.meta_loss)
 
-    def _shares(self, labels: Labels) -> Tensor:
-        """Factors of the rows' losses in the virtual steps; of a batch they add up to one."""
-        weight = labels.sample_weight
+    def _virtual_shares(self, labels: Labels) -> Tensor:
+        """Factors of the rows' losses in the virtual steps, with the weighting net's graph."""
         if self.reweighting:
-            with torch.no_grad():
-                weight = weight * self.weight_net(self.evidence[labels.rows]).softmax(dim=-1)
-        return weight / weight.sum(dim=-1, keepdim=True)
+            return self.weight_net.virtual_shares(self.evidence[labels.rows], labels.sample_weight)
+        return labels.sample_weight / labels.sample_weight.sum(dim=-1, keepdim=True)
 
-    def _learn(self, labels: Labels, harm: Tensor, meta_loss: Tensor) -> None:
+    def _learn(self, labels: Labels, shares: Tensor, harm: Tensor, meta_loss: Tensor) -> None:
         """Record the influence and, after warm-up, step the weighting net."""
         harm = harm / self._scale(harm, labels.sample_weight)
         self.history.record_influence(labels, harm)
         self.meta_losses.append(meta_loss.reshape(-1))
         if self.reweighting:
-            evidence = self.evidence[labels.rows]
-            self._step(self.weight_net.surrogate(evidence, harm, labels.sample_weight))
+            self._step((shares * harm).sum())
 
 
 def make_rows(logits: Tensor, features: Tensor, labels: Labels) -> Rows:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from copy import deepcopy
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,7 +12,6 @@ import torch
 from skorch import NeuralNet
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel
 
 from sklearn_clidmu.clid.weighted import weighted_mean
 from sklearn_clidmu.training.data import Labels, SparseRows
@@ -28,7 +28,13 @@ class Reweighting(Protocol):
     """What the net asks of the callback that takes the meta steps."""
 
     def training_loss(
-        self, net: ReweightedNet, X: Tensor, labels: Labels, logits: Tensor, features: Tensor
+        self,
+        net: ReweightedNet,
+        X: Tensor,
+        labels: Labels,
+        logits: Tensor,
+        features: Tensor,
+        losses: Tensor,
     ) -> Tensor | None:
         """Loss of a batch, with its graph; None for the plain one."""
 
@@ -46,9 +52,8 @@ class ReweightedNet(NeuralNet):
         Builds a module that returns (logits, features).
     weight_net : callable or None
         Builds the weighting net from the network; None for none.
-    multi_avg_fn : callable or None
-        Moves the average of the parameters, as in ``torch.optim.swa_utils.AveragedModel``; None for
-        no average.
+    averaged : bool, default=False
+        Whether there is an ``averaged_module_``, for a callback to move.
     meta_step : callback or None
         Also among the callbacks; gives the loss of each batch.
     **kwargs
@@ -63,13 +68,13 @@ class ReweightedNet(NeuralNet):
         module: Any,
         *,
         weight_net: Callable[[nn.Module], nn.Module] | None = None,
-        multi_avg_fn: Callable | None = None,
+        averaged: bool = False,
         meta_step: Reweighting | None = None,
         criterion: type[nn.Module] = nn.CrossEntropyLoss,
         **kwargs: Any,
     ) -> None:
         self.weight_net = weight_net
-        self.multi_avg_fn = multi_avg_fn
+        self.averaged = averaged
         self.meta_step = meta_step
         super().__init__(module, criterion=criterion, **kwargs)
 
@@ -83,8 +88,8 @@ class ReweightedNet(NeuralNet):
         if self.weight_net is not None:
             with torch.random.fork_rng(devices=[]):  # training draws the same without it
                 self.weight_net_ = self.weight_net(self.module_)
-        if self.multi_avg_fn is not None:
-            self.averaged_module_ = AveragedModel(self.module_, multi_avg_fn=self.multi_avg_fn)
+        if self.averaged:
+            self.averaged_module_ = deepcopy(self.module_)
         self.n_steps_ = 0
         self.collapse_epoch_: int | None = None
         self.diverged_ = False
@@ -105,10 +110,10 @@ class ReweightedNet(NeuralNet):
             self.module_.train()
         X, labels = batch
         logits, features = self.module_(X)
+        losses = F.cross_entropy(logits, labels.targets, reduction="none")
         loss = None
         if self.meta_step is not None:
-            loss = self.meta_step.training_loss(self, X, labels, logits, features)
-        losses = F.cross_entropy(logits, labels.targets, reduction="none")
+            loss = self.meta_step.training_loss(self, X, labels, logits, features, losses)
         if loss is None:
             loss = weighted_mean(losses, labels.sample_weight)
         loss.backward()
@@ -133,8 +138,7 @@ class ReweightedNet(NeuralNet):
     @property
     def evaluated_module(self) -> nn.Module:
         """The network that would predict now: the moving average while there is one."""
-        average = getattr(self, "averaged_module_", None)
-        return self.module_ if average is None else average.module
+        return getattr(self, "averaged_module_", self.module_)
 
     def outputs(
         self, X: Tensor | SparseRows, batch_size: int = 4096

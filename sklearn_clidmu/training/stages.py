@@ -36,7 +36,6 @@ from sklearn_clidmu.training.callbacks import (
     LossRecorder,
     Monitor,
     ParameterAverage,
-    move_average,
 )
 from sklearn_clidmu.training.data import (
     SampleHistory,
@@ -210,7 +209,7 @@ def build_net(
     net = ReweightedNet(
         network,
         weight_net=build_weighting,
-        multi_avg_fn=move_average,
+        averaged=True,
         lr=settings.lr,
         optimizer=torch.optim.SGD,
         optimizer__momentum=0.9,
