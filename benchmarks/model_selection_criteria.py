@@ -36,7 +36,7 @@ def hold_out(X: np.ndarray, y: np.ndarray, y_clean: np.ndarray, n_classes: int) 
     weight, targets = torch.ones(len(y), dtype=torch.float64), torch.from_numpy(y)
     generator = torch.Generator().manual_seed(0)
     proba = loo_proba(torch.from_numpy(X), targets, n_classes, weight, generator)
-    matrix = estimate_noise(proba, targets, weight).transition_matrix
+    matrix, *_ = estimate_noise(proba, targets, weight)
     return Held(X, y, y_clean, n_classes, proba.numpy(), matrix.numpy())
 
 

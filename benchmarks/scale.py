@@ -101,9 +101,7 @@ def main() -> None:
     parser.add_argument("--classes", type=numbers, default=[2, 10, 100, 1000])
     parser.add_argument("--features", type=numbers, default=[16, 128, 1024])
     parser.add_argument("--epochs", type=int, default=2, help="in both stages together; even")
-    parser.add_argument(
-        "--folder", help="folder for the tables, default: temporary"
-    )
+    parser.add_argument("--folder", help="folder for the tables, default: temporary")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--measure", nargs=2, type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()

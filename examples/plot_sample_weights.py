@@ -72,7 +72,7 @@ for name, weight in weights.items():
 print(f"{'CLIDMUClassifier':24s}{'':23s}{pipe.score(X_test, y_test):.3f}")
 
 # %%
-# Both kinds of weights improve gradient boosting. The logistic regression hardly needs weights.
+# Both kinds of weights improve gradient boosting. The logistic regression does not need weights.
 #
 # Decision regions of gradient boosting
 # -------------------------------------

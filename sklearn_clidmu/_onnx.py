@@ -91,19 +91,19 @@ def export_onnx(clf: CLIDMUClassifier, path: str | PathLike[str]) -> None:
 def _export(predictor: _Predictor, n_features: int) -> Any:
     """Graph of the predictor, an ``onnx.ModelProto``."""
     rows = torch.zeros(2, n_features, dtype=next(predictor.parameters()).dtype)
-    n_samples = torch.export.Dim("n_samples")
-    names = {"input_names": ["X"], "output_names": ["position", "probabilities"]}
-    shapes = {"dynamic_shapes": ({0: n_samples},)}
-    options = {"opset_version": OPSET, "dynamo": True, "verbose": False, **names, **shapes}
+    options: dict[str, Any] = {"opset_version": OPSET, "dynamo": True, "verbose": False}
+    options |= {"input_names": ["X"], "output_names": ["position", "probabilities"]}
+    options["dynamic_shapes"] = ({0: torch.export.Dim("n_samples")},)
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own, which the caller cannot act on
         logger.setLevel(logging.ERROR)
         try:
-            return torch.onnx.export(predictor, (rows,), **options).model_proto
+            program: Any = torch.onnx.export(predictor, (rows,), **options)
         finally:
             logger.setLevel(level)
+    return program.model_proto
 
 
 def _exportable(classes: np.ndarray) -> np.ndarray:

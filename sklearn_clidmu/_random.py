@@ -36,7 +36,7 @@ if hasattr(os, "register_at_fork"):  # not on Windows
 def forked_generators(devices: Sequence[int] = ()) -> Iterator[None]:
     """Restore the state of torch's generators at the end, of the CPU and of CUDA ``devices``.
 
-    Only one thread enters at a time, because initialisation and dropout draw from generators that
+    Only one thread enters at a time, because initialization and dropout draw from generators that
     all threads share.
     """
     with _lock, torch.random.fork_rng(devices=devices):

@@ -348,8 +348,8 @@ def sparse_unit(X: Any, sample_weight: np.ndarray) -> float:
     """Power of two near the root mean square of a sparse table, zeros included.
 
     Dividing by it is exact. Rows of unit length with many columns have entries that are too small
-    for a network, and standardising would make the table dense. The unit is 1 if the root mean
-    square is within a factor of 8 of 1, and for dense tables, which the user can standardise.
+    for a network, and standardizing would make the table dense. The unit is 1 if the root mean
+    square is within a factor of 8 of 1, and for dense tables, which the user can standardize.
 
     Parameters
     ----------

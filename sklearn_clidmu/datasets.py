@@ -1,4 +1,4 @@
-"""Wrong labels made on purpose, to see what they do to a model."""
+"""Synthetic label noise."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sklearn_clidmu._validation import as_numpy, check_labels, check_one_type, i
 KINDS = ("symmetric", "pairflip", "asymmetric", "instance")
 
 RATE_DEVIATION = 0.1
-"""Standard deviation of the rows' own flip rates under instance-dependent noise; as published."""
+"""Standard deviation of the rows' flip rates for ``kind="instance"``, as published."""
 
 
 def make_label_noise(
@@ -27,36 +27,34 @@ def make_label_noise(
     transition_matrix: Any = None,
     random_state: int | np.random.RandomState | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Give a share of the rows a wrong label.
+    """Replace the labels of a share of the rows by wrong ones.
 
-    A flipped row never keeps its label, so that the returned mask is exactly the rows whose
-    label changed.
+    The returned mask marks exactly the rows whose label changed.
 
     Parameters
     ----------
     y : array-like of shape (n_samples,)
         True labels, of any type; at least two classes.
     X : array-like of shape (n_samples, n_features), default=None
-        Features; ``kind="instance"`` needs them, best standardised.
+        Features, preferably standardized. Required by ``kind="instance"``.
     kind : {"symmetric", "pairflip", "asymmetric", "instance"}, default="symmetric"
-        What a wrong label looks like.
+        Distribution of the wrong labels.
 
         - "symmetric": any other class, all equally likely.
         - "pairflip": the next class in sorted order, the last class becoming the first.
         - "asymmetric": drawn from ``transition_matrix``.
-        - "instance": depends on the row's features through a random linear map per class, and
-          every row has a flip rate of its own (Xia et al., Part-dependent Label Noise, NeurIPS
-          2020, algorithm 2). With two classes there is but one wrong label, and only the rates
-          vary.
+        - "instance": depends on the row's features through a random linear map per class, with a
+          random flip rate for each row (Xia et al., Part-dependent Label Noise, NeurIPS 2020,
+          algorithm 2). With two classes only the rates vary.
     rate : float, default=0.4
-        Share of wrong labels, in [0, 1). Met to the row for "symmetric" and "pairflip", which
-        flip ``round(rate * n_samples)`` rows; in expectation for "instance", where the rows'
-        rates scatter around it. Not used by "asymmetric".
+        Share of wrong labels, in [0, 1). "symmetric" and "pairflip" flip exactly
+        ``round(rate * n_samples)`` rows; for "instance" it is the expected share. Ignored by
+        "asymmetric".
     transition_matrix : array-like of shape (n_classes, n_classes), default=None
-        Only for ``kind="asymmetric"``: probability of the given label (column) for a row of a
-        true class (row), classes in sorted order. Met in expectation.
+        Probability of the given label (column) in each true class (row), with sorted classes.
+        Only for ``kind="asymmetric"``, which requires it.
     random_state : int, RandomState instance or None, default=None
-        Draws of the rows and of their labels. NumPy's global generator is not touched.
+        Controls which rows are flipped and to which labels. NumPy's global generator is not used.
 
     Returns
     -------
@@ -68,11 +66,11 @@ def make_label_noise(
     Raises
     ------
     ValueError
-        If an argument is out of its range, if labels are missing, if there are fewer than two
-        classes, if ``X`` or ``transition_matrix`` is missing where it is needed, or if
-        ``transition_matrix`` is given where it is not.
+        If an argument is out of range, if a label is missing, if there are fewer than two classes,
+        if ``X`` or ``transition_matrix`` is required but not passed, or if ``transition_matrix``
+        is passed with another kind.
     TypeError
-        If there are labels of several types.
+        If some labels are strings and others are not.
 
     Examples
     --------
@@ -85,7 +83,7 @@ def make_label_noise(
     """
     y = check_labels(y)
     if is_missing(y, np.nan).any():
-        raise ValueError("y must have a label for every row, got nan or None: leave such rows out.")
+        raise ValueError("y must have a label for every row, got nan or None: drop such rows.")
     if y.dtype == object:
         check_one_type(y)
     classes, targets = np.unique(y, return_inverse=True)
@@ -116,10 +114,10 @@ def _check_arguments(
     if n_classes < 2:
         raise ValueError(f"y must have at least two classes to flip between, got {n_classes}.")
     if kind == "instance" and X is None:
-        raise ValueError("kind='instance' needs the features: pass X.")
+        raise ValueError("kind='instance' requires the features: pass X.")
     if (kind == "asymmetric") != (transition_matrix is not None):
         raise ValueError(
-            "transition_matrix and kind='asymmetric' go together, got "
+            "transition_matrix must be passed with kind='asymmetric', and only then, got "
             f"kind={kind!r} and transition_matrix={transition_matrix!r}."
         )
 
@@ -143,7 +141,7 @@ def _instance_probabilities(
     flip_rates = np.full(len(X), -1.0)
     while (outside := (flip_rates < 0) | (flip_rates > 1)).any():
         flip_rates[outside] = rng.normal(rate, RATE_DEVIATION, outside.sum())
-    # Cut tails move the mean, always towards 1/2; moved back, hardly a rate is out of bounds.
+    # Truncation moves the mean towards 1/2; rescaling restores it with few rates out of bounds.
     if rate <= 0.5:
         flip_rates = (flip_rates * rate / flip_rates.mean()).clip(max=1)
     else:

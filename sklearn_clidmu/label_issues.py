@@ -47,7 +47,7 @@ LABEL_WIDTH = 24
 """Maximum number of printed characters of a label."""
 
 ADVICE = """\
-Scores are in-sample: the network was trained on these labels and may have memorised some.
+Scores are in-sample: the network was trained on these labels and may have memorized some.
 For scores by networks that were not trained on a row's label:
     sklearn_clidmu.cross_val_noise_scores(estimator, X, y)"""
 
@@ -68,7 +68,7 @@ def cross_val_noise_scores(
     A score is one minus the probability of the given label, predicted by a clone that was trained
     on the other folds. In-sample scores, such as ``noise_scores_``, are cheaper. For a classifier
     that resists wrong labels they are usually also better, because it is trained on more rows. A
-    classifier that memorises labels needs out-of-fold scores.
+    classifier that memorizes labels needs out-of-fold scores.
 
     The folds run in parallel on joblib, also on other machines, for example inside
     ``joblib.parallel_config("dask")``.

@@ -1,6 +1,6 @@
 """Scorers for model selection when labels may be wrong.
 
-The log loss punishes a classifier for predicting the true class of a mislabelled row.
+The log loss punishes a classifier for predicting the true class of a mislabeled row.
 :func:`noisy_label_scorer` therefore puts a *noise channel* behind the predictions: a matrix T with
 the probability of each given label (column) in each class (row), fitted to the scored labels.
 
@@ -39,10 +39,10 @@ most log n + 1 / temperature."""
 
 PRIOR_ROWS = 1.0
 """The channel's prior, in rows of each class: as many with their own label, and as many with labels
-spread evenly. It regularises the channel if there are few rows."""
+spread evenly. It regularizes the channel if there are few rows."""
 
 N_ITERATIONS = 100
-"""Iterations of expectation maximisation; the objective is concave."""
+"""Iterations of expectation maximization; the objective is concave."""
 
 
 def clid_score(estimator: Any, X: Any, y: Any = None) -> float:
@@ -118,7 +118,7 @@ def noisy_label_scorer(estimator: Any, X: Any, y: Any) -> float:
     estimator : classifier or Pipeline
         Fitted: any classifier with ``predict_proba``, or a pipeline that ends in one.
     X : array-like of shape (n_samples, n_features)
-        Rows that were not used for training, since a classifier may have memorised the labels of
+        Rows that were not used for training, since a classifier may have memorized the labels of
         those. After the other steps of a pipeline they must be finite numbers and, for the kernel
         regression, on comparable scales.
     y : array-like of shape (n_samples,)
@@ -163,7 +163,7 @@ def noisy_label_scorer(estimator: Any, X: Any, y: Any) -> float:
 
 
 def fit_noise_channel(probabilities: Tensor, targets: Tensor, n_labels: int) -> Tensor:
-    """Noise channel that maximises the likelihood of the given labels and of the prior rows.
+    """Noise channel that maximizes the likelihood of the given labels and of the prior rows.
 
     The log likelihood is sum_i log(p_i T)[y_i].
 

@@ -1,9 +1,11 @@
-"""Settings that must stand before anything is imported, and for all tests."""
+"""Settings that must be made before anything is imported, and for all tests."""
 
 import os
 
 # SciPy reads it once; without it scikit-learn skips its check of array API inputs.
 os.environ["SCIPY_ARRAY_API"] = "1"
+# Networks as small as these gain nothing by a second thread, nor do those of child processes.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ import torch
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
-    """Networks as small as these gain nothing by a second thread, and lose much on a busy CPU."""
+    """Torch may have been imported before this file."""
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

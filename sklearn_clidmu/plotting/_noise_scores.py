@@ -172,6 +172,6 @@ class NoiseScoreDisplay:
         mean = average_precision_score(self.wrong, self.noise_scores)
         label = f"average precision = {mean:.3f}"
         ax.plot(recall, precision, **STYLES[0], drawstyle="steps-post", label=label)
-        ax.axhline(np.mean(self.wrong), **GUIDE, label="chance")
+        ax.axhline(precision[0], **GUIDE, label="chance")
         ax.set(xlabel="recall", ylabel="precision", **UNIT_SQUARE)
         ax.legend(loc="lower left")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from sklearn_clidmu._classifier import CLIDMUClassifier
-from sklearn_clidmu.clid.weight_nets import VRI, EvidenceNet, WNet
+from sklearn_clidmu.clid.weight_nets import EvidenceNet, WNet
 from sklearn_clidmu.plotting._drawing import STYLES, fitted_classifier, make_axes
 
 PRIOR = "P(label wrong) after stage 1"
@@ -99,7 +99,7 @@ class WeightFunctionDisplay:
 def _weight_curves(classifier: CLIDMUClassifier) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return the values of each input and the mean weights at these values."""
     weight_net = classifier.weight_net_
-    if weight_net is None or isinstance(weight_net, VRI):
+    if not isinstance(weight_net, (EvidenceNet, WNet)):
         what = "no weighting net" if weight_net is None else "VRI, whose weights use all features"
         raise ValueError(
             f"There is no weight function to draw: the classifier has {what}. The weight of each "

@@ -1,0 +1,456 @@
+"""Noise estimates of a fit, out-of-fold noise scores, lists of issues and the noise report."""
+
+import sys
+from dataclasses import FrozenInstanceError
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+from cleanlab.classification import CleanLearning
+from cleanlab.rank import get_label_quality_scores
+from dask.distributed import Client, LocalCluster, get_worker
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import confusion_matrix
+from sklearn.model_selection import (
+    GridSearchCV,
+    KFold,
+    RepeatedStratifiedKFold,
+    cross_val_predict,
+)
+from sklearn.naive_bayes import GaussianNB
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
+
+from sklearn_clidmu import CLIDMUClassifier, cross_val_noise_scores, find_label_issues
+from sklearn_clidmu.label_issues import noise_report
+from sklearn_clidmu.noise.transition_matrix import count_joint, find_wrong, transition_matrix
+
+NAMES = np.array(["ant", "bee", "a rather long name for a cat that lives next door"])
+ORDER = np.argsort(np.argsort(NAMES))  # position of each name among the sorted classes
+NAN = float("nan")
+
+
+def make_rows(n_samples, noise, distance):
+    """Three blobs, their given labels and their true ones."""
+    rng = np.random.RandomState(0)
+    true = np.arange(n_samples) % 3
+    rows = rng.normal(size=(n_samples, 4)) + distance * np.eye(3, 4)[true]
+    wrong = rng.uniform(size=n_samples) < noise
+    return rows, np.where(wrong, (true + 1) % 3, true), true
+
+
+X, y, y_true = make_rows(60, 0.2, distance=3)
+
+
+def small(**params):
+    params = {"hidden_layer_sizes": (12, 8), "max_epochs": 3, "random_state": 0, **params}
+    return CLIDMUClassifier(**params)
+
+
+@pytest.fixture(scope="module")
+def clf():
+    return small().fit(X, NAMES[y])
+
+
+@pytest.fixture(scope="module")
+def separated():
+    """A classifier of classes so far apart that every wrong label is found, and its labels."""
+    rows, given, true = make_rows(240, 0.3, distance=12)
+    return small(max_epochs=15).fit(rows, NAMES[given]), rows, given, true
+
+
+# Estimates of a fit
+
+
+def assert_estimates_match(clf, given, true):
+    np.testing.assert_array_equal(clf.suggested_labels_, clf.classes_[true])
+    assert clf.noise_rate_ == pytest.approx((given != true).mean(), abs=0.02)
+    expected = confusion_matrix(true, given, normalize="true")
+    np.testing.assert_allclose(clf.transition_matrix_, expected, atol=0.05)
+
+
+def test_fit_estimates_rate_and_matrix_of_the_flips(separated):
+    clf, _, given, true = separated
+    assert_estimates_match(clf, ORDER[given], ORDER[true])
+
+
+@pytest.mark.parametrize("weighting", ["wnet", "vri", None])
+def test_fit_estimates_rate_and_matrix_with_any_weighting(weighting):
+    rows, given, true = make_rows(240, 0.3, distance=12)
+    assert_estimates_match(small(max_epochs=15, weighting=weighting).fit(rows, given), given, true)
+
+
+def test_fit_counts_no_label_as_wrong_if_all_are_right():
+    rows, given, _ = make_rows(240, 0, distance=12)
+    clf = small(max_epochs=15).fit(rows, given)
+    assert clf.noise_rate_ == 0
+    np.testing.assert_array_equal(clf.transition_matrix_, np.eye(3))
+    assert len(find_label_issues(clf)) == 0
+    assert "About 0 of the labels" in clf.noise_report()
+    assert "No class has labels that are estimated to be wrong." in clf.noise_report()
+
+
+def test_noise_scores_are_one_minus_the_probability_of_the_label(clf):
+    expected = 1 - clf.predict_proba(X)[np.arange(len(X)), ORDER[y]]
+    np.testing.assert_allclose(clf.noise_scores(X, NAMES[y]), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("label", [3, 0.5, "ants", None, NAN])
+def test_noise_scores_refuses_a_label_that_is_not_a_class(clf, label):
+    with pytest.raises(ValueError, match=r"labels that are not among the classes, .* 'ant', 'bee'"):
+        clf.noise_scores(X[:2], np.array(["ant", label], dtype=object))
+
+
+def test_noise_scores_refuses_another_number_of_labels(clf):
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        clf.noise_scores(X, NAMES[y[:-1]])
+
+
+def test_find_wrong_takes_the_highest_scores_of_each_class_up_to_the_bound():
+    given = np.array([0, 0, 0, 0, 1, 1, 1, -1])
+    suggested = np.array([1, 1, 1, 0, 0, 1, 0, 0])
+    scores = np.array([0.5, 0.9, 0.7, 1.0, 0.2, 0.9, 0.1, np.nan])
+    wrong = find_wrong(scores, given, suggested, np.array([0.6, 0.0]))
+    # Of class 0, 1.25 times 1.6 are allowed; row 3 has the suggested label, row 7 has none.
+    np.testing.assert_array_equal(np.flatnonzero(wrong), [1, 2, 4, 6])
+    unbounded = find_wrong(scores, given, suggested, None)
+    np.testing.assert_array_equal(np.flatnonzero(unbounded), [0, 1, 2, 4, 6])
+
+
+def test_count_joint_and_transition_matrix_are_those_of_a_confusion_matrix():
+    rng = np.random.RandomState(0)
+    given, suggested = rng.randint(0, 4, (2, 200))
+    wrong = (given != suggested) & (rng.uniform(size=200) < 0.5)
+    given[::10], wrong[::10] = -1, False
+    labels = given[given >= 0]
+    corrected = np.where(wrong, suggested, given)[given >= 0]
+    joint = count_joint(wrong, given, suggested, 4)
+    np.testing.assert_array_equal(joint, confusion_matrix(corrected, labels))
+    expected = confusion_matrix(corrected, labels, normalize="true")
+    np.testing.assert_allclose(transition_matrix(joint), expected)
+
+
+def test_transition_matrix_of_a_class_without_rows_is_the_identity():
+    found = transition_matrix(np.array([[3, 1], [0, 0]]))
+    np.testing.assert_array_equal(found, [[0.75, 0.25], [0, 1]])
+
+
+# Noise report
+
+
+def test_noise_report_gives_counts_the_worst_class_and_the_first_rows(separated):
+    clf, _, given, true = separated
+    lines = clf.noise_report().splitlines()
+    issues = find_label_issues(clf)
+    assert lines[0] == "240 labels in 3 classes."
+    assert lines[1].startswith(f"About {len(issues)} of the labels ({clf.noise_rate_:.0%})")
+    [bees] = [line.split() for line in lines if line.startswith("bee")]
+    count = np.count_nonzero(issues.given_label == "bee")
+    assert bees == ["bee", str((given == 1).sum()), str(count), "ant", f"({count})"]
+    [first] = [line for line in lines if line.startswith("Rows to look at first")]
+    listed = [int(row) for row in first.rstrip(".").split(":")[1].split(",")]
+    assert (given != true)[listed].all()
+    assert clf.noise_scores_[listed[0]] == clf.noise_scores_.max()
+    assert "in-sample" in clf.noise_report()
+    assert "cross_val_noise_scores" in clf.noise_report()
+
+
+def test_noise_report_is_short_for_many_classes_and_counts_unlabeled_rows():
+    rng = np.random.RandomState(0)
+    joint = 5 * np.eye(100, dtype=int) + rng.randint(0, 2, (100, 100))
+    scores = np.append(rng.uniform(size=joint.sum()), [np.nan, np.nan])
+    lines = noise_report(joint, np.arange(100), scores).splitlines()
+    assert len(lines) < 25
+    assert lines[0] == f"{joint.sum()} labels in 100 classes, and 2 rows without a label."
+    listed = [int(line.split()[2]) for line in lines[4:12]]
+    assert listed == sorted(joint.sum(axis=0) - joint.diagonal(), reverse=True)[:8]
+    n_left = joint.sum() - joint.trace() - sum(listed)
+    assert f"and {n_left} wrong labels in 92 more classes." in lines
+    top = ", ".join(map(str, np.argsort(scores[:-2])[::-1][:8]))
+    assert any(line.endswith(f": {top}.") for line in lines)
+
+
+# Out-of-fold scores
+
+
+@pytest.mark.parametrize("cv", [3, KFold(4, shuffle=True, random_state=0)])
+@pytest.mark.parametrize("model", [GaussianNB(), make_pipeline(StandardScaler(), GaussianNB())])
+def test_cross_val_noise_scores_agree_with_cross_val_predict_and_cleanlab(model, cv):
+    proba = cross_val_predict(model, X, y, cv=cv, method="predict_proba")
+    scores, suggested = cross_val_noise_scores(model, X, y, cv=cv, return_suggested=True)
+    np.testing.assert_allclose(scores, 1 - proba[np.arange(len(y)), y], atol=1e-12)
+    quality = get_label_quality_scores(y, proba, method="self_confidence")
+    np.testing.assert_allclose(scores, 1 - quality, atol=1e-12)
+    np.testing.assert_array_equal(suggested, proba.argmax(axis=1))
+
+
+def test_cross_val_noise_scores_do_not_depend_on_names_frames_or_the_form_of_splits():
+    expected, codes = cross_val_noise_scores(GaussianNB(), X, y, return_suggested=True)
+    by_name, names = cross_val_noise_scores(GaussianNB(), X, NAMES[y], return_suggested=True)
+    np.testing.assert_allclose(by_name, expected, atol=1e-12)
+    np.testing.assert_array_equal(names, NAMES[codes])
+    index = np.arange(len(X))[::-1]
+    frame = pd.DataFrame(X, index=index).rename(columns=str)
+    by_frame = cross_val_noise_scores(GaussianNB(), frame, pd.Series(NAMES[y], index=index))
+    np.testing.assert_array_equal(by_frame, by_name)
+    splits = list(KFold(3).split(X))
+    np.testing.assert_array_equal(
+        cross_val_noise_scores(GaussianNB(), X, y, cv=iter(splits)),
+        cross_val_noise_scores(GaussianNB(), X, y, cv=KFold(3)),
+    )
+
+
+def test_cross_val_noise_scores_of_the_classifier_find_wrong_labels():
+    rows, given, true = make_rows(240, 0.3, distance=12)
+    scores = cross_val_noise_scores(small(max_epochs=8, n_stages=1), rows, NAMES[given], cv=2)
+    assert scores[given != true].min() > scores[given == true].max()
+
+
+def test_cross_val_noise_scores_cut_fit_parameters_to_each_fold():
+    weight = np.linspace(0.1, 5, len(X))
+    scores = cross_val_noise_scores(
+        GaussianNB(), X, y, cv=KFold(2), params={"sample_weight": weight}
+    )
+    half = GaussianNB().fit(X[30:], y[30:], weight[30:])
+    expected = 1 - half.predict_proba(X[:30])[np.arange(30), y[:30]]
+    np.testing.assert_allclose(scores[:30], expected, atol=1e-12)
+
+
+def test_cross_val_noise_scores_are_one_for_a_class_that_a_fold_lacks():
+    labels = np.where(np.arange(60) < 5, 7, y)  # all of class 7 are in the first of three folds
+    scores, suggested = cross_val_noise_scores(
+        GaussianNB(), X, labels, cv=KFold(3), return_suggested=True
+    )
+    np.testing.assert_array_equal(scores[:5], 1)
+    assert 7 not in suggested[:20]
+    assert (scores[5:] < 1).all()
+
+
+class SkipsUnlabeled(ClassifierMixin, BaseEstimator):
+    """Trains on the rows with a label and counts the others."""
+
+    n_unlabeled = 0
+
+    def __init__(self, missing):
+        self.missing = missing
+
+    def fit(self, X, y):
+        known = ~np.isin(np.array(y, dtype=str), [str(self.missing), "None"])
+        SkipsUnlabeled.n_unlabeled += np.count_nonzero(~known)
+        self.model_ = GaussianNB().fit(X[known], np.array(y[known].tolist()))
+        self.classes_ = self.model_.classes_
+        return self
+
+    def predict_proba(self, X):
+        return self.model_.predict_proba(X)
+
+
+@pytest.mark.parametrize(
+    ("labels", "missing"),
+    [
+        (y, -1),
+        (NAMES[y], ""),
+        (y.astype(float), np.nan),
+        (NAMES[y].astype(object), np.nan),
+        (y.astype(object), np.nan),
+    ],
+    ids=["-1", "empty", "nan", "nan or None among strings", "nan or None among numbers"],
+)
+def test_cross_val_noise_scores_pass_unlabeled_rows_to_fit(labels, missing, monkeypatch):
+    monkeypatch.setattr(SkipsUnlabeled, "n_unlabeled", 0)
+    labels = labels.copy()
+    unlabeled = np.arange(len(labels)) % 6 == 0
+    labels[unlabeled] = missing
+    if labels.dtype == object:
+        labels[0] = None
+    scores, suggested = cross_val_noise_scores(
+        SkipsUnlabeled(missing), X, labels, cv=2, missing_label=missing, return_suggested=True
+    )
+    np.testing.assert_array_equal(np.isnan(scores), unlabeled)
+    assert SkipsUnlabeled.n_unlabeled == unlabeled.sum()  # each is in one of two training parts
+    known = np.array(labels[~unlabeled].tolist())
+    np.testing.assert_array_equal(np.unique(suggested), np.unique(known))
+    assert len(suggested) == len(labels)
+    assert (scores[~unlabeled & (y == y_true)] < 0.5).mean() > 0.9
+
+
+class OnWorkers(GaussianNB):
+    """Fits on a Dask worker, and nowhere else."""
+
+    def fit(self, X, y, sample_weight=None):
+        get_worker()  # raises outside of a worker
+        return super().fit(X, y, sample_weight)
+
+
+def test_cross_val_noise_scores_run_on_a_dask_cluster():
+    with pytest.raises(ValueError, match="worker"):
+        cross_val_noise_scores(OnWorkers(), X, y, cv=3)
+    cluster = LocalCluster(  # joblib ignores a cluster with a single slot
+        n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None
+    )
+    with cluster, Client(cluster), joblib.parallel_backend("dask"):
+        scores = cross_val_noise_scores(OnWorkers(), X, y, cv=3)
+    np.testing.assert_array_equal(scores, cross_val_noise_scores(GaussianNB(), X, y, cv=3))
+
+
+TWICE = RepeatedStratifiedKFold(n_splits=2, n_repeats=2, random_state=0)
+HALF = [(np.arange(30), np.arange(30, 60))]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"cv": TWICE}, "cv must test every row exactly once, but tests row 0 2 times"),
+        ({"cv": HALF}, "cv must test every row exactly once, but tests row 0 0 times"),
+        ({"estimator": None}, "'estimator' parameter.*'fit' and 'predict_proba'. Got None"),
+        ({"estimator": LinearSVC()}, r"'estimator' parameter.*Got LinearSVC\(\)"),
+        ({"params": [1]}, "'params' parameter.*'dict' or None"),
+        ({"missing_label": [-1]}, "'missing_label' parameter"),
+        ({"y": y[1:]}, "inconsistent numbers of samples"),
+        ({"y": np.full(60, -1), "missing_label": -1}, "y must have labels, got none, and 60 rows"),
+    ],
+)
+def test_cross_val_noise_scores_name_the_invalid_argument(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        cross_val_noise_scores(**{"estimator": GaussianNB(), "X": X, "y": y, **arguments})
+
+
+# Lists of issues
+
+
+def test_find_label_issues_of_a_classifier_are_the_labels_that_its_rate_counts(separated):
+    clf, _, given, _ = separated
+    issues = find_label_issues(clf)
+    assert len(issues) == round(clf.noise_rate_ * len(given)) > 0
+    np.testing.assert_array_equal(issues.score, clf.noise_scores_[issues.index])
+    assert (np.diff(issues.score) <= 0).all()
+    np.testing.assert_array_equal(issues.given_label, NAMES[given][issues.index])
+    np.testing.assert_array_equal(issues.suggested_label, clf.suggested_labels_[issues.index])
+    assert (issues.given_label != issues.suggested_label).all()
+    assert issues.noise_rate == clf.noise_rate_
+
+
+def test_find_label_issues_of_a_pipeline_are_those_of_its_last_step(clf):
+    for pipe in (make_pipeline(clf), make_pipeline(StandardScaler(), make_pipeline(clf))):
+        np.testing.assert_array_equal(find_label_issues(pipe).mask, find_label_issues(clf).mask)
+
+
+def test_find_label_issues_leave_out_unlabeled_rows():
+    labels = NAMES[y].astype(object)
+    labels[:9] = None
+    clf = small(missing_label=NAN, unlabeled="ignore").fit(X, labels)
+    issues = find_label_issues(clf, threshold=0)
+    np.testing.assert_array_equal(np.sort(issues.index), np.arange(9, len(X)))
+    np.testing.assert_array_equal(issues.given_labels, labels)
+    assert f"among {len(X) - 9} labels" in repr(issues)
+
+
+def test_find_label_issues_of_scores_compare_suggestions_or_a_half():
+    issues = find_label_issues(
+        [0.2, np.nan, 0.6, 0.9], ["a", "", "b", "b"], suggested=["b", "b", "b", "a"]
+    )
+    assert issues.index.tolist() == [3, 0]
+    assert issues.given_label.tolist() == ["b", "a"]
+    assert issues.suggested_label.tolist() == ["a", "b"]
+    assert issues.noise_rate == pytest.approx(2 / 3)
+    alone = find_label_issues([0.5, 0.51, np.nan, 0.9], [0, 1, -1, 1])
+    assert alone.index.tolist() == [3, 1]
+    assert alone.suggested_label.tolist() == [None, None]
+
+
+@pytest.mark.parametrize(("threshold", "expected"), [(0.9, [3]), (0.2, [3, 2, 0]), (0, [3, 2, 0])])
+def test_find_label_issues_have_at_least_the_threshold(clf, threshold, expected):
+    issues = find_label_issues([0.2, np.nan, 0.6, 0.9], list("aabb"), threshold=threshold)
+    assert issues.index.tolist() == expected
+    assert issues.noise_rate == pytest.approx(2 / 3)  # as with "auto"
+    mask = find_label_issues(clf, threshold=threshold).mask
+    np.testing.assert_array_equal(mask, clf.noise_scores_ >= threshold)
+
+
+def test_label_issues_print_an_aligned_table():
+    scores = np.linspace(0.6, 1, 12)
+    issues = find_label_issues(scores, NAMES[np.arange(12) % 3], suggested=["ant"] * 12)
+    heading, columns, *rows = repr(issues).splitlines()
+    assert heading == "8 label issues among 12 labels (estimated noise rate 67%)"
+    assert columns.split() == ["row", "given", "label", "suggested", "score"]
+    assert {len(row) for row in rows} == {len(columns)}
+    assert len(rows) == 8
+    assert rows[0].split()[-2:] == ["ant", "1.000"]
+    assert "…" in rows[0]  # the long name
+    more = find_label_issues(scores, NAMES[np.arange(12) % 3], threshold=0)
+    assert len(repr(more).splitlines()) == 13
+    assert repr(more).endswith("\nand 2 more")
+    none = find_label_issues([0.1], ["a"])
+    assert repr(none) == "0 label issues among 1 labels (estimated noise rate 0%)"
+    with pytest.raises(FrozenInstanceError):
+        none.scores = np.ones(1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"clf_or_scores": [0.1]}, "y must be passed with an array of scores"),
+        ({"clf_or_scores": [0.1, 1.1], "y": [0, 1]}, r"scores must be in \[0, 1\].*pass 1 - p"),
+        ({"clf_or_scores": [np.nan], "y": [0]}, "at least one entry that is not nan"),
+        ({"clf_or_scores": [0.1, 0.2], "y": [0]}, "scores has 2, y has 1"),
+        ({"clf_or_scores": [0.1], "y": [0], "suggested": [0, 1]}, "y has 1, suggested has 2"),
+        ({"clf_or_scores": [0.1], "y": [0], "suggested": np.eye(2)}, "suggested must have one en"),
+        ({"clf_or_scores": np.eye(2), "y": [0, 1]}, "scores must have one entry per row"),
+        ({"clf_or_scores": [0.1], "y": 3}, r"y must have one entry per row.*got 3"),
+        ({"clf_or_scores": ["a"], "y": [0]}, "scores must be numbers"),
+        ({"clf_or_scores": [0.1], "y": [0], "threshold": 2}, r"threshold must be 'auto' or a num"),
+        ({"clf_or_scores": [0.1], "y": [0], "threshold": "otsu"}, "got 'otsu'"),
+        ({"clf_or_scores": [0.1], "y": [0], "threshold": X}, "threshold must be 'auto' or a num"),
+        ({"clf_or_scores": GaussianNB()}, "must be a CLIDMUClassifier, a Pipeline that ends"),
+        ({"clf_or_scores": GridSearchCV(small(), {})}, r"got GridSearchCV\..*best_estimator_"),
+        ({"clf_or_scores": small(), "y": [0]}, "y and suggested must be passed with an array"),
+    ],
+)
+def test_find_label_issues_name_the_invalid_argument(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        find_label_issues(**arguments)
+
+
+def test_find_label_issues_refuse_an_unfitted_classifier():
+    for unfitted in (small(), make_pipeline(StandardScaler(), small())):
+        with pytest.raises(NotFittedError):
+            find_label_issues(unfitted)
+
+
+# Other packages
+
+
+def test_label_issues_make_a_frame_with_cleanlabs_columns(clf, monkeypatch):
+    issues = find_label_issues(clf)
+    frame = issues.to_frame()
+    assert list(frame) == ["is_label_issue", "label_quality", "given_label", "predicted_label"]
+    assert frame["is_label_issue"].dtype == bool
+    np.testing.assert_array_equal(frame["label_quality"], 1 - clf.noise_scores_)
+    np.testing.assert_array_equal(frame["given_label"], NAMES[y])
+    np.testing.assert_array_equal(frame["predicted_label"], clf.suggested_labels_)
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match="to_frame needs pandas: pip install pandas"):
+        issues.to_frame()
+
+
+def test_label_issues_are_left_out_by_cleanlab(separated):
+    clf, rows, given, true = separated
+    issues = find_label_issues(clf.noise_scores_, given, suggested=true)
+    cleaned = CleanLearning(GaussianNB()).fit(rows, given, label_issues=issues.to_frame())
+    kept = ~issues.mask
+    assert not kept.all()
+    np.testing.assert_allclose(cleaned.clf.theta_, GaussianNB().fit(rows[kept], given[kept]).theta_)
+    assert cleaned.get_label_issues()["is_label_issue"].sum() == len(issues)
+
+
+def test_sample_weights_help_any_estimator(separated):
+    clf, rows, given, true = separated
+    plain = LogisticRegression().fit(rows, given)
+    weighted = LogisticRegression().fit(rows, given, sample_weight=clf.sample_weights_)
+    truth = np.arange(len(true)), true
+    assert plain.predict_proba(rows)[truth].mean() < 0.75  # it follows the wrong labels
+    assert weighted.predict_proba(rows)[truth].mean() > 0.85

@@ -1,0 +1,409 @@
+"""Conversions and checks of arrays, labels, rows and row weights."""
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import torch
+from scipy import sparse
+from sklearn.base import BaseEstimator
+from sklearn.exceptions import DataConversionWarning
+
+from sklearn_clidmu._validation import (
+    as_numpy,
+    check_labels,
+    check_numbers,
+    check_rows,
+    check_same_length,
+    check_scores,
+    check_vector,
+    divided,
+    encode_known,
+    encode_labels,
+    is_missing,
+    known_classes,
+    positions,
+    row_weights,
+    sparse_unit,
+)
+
+NAN = float("nan")
+
+
+def series(labels, dtype):
+    return pd.Series(labels, dtype=dtype)
+
+
+def objects(*labels):
+    array = np.empty(len(labels), dtype=object)
+    array[:] = labels
+    return array
+
+
+# Arrays
+
+
+class Foreign:
+    """An array of another library, which NumPy can read."""
+
+    def __array_namespace__(self, *, api_version=None):
+        raise NotImplementedError
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array([1.0, 2.0], dtype)
+
+
+def test_as_numpy_converts_arrays_of_other_libraries_only():
+    for values in (np.eye(2), [1, 2], None, "words", 3):
+        assert as_numpy(values) is values
+    assert type(as_numpy(Foreign())) is np.ndarray
+    np.testing.assert_array_equal(as_numpy(Foreign()), [1, 2])
+    tensor = torch.arange(3.0, requires_grad=True)
+    assert np.shares_memory(as_numpy(tensor), tensor.detach().numpy())
+    assert tensor.requires_grad
+    half = as_numpy(torch.tensor([0.5, -3.0], dtype=torch.bfloat16))  # which NumPy lacks
+    assert half.dtype == np.float32
+    np.testing.assert_array_equal(half, [0.5, -3.0])
+
+
+def test_check_vector_accepts_a_column():
+    np.testing.assert_array_equal(check_vector([[1], [2]], "y"), [1, 2])
+    with pytest.raises(ValueError, match=r"y must have one entry per row.*shape \(2, 2\)"):
+        check_vector(np.eye(2), "y")
+    with pytest.raises(ValueError, match=r"y must have one entry per row.*got 3"):
+        check_vector(3, "y")
+
+
+def test_check_numbers_names_the_argument():
+    np.testing.assert_array_equal(check_numbers([1, True, "2"], "rate"), [1, 1, 2])
+    for values in (["a"], [None, {}], [[1], [1, 2]]):
+        with pytest.raises(ValueError, match="rate must be numbers: "):
+            check_numbers(values, "rate")
+
+
+def test_check_scores_accepts_the_unit_interval_and_nan():
+    np.testing.assert_array_equal(check_scores([0, None, 1], "s"), [0, np.nan, 1])
+    for outside in (-0.1, 1.5, np.inf):
+        with pytest.raises(ValueError, match=rf"s must be in \[0, 1\].*got {outside:g}\."):
+            check_scores([0.5, outside], "s")
+    for nothing in ([], [np.nan]):
+        with pytest.raises(ValueError, match="s must have at least one entry that is not nan"):
+            check_scores(nothing, "s")
+
+
+def test_check_same_length_names_the_lengths():
+    check_same_length(X=[1, 2], y=[3, 4])
+    with pytest.raises(ValueError, match=r"inconsistent numbers of samples: X has 2, y has 1\."):
+        check_same_length(X=[1, 2], y=[3])
+
+
+# Missing labels
+
+
+@pytest.mark.parametrize(
+    ("y", "missing_label", "missing"),
+    [
+        (np.array([0, 1, -1, 0]), -1, [0, 0, 1, 0]),
+        (np.array([0.0, -1.0, 1.0], dtype=np.float32), -1, [0, 1, 0]),
+        (np.array([0.0, NAN, 1.0]), NAN, [0, 1, 0]),
+        (np.array([0.0, NAN, 1.0]), np.float32("nan"), [0, 1, 0]),
+        (np.array(["", "a", "b"]), "", [1, 0, 0]),
+        (["a", "?", "b"], "?", [0, 1, 0]),
+        ([0, None, 1], NAN, [0, 1, 0]),
+        (objects("a", None, NAN, pd.NA, "b"), NAN, [0, 1, 1, 1, 0]),
+        (objects("a", None, NAN, pd.NA, "b"), pd.NA, [0, 1, 1, 1, 0]),
+        (objects(0, None, np.float64("nan"), pd.NaT), NAN, [0, 1, 1, 1]),
+        (objects("a", -1, "b"), -1, [0, 1, 0]),
+        (objects(0, "?", 1), "?", [0, 1, 0]),
+        (series([0, None, 1], "Int64"), NAN, [0, 1, 0]),
+        (series([0, -1, 1], "Int64"), -1, [0, 1, 0]),
+        (series(["a", None, "b"], "string"), NAN, [0, 1, 0]),
+        (series(["a", None, "b"], "category"), NAN, [0, 1, 0]),
+        (series(["a", "?", "b"], "category"), "?", [0, 1, 0]),
+        (series([True, None, False], "boolean"), NAN, [0, 1, 0]),
+        (pl.Series([0, None, 1]), NAN, [0, 1, 0]),
+        # Nothing else is missing.
+        (np.array([0, 1, -1]), None, [0, 0, 0]),
+        (np.array([0.0, NAN]), None, [0, 0]),
+        (objects(None, "a"), None, [0, 0]),
+        (np.array([0, 1, 2]), "1", [0, 0, 0]),
+        (np.array(["-1", "a"]), -1, [0, 0]),
+        (np.array(["nan", "None", "<NA>", ""]), NAN, [0, 0, 0, 0]),
+        (np.array([True, False]), -1, [0, 0]),
+        (objects("a", None, pd.NA), "", [0, 0, 0]),
+        (objects(0, None, pd.NA, NAN), -1, [0, 0, 0, 0]),
+    ],
+)
+def test_is_missing_finds_the_missing_label_and_nothing_else(y, missing_label, missing):
+    found = is_missing(y, missing_label)
+    assert found.dtype == bool
+    np.testing.assert_array_equal(found, np.array(missing, dtype=bool))
+
+
+# Classes
+
+
+@pytest.mark.parametrize(
+    ("full", "partial", "missing_label"),
+    [
+        ([3, 5, 3, 5], np.array([3, 5, -1, 5]), -1),
+        ([3.0, 5.0, 3.0, 5.0], np.array([3.0, 5.0, NAN, 5.0]), NAN),
+        ([3, 5, 3, 5], objects(3, 5, "?", 5), "?"),
+        ([3, 5, 3, 5], [3, 5, None, 5], NAN),
+        ([True, False, True, False], objects(True, False, None, False), NAN),
+        ([True, False, True, False], objects(True, False, -1, False), -1),
+        (np.array(["b", "a", "b", "a"]), np.array(["b", "a", "", "a"]), ""),
+        (objects("b", "a", "b", "a"), objects("b", "a", None, "a"), NAN),
+        (objects("b", "a", "b", "a"), ["b", "a", -1, "a"], -1),
+        *(
+            (series(full, dtype), series(partial, dtype), missing_label)
+            for full, partial, missing_label, dtypes in [
+                ([3, 5, 3, 5], [3, 5, None, 5], NAN, ["Int64", "Float64"]),
+                ([3, 5, 3, 5], [3, 5, -1, 5], -1, ["int64", "Int64", "category"]),
+                (["b", "a"] * 2, ["b", "a", None, "a"], NAN, ["string", "category", object]),
+                (["b", "a"] * 2, ["b", "a", "", "a"], "", ["string", "category", object]),
+                ([True, False] * 2, [True, False, None, False], NAN, ["boolean", object]),
+            ]
+            for dtype in dtypes
+        ),
+    ],
+)
+def test_encode_labels_finds_classes_of_the_type_without_missing_labels(
+    full, partial, missing_label
+):
+    expected, codes_of_all = encode_labels(full, missing_label)
+    classes, codes = encode_labels(partial, missing_label)
+    assert (codes_of_all >= 0).all()
+    np.testing.assert_array_equal(codes, np.where(np.arange(4) == 2, -1, codes_of_all))
+    assert codes.dtype == np.int64
+    assert classes.dtype == expected.dtype
+    assert [type(label) for label in classes] == [type(label) for label in expected]
+    np.testing.assert_array_equal(classes, expected)
+
+
+def test_encode_labels_returns_positions_among_the_sorted_classes():
+    y = np.array([7, -1, 2, 5, 7, -1])
+    y.flags.writeable = False
+    classes, codes = encode_labels(y, -1)
+    np.testing.assert_array_equal(classes, [2, 5, 7])
+    np.testing.assert_array_equal(codes, [2, -1, 0, 1, 2, -1])
+    np.testing.assert_array_equal(encode_known(y, np.array([2, 5, 6, 7]), -1), [3, -1, 0, 1, 3, -1])
+
+
+def test_check_labels_accepts_a_column_with_scikit_learns_warning():
+    with pytest.warns(DataConversionWarning, match="column-vector"):
+        np.testing.assert_array_equal(check_labels(np.array([[0], [-1], [1]])), [0, -1, 1])
+
+
+@pytest.mark.parametrize(
+    ("y", "missing_label", "message"),
+    [
+        (np.full(4, -1), -1, "none, and 4 rows .*missing_label=-1"),
+        ([None, None], NAN, "none, and 2 rows .*missing_label=nan"),
+        (np.array(["", ""]), "", "none, and 2 rows .*missing_label=''"),
+        (series([None, None], "Int64"), NAN, "none, and 2 rows"),
+        (np.array([3, -1, 3, -1]), -1, "one class: 3, and 2 rows .*missing_label=-1"),
+        (objects("cat", None, "cat"), NAN, "one class: cat, and 1 row.*missing_label=nan"),
+        (np.array([3, 3]), None, r"one class: 3\.$"),
+        (np.array([3, 3]), -1, r"one class: 3\.$"),
+        (np.array([0.5, 1.0, -1.0]), -1, "Unknown label type: continuous"),
+        # nan is neither a class nor missing unless it is the missing label.
+        (np.array([0.0, 1.0, NAN, -1.0]), -1, "contains NaN or None.*missing_label=numpy.nan"),
+        (objects(0, 1, NAN, -1), -1, "contains NaN or None"),
+        (objects(0, 1, None, -1), -1, "contains NaN or None"),
+        (objects(0, 1, pd.NA, -1), -1, "contains NaN or None"),
+        (series([0, 1, None, -1], "Int64"), -1, "contains NaN or None"),
+        (objects("a", "b", None, ""), "", "contains NaN or None"),
+        (objects("a", "b", NAN, ""), "", "contains NaN or None"),
+        (series(["a", "b", None], "string"), "", "contains NaN or None"),
+    ],
+)
+def test_encode_labels_refuses_what_gives_no_two_classes(y, missing_label, message):
+    with pytest.raises(ValueError, match=message):
+        encode_labels(y, missing_label)
+
+
+def test_encode_labels_refuses_labels_of_several_types_with_advice():
+    with pytest.raises(TypeError, match=r"y must have labels of one type, got int and str: conv"):
+        encode_labels(["a", 1], None)
+
+
+def test_known_classes_are_those_of_the_first_call():
+    np.testing.assert_array_equal(known_classes([5, 2, 5], None), [2, 5])
+    before = np.array([2, 5])
+    for classes in (None, [5, 2]):
+        np.testing.assert_array_equal(known_classes(classes, before), before)
+    with pytest.raises(ValueError, match="classes must be passed to the first call"):
+        known_classes(None, None)
+    with pytest.raises(ValueError, match=r"classes must be at least two, got \[1\]"):
+        known_classes([1], None)
+    with pytest.raises(ValueError, match=r"classes=\[1, 2\] differ from those of earlier calls"):
+        known_classes([1, 2], before)
+
+
+def test_positions_and_encode_known_refuse_labels_that_are_not_classes():
+    with pytest.raises(ValueError, match=r"not among the classes, for example '1'.* are 0, 1\."):
+        positions(objects(0, "1"), np.arange(2))
+    with pytest.raises(ValueError, match=r"for example 9\. .* 6, 7, \.\.\.\.$"):
+        positions(np.array([9]), np.arange(9))
+    with pytest.raises(ValueError, match="for example 3"):
+        encode_known([0, -1, 3], np.arange(2), -1)
+    with pytest.raises(ValueError, match="y must have labels, got 2 rows without one"):
+        encode_known([-1, -1], np.arange(2), -1)
+
+
+# Rows
+
+X = np.random.RandomState(0).normal(size=(60, 4))
+X = np.where(np.abs(X) > 0.8, X, 0) / 100
+UNIT = 2.0 ** round(np.log2(np.mean(X**2)) / 2)
+
+
+def checked(values, *, estimator=None, reset=True, allow_nd=False):
+    return check_rows(estimator or BaseEstimator(), values, reset=reset, allow_nd=allow_nd)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [
+        (np.float64, np.float64),
+        (np.float32, np.float32),
+        (np.float16, np.float32),
+        (np.int8, np.float64),
+    ],
+)
+@pytest.mark.parametrize("form", [np.array, torch.tensor, sparse.csc_array, sparse.csr_matrix])
+def test_check_rows_keeps_single_and_double_precision(form, dtype, expected):
+    if dtype == np.float16 and form in (sparse.csc_array, sparse.csr_matrix):
+        form = np.array  # SciPy has no sparse half precision
+    values = (100 * X).astype(dtype)
+    rows = checked(form(values))
+    assert rows.dtype == expected
+    dense = rows if isinstance(rows, np.ndarray) else rows.tocsr().toarray()
+    assert isinstance(rows, np.ndarray) or rows.format == "csr"
+    np.testing.assert_array_equal(dense, values.astype(expected))
+
+
+def test_check_rows_remembers_and_compares_the_features():
+    estimator = BaseEstimator()
+    checked(pd.DataFrame(X, columns=list("abcd")), estimator=estimator)
+    assert (estimator.n_features_in_, estimator.feature_names_in_.tolist()) == (4, list("abcd"))
+    with pytest.raises(ValueError, match="feature names"):
+        checked(pd.DataFrame(X, columns=list("abdc")), estimator=estimator, reset=False)
+    estimator = BaseEstimator()
+    checked(X, estimator=estimator)
+    with pytest.raises(ValueError, match=r"X has 3 features.*expecting 4"):
+        checked(X[:, :3], estimator=estimator, reset=False)
+
+
+@pytest.mark.parametrize("value", [NAN, np.inf, -np.inf])
+def test_check_rows_refuses_entries_that_are_not_finite(value):
+    rows = X.copy()
+    rows[3, 1] = value
+    for form in (np.array, sparse.csr_array):
+        with pytest.raises(ValueError, match="contains (NaN|infinity)"):
+            checked(form(rows))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (X + 1j, "Complex data not supported"),
+        (X[:, :, None], "dim 3"),
+        (X[:, 0], "Expected 2D array"),
+        (X[:0], "0 sample"),
+        (X[:, :0], "0 feature"),
+        (np.array([["a", "b"]]), r"X has strings.*TableVectorizer.*ColumnTransformer"),
+        *(
+            (frame({"size": [1.0, 2.0], "color": ["red", "blue"]}), "X has strings.*red.*Table")
+            for frame in (pd.DataFrame, pl.DataFrame)
+        ),
+        (
+            pd.DataFrame({"size": [1.0], "day": pd.to_datetime(["2020-01-01"])}),
+            "X has dates.*TableVectorizer",
+        ),
+    ],
+)
+def test_check_rows_refuses_what_is_no_table_of_numbers_with_advice(values, message):
+    with pytest.raises(ValueError, match=message):
+        checked(values)
+
+
+def test_check_rows_accepts_rows_of_any_shape_if_asked():
+    assert checked(X[:, :, None], allow_nd=True).shape == (60, 4, 1)
+
+
+def test_sparse_unit_is_exact_for_the_largest_and_smallest_numbers():
+    for scale in (2.0**-996, 1.0, 2.0**996):
+        assert sparse_unit(sparse.csr_array(X * scale), np.ones(60)) == UNIT * scale
+    assert sparse_unit(sparse.csr_array((3, 4)), np.ones(3)) == 1
+    assert sparse_unit(X, np.ones(60)) == 1
+
+
+@pytest.mark.parametrize(
+    ("scale", "unit"), [(16, 16), (8, 1), (1, 1), (1 / 8, 1), (1 / 16, 1 / 16)]
+)
+def test_sparse_unit_is_one_for_a_root_mean_square_near_one(scale, unit):
+    signs = sparse.csr_array(scale * np.where(X > 0, 1.0, -1.0))
+    assert sparse_unit(signs, np.ones(60)) == unit
+    assert (divided(signs, unit) is signs) == (unit == 1)
+    assert abs(divided(signs, unit)).max() == scale / unit
+
+
+def test_sparse_unit_counts_a_row_as_often_as_its_weight():
+    counts = np.where(X[:, 0] > 0.005, 5, np.arange(60) % 2)
+    repeated = sparse.csr_array(np.repeat(X, counts, axis=0) ** 3 * 10)
+    weighted = sparse.csr_array(X**3 * 10)
+    assert sparse_unit(weighted, counts.astype(float)) == sparse_unit(
+        repeated, np.ones(counts.sum())
+    )
+    assert sparse_unit(weighted, np.eye(60)[0] + 1e-9) != 1
+
+
+# Row weights
+
+CLASSES, CODES = np.array(["a", "b"]), np.array([0, 0, 0, 1, -1])
+
+
+def weights(sample_weight=None, class_weight=None, unlabeled="consistency"):
+    return row_weights(CLASSES, CODES, sample_weight, class_weight, unlabeled)
+
+
+def test_row_weights_multiply_sample_and_class_weights_to_mean_one():
+    np.testing.assert_array_equal(weights(), np.ones(5))
+    np.testing.assert_array_equal(weights(sample_weight=2.0), np.ones(5))
+    np.testing.assert_array_equal(weights(unlabeled="ignore"), [1, 1, 1, 1, 0])
+    np.testing.assert_allclose(weights([0, 1, 2, 1, 4]), [0, 0.5, 1, 0.5, 2])
+    # Balanced weights are 4 / (2 * 3) and 4 / (2 * 1); the row without a label has none.
+    expected = np.array([2 / 3, 2 / 3, 2 / 3, 2, 1])
+    np.testing.assert_allclose(weights(class_weight="balanced"), expected)
+    found = weights([1, 2, 1, 1, 1], {"a": 3, "b": 0}, "ignore")
+    np.testing.assert_allclose(found, [0.75, 1.5, 0.75, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("sample_weight", "class_weight", "message"),
+    [
+        (np.zeros(5), None, "must"),  # scikit-learn's words, from some version on
+        ([0, 0, 0, 0, 1], None, "sample_weight must have a positive entry"),
+        ([1, 1, 1, -1, 1], None, "Negative values"),
+        ([1, 1, 1, NAN, 1], None, "sample_weight contains NaN"),
+        (np.ones(4), None, "sample_weight.shape"),
+        (np.ones((5, 2)), None, "must be 1D"),
+        ("abc", None, "sample_weight must be numbers"),
+        (["a"] * 5, None, "sample_weight must be numbers"),
+        ([None] * 4 + [{}], None, "sample_weight must be numbers"),
+        *(
+            (
+                None,
+                {"a": weight, "b": 1},
+                r"class_weight must be finite and not negative, got \{'a'",
+            )
+            for weight in (-1, NAN, np.inf)
+        ),
+        (None, {"a": 0, "b": 0}, "sample_weight must have a positive entry"),
+    ],
+)
+def test_row_weights_name_the_invalid_argument(sample_weight, class_weight, message):
+    with pytest.raises(ValueError, match=message):
+        weights(sample_weight, class_weight)
