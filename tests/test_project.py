@@ -19,12 +19,19 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "sklearn_clidmu"
 STDLIB = sys.stdlib_module_names
 
-# What each inner ring may import, by dotted prefix. The outermost, the estimator, is free.
+P = PACKAGE
+SETTINGS = {f"{P}._settings", "torch", "sklearn"}
+
+# What each ring may import, by dotted prefix; the classifier and what reads a fitted one are free.
 RINGS = {
-    f"{PACKAGE}.mathematics": {"torch", f"{PACKAGE}.mathematics"},
-    f"{PACKAGE}.training": {
-        *("numpy", "skorch", "torch", "tqdm"),
-        *(f"{PACKAGE}.mathematics", f"{PACKAGE}.training"),
+    f"{P}._settings": {"torch", "sklearn"},
+    f"{P}._random": {"numpy", "torch", "sklearn"},
+    f"{P}._validation": {"numpy", "torch", "sklearn", "scipy"},
+    f"{P}.clid": {"torch", f"{P}.clid"},
+    f"{P}.noise": {"numpy", *SETTINGS, f"{P}.clid", f"{P}.noise"},
+    f"{P}.training": {
+        *("numpy", "skorch", "tqdm"),
+        *(*SETTINGS, f"{P}.clid", f"{P}.noise", f"{P}.training"),
     },
 }
 
@@ -109,7 +116,7 @@ def test_constraints_pin_exact_versions_and_torch_among_them(name):
 def test_lowest_versions_are_the_ones_that_the_min_environment_installs(metadata):
     project = metadata["project"]
     extras = project["optional-dependencies"]
-    tested = [line for name in ("onnx", "plot", "save", "test") for line in extras[name]]
+    tested = [line for name in ("onnx", "plot", "test") for line in extras[name]]
     declared = [*project["dependencies"], *tested]
     lowest = {r.name: str(r.specifier).removeprefix(">=") for r in map(Requirement, declared)}
     installed = {r.name: str(r.specifier).removeprefix("==") for r in pins("constraints-min.txt")}
@@ -187,20 +194,22 @@ def test_rings_import_inwards_only(ring):
         "from sklearn_clidmu import CLIDMUClassifier",
         "from sklearn_clidmu.training import loop",
         "from .. import training",
-        "from ..estimator import CLIDMUClassifier",
+        "from .._classifier import CLIDMUClassifier",
         "def f():\n    import numpy as np",
         "if TYPE_CHECKING:\n    from numpy.typing import NDArray",
     ],
 )
 def test_ring_check_sees_an_outward_import(statement):
-    [problem] = forbidden_imports(statement, f"{PACKAGE}.mathematics.clid")
-    assert f"{PACKAGE}.mathematics.clid, line {statement.count(chr(10)) + 1}: imports" in problem
+    [problem] = forbidden_imports(statement, f"{PACKAGE}.clid.clid")
+    assert f"{PACKAGE}.clid.clid, line {statement.count(chr(10)) + 1}: imports" in problem
 
 
-def test_ring_check_sees_training_reach_for_sklearn_or_the_estimator():
-    source = "import sklearn\nfrom ..estimator import classifier\nimport sklearn_clidmu.estimator"
+def test_ring_check_sees_training_reach_for_sklearn_or_the__classifier():
+    source = (
+        "import pandas\nfrom .._classifier import classifier\nimport sklearn_clidmu._classifier"
+    )
     assert len(forbidden_imports(source, f"{PACKAGE}.training.loop")) == 3
-    assert len(forbidden_imports("from ..estimator import x", f"{PACKAGE}.training", True)) == 1
+    assert len(forbidden_imports("from .._classifier import x", f"{PACKAGE}.training", True)) == 1
 
 
 def test_ring_check_lets_inward_imports_pass():
@@ -211,13 +220,13 @@ from collections.abc import Callable
 from skorch import NeuralNet
 from . import loop
 from .loop import step
-from .. import mathematics
-from ..mathematics.clid import clid_loss
-from sklearn_clidmu.mathematics import clid_loss
+from .. import clid
+from ..clid.clid import clid_loss
+from sklearn_clidmu.clid import clid_loss
 """
     assert forbidden_imports(source, f"{PACKAGE}.training.net") == []
     inward = "from . import clid\nfrom .clid import loss"
-    assert forbidden_imports(inward, f"{PACKAGE}.mathematics", is_package=True) == []
+    assert forbidden_imports(inward, f"{PACKAGE}.clid", is_package=True) == []
 
 
 # Importing the package

@@ -11,13 +11,12 @@ import joblib
 import numpy as np
 import pytest
 import torch
-from estimator.data import SMALL, make_rows
+from classifier.data import SMALL, make_rows
 from sklearn.base import clone
 from torch import nn
 
-from sklearn_clidmu import CLIDMUClassifier
-from sklearn_clidmu.estimator import preparation
-from sklearn_clidmu.mathematics.backbone import FeatureTap
+from sklearn_clidmu import CLIDMUClassifier, _random
+from sklearn_clidmu.training.networks import FeatureTap
 
 X, y, _ = make_rows()
 SEEDS = [0, 1, 2, 3]
@@ -169,7 +168,7 @@ def test_a_process_that_is_forked_during_a_fit_does_not_hang(alone):
     fitting, forked = Event(), Event()
 
     def fit():
-        with preparation.local_generators(0, torch.device("cpu")):
+        with _random.local_generators(0, torch.device("cpu")):
             fitting.set()
             forked.wait(DEADLINE)
 

@@ -6,8 +6,8 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from estimator.data import make_rows
-from estimator.own_checks import _assert_sound as assert_sound
+from classifier.data import make_rows
+from classifier.own_checks import _assert_sound as assert_sound
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from torch import nn
 from torch.nn.utils import parametrizations
@@ -21,7 +21,7 @@ PASSES = [("evidence", "head"), ("evidence", "full"), ("vri", "full"), (None, "h
 
 
 def fit(module, weighting="evidence", virtual_step="head", batch_size=64, **params):
-    quick = {"max_epochs": 2, "warmup_epochs": 1, "refit": False, "random_state": 0}
+    quick = {"max_epochs": 2, "warmup_epochs": 1, "n_stages": 1, "random_state": 0}
     return CLIDMUClassifier(
         module=module,
         weighting=weighting,
@@ -294,7 +294,7 @@ class Cast(nn.Module):
 def test_unfit_modules_are_refused_by_their_name(case, weighting, virtual_step):
     module, message = UNFIT[case]
     with pytest.raises(ValueError, match=f"^module .*{message}"):
-        fit(module, weighting, virtual_step, dtype="float64")
+        fit(module, weighting, virtual_step)
 
 
 class Breaking(nn.Module):
@@ -330,7 +330,7 @@ def test_a_loaded_module_that_does_not_fit_is_named():
 
 
 def test_predictions_of_a_module_that_are_not_finite_are_refused_by_its_name():
-    clf = fit(nn.Linear, dtype="float32")
+    clf = fit(nn.Linear)
     rows = np.where(np.arange(len(X))[:, None] == 5, 1e308, X)
     with pytest.raises(ValueError, match="module Linear returns numbers that are not finite"):
         clf.predict(rows)

@@ -4,8 +4,8 @@ import warnings
 
 import numpy as np
 import pytest
-from estimator.data import make_rows
-from estimator.own_checks import _assert_sound as assert_sound
+from classifier.data import make_rows
+from classifier.own_checks import _assert_sound as assert_sound
 from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_clidmu import CLIDMUClassifier
@@ -19,7 +19,7 @@ IN_BATCHES, WHOLE = {"batch_size": 16}, {"batch_size": 64}
 
 def fit(rows, labels, weighting, **params):
     """Fit quickly; return the classifier and the messages of its warnings of convergence."""
-    quick = {"hidden_layer_sizes": (6, 5), "max_epochs": 2, "warmup_epochs": 1, "refit": False}
+    quick = {"hidden_layer_sizes": (6, 5), "max_epochs": 2, "warmup_epochs": 1, "n_stages": 1}
     clf = CLIDMUClassifier(weighting=weighting, random_state=0, **{**quick, **params})
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("error")
@@ -150,9 +150,9 @@ def test_a_collapse_leaves_a_sound_weighting_net_to_later_fits(weighting, meta_l
 
 
 def test_a_collapse_of_the_first_training_does_not_spoil_the_second():
-    clf, messages = fit(X, y, "evidence", meta_lr=1e308, refit=True, **WHOLE)
+    clf, messages = fit(X, y, "evidence", meta_lr=1e308, n_stages=2, **WHOLE)
     assert_sound("meta_lr=1e308, refit", clf, X)
-    assert list(clf.history_["training"]) == [1, 1, 2, 2]
+    assert list(clf.history_["stage"]) == [1, 1, 2, 2]
     assert len(messages) == 1
 
 
@@ -162,7 +162,7 @@ def test_rows_that_overflow_the_network_in_fit_are_refused_with_advice(large, we
     rows = X.copy()
     rows[large] = 3e38  # nearly the largest number: whatever the processor, sums overflow
     with pytest.raises(ValueError, match=r"^X has rows too large .*StandardScaler"):
-        fit(rows, y, weighting, dtype="float32", hidden_layer_sizes=(64, 5), **WHOLE)
+        fit(rows, y, weighting, hidden_layer_sizes=(64, 5), **WHOLE)
 
 
 @pytest.mark.parametrize("value", [1e-7, 1e-30])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sklearn_clidmu import CLIDMUClassifier
-from sklearn_clidmu.mathematics import leave_one_out
+from sklearn_clidmu.noise import loo_kernel_ridge as leave_one_out
 
 N_ROWS, WIDTH = 60_000, 1024  # 234 MiB
 ROOM = 200 * 2**20
@@ -58,7 +58,7 @@ def test_there_is_no_copy_of_the_table(weighting, table, monkeypatch):
         hidden_layer_sizes=(8,),
         max_epochs=1,
         batch_size=512,
-        refit=False,
+        n_stages=1,
         weighting=weighting,
         warmup_epochs=0,
         random_state=0,

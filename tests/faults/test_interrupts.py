@@ -12,9 +12,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 
 from sklearn_clidmu import CLIDMUClassifier
-from sklearn_clidmu.estimator import classifier, learning
-from sklearn_clidmu.training.meta_step import MetaStep
-from sklearn_clidmu.training.monitor import Monitor
+from sklearn_clidmu import _classifier as classifier
+from sklearn_clidmu.training.callbacks import Monitor
+from sklearn_clidmu.training.meta_step import BlockMetaStep
 
 
 def make_rows():
@@ -64,12 +64,10 @@ def ctrl_c(monkeypatch):
 
 
 MOMENTS = {
-    "in warm-up": (MetaStep, "on_logits", 15, 1),
-    "in the first meta steps": (MetaStep, "on_logits", 35, 3),
+    "in warm-up": (BlockMetaStep, "training_loss", 15, 1),
+    "in the first meta steps": (BlockMetaStep, "training_loss", 35, 3),
     "at the end of an epoch": (Monitor, "on_epoch_end", 4, 3),
-    "between the trainings": (learning, "passed_on", 1, 6),
-    "in the second training": (MetaStep, "on_logits", 75, 6),
-    "in the final pass": (learning, "row_suspicion", 1, 6),
+    "in the second training": (BlockMetaStep, "training_loss", 75, 6),
     "when all is reported": (classifier, "training_curves", 1, 6),
 }
 """Where it comes, and the epochs that the network that is then kept has learned for."""
@@ -91,12 +89,12 @@ def test_it_leaves_an_estimator_as_it_was(moment):
 
 
 def test_while_rows_without_a_label_are_filled_in_it_keeps_the_training_before(ctrl_c):
-    ctrl_c(MetaStep, "on_logits", 90)
+    ctrl_c(BlockMetaStep, "training_loss", 90)
     y = np.where(np.arange(len(Y)) % 2, Y, -1)
-    clf = make(on_interrupt="keep", refit=False, missing_label=-1)
+    clf = make(on_interrupt="keep", n_stages=1, missing_label=-1)
     with pytest.warns(ConvergenceWarning, match="training 1"), pytest.raises(KeyboardInterrupt):
         clf.fit(X, y)
-    np.testing.assert_array_equal(np.unique(clf.history_["training"]), [1, 2])
+    np.testing.assert_array_equal(np.unique(clf.history_["stage"]), [1, 2])
     assert clf.score(X, Y) > 0.5
 
 
@@ -124,7 +122,7 @@ def test_what_is_kept_is_the_network_of_the_last_whole_epoch():
     kept = []
     for n_calls in (31, 40, 41):
         with pytest.MonkeyPatch.context() as patch:
-            send_sigint(patch, MetaStep, "on_logits", n_calls)
+            send_sigint(patch, MetaStep, "training_loss", n_calls)
             clf = make(warmup_epochs=2, on_interrupt="keep")
             with pytest.warns(ConvergenceWarning), pytest.raises(KeyboardInterrupt):
                 clf.fit(X, Y)
@@ -137,7 +135,7 @@ def test_what_is_kept_is_the_network_of_the_last_whole_epoch():
 
 
 def test_in_the_first_epoch_there_is_nothing_to_keep(ctrl_c):
-    ctrl_c(MetaStep, "on_logits", 3)
+    ctrl_c(BlockMetaStep, "training_loss", 3)
     clf = make(on_interrupt="keep")
     with pytest.raises(KeyboardInterrupt):
         clf.fit(X, Y)
@@ -145,21 +143,20 @@ def test_in_the_first_epoch_there_is_nothing_to_keep(ctrl_c):
 
 
 def test_a_whole_fit_was_not_interrupted():
-    assert make(on_interrupt="keep", refit=False).fit(X, Y).interrupted_ is False
+    assert make(on_interrupt="keep", n_stages=1).fit(X, Y).interrupted_ is False
 
 
-@pytest.mark.parametrize("on_interrupt", ["raise", "keep"])
 @pytest.mark.filterwarnings("ignore:Training was cut short")
-def test_it_ends_a_grid_search(on_interrupt, ctrl_c):
-    ctrl_c(learning, "row_suspicion", 2)
+def test_it_ends_a_grid_search(ctrl_c):
+    ctrl_c(classifier, "read_rows", 2)
     fits = []
 
     class Counting(CLIDMUClassifier):
-        def fit(self, X, y, sample_weight=None, X_unlabeled=None):
+        def fit(self, X, y, sample_weight=None):
             fits.append(1)
-            return super().fit(X, y, sample_weight, X_unlabeled)
+            return super().fit(X, y, sample_weight)
 
-    clf = Counting(hidden_layer_sizes=(8,), max_epochs=2, refit=False, on_interrupt=on_interrupt)
+    clf = Counting(hidden_layer_sizes=(8,), max_epochs=2, n_stages=1)
     with pytest.raises(KeyboardInterrupt):
         GridSearchCV(clf, {"dropout": [0.1, 0.2, 0.3]}, cv=2).fit(X, Y)
     assert len(fits) == 2
@@ -173,7 +170,7 @@ def test_a_signal_from_another_process_is_no_different(tmp_path):
         signal.signal(signal.SIGINT, signal.default_int_handler)
         X = np.random.RandomState(0).normal(size=(300, 4))
         y = (X[:, 0] > 0).astype(int)
-        clf = CLIDMUClassifier(max_epochs=100_000, verbose=2, refit=False, on_interrupt="keep")
+        clf = CLIDMUClassifier(max_epochs=100_000, verbose=1, n_stages=1)
         try:
             clf.fit(X, y)
         except KeyboardInterrupt:

@@ -1,16 +1,16 @@
 """How a typed program uses the package: checked by ``mypy --strict``, not run."""
 
 from pathlib import Path
-from typing import Any, assert_type
+from typing import assert_type
 
 import numpy as np
 from torch import Tensor
 
 from sklearn_clidmu import (
     CLIDMUClassifier,
-    NoiseMatrixDisplay,
     NoiseScoreDisplay,
     TrainingCurveDisplay,
+    TransitionMatrixDisplay,
     WeightFunctionDisplay,
     clid_loss,
     clid_score,
@@ -30,8 +30,6 @@ def use(X: np.ndarray, y: np.ndarray, logits: Tensor, features: Tensor, path: Pa
         assert_type(array, np.ndarray)
     assert_type(clf.noise_scores(X, noisy), np.ndarray)
     assert_type(clf.noise_report(), str)
-    clf.save(path)
-    assert_type(CLIDMUClassifier.load(path), CLIDMUClassifier)
     export_onnx(clf, path)
     issues = find_label_issues(clf)
     assert_type(issues.index, np.ndarray)
@@ -40,14 +38,6 @@ def use(X: np.ndarray, y: np.ndarray, logits: Tensor, features: Tensor, path: Pa
     assert_type(noisy_label_scorer(clf, X, noisy), float)
     assert_type(clid_loss(features, logits), Tensor)
     assert_type(NoiseScoreDisplay.from_estimator(clf), NoiseScoreDisplay)
-    assert_type(NoiseMatrixDisplay.from_estimator(clf), NoiseMatrixDisplay)
+    assert_type(TransitionMatrixDisplay.from_estimator(clf), TransitionMatrixDisplay)
     assert_type(TrainingCurveDisplay.from_estimator(clf), TrainingCurveDisplay)
     assert_type(WeightFunctionDisplay.from_estimator(clf), WeightFunctionDisplay)
-
-
-class Derived(CLIDMUClassifier):
-    """The type of what ``load`` returns follows the class."""
-
-
-def load(path: Path, module: Any) -> Derived:
-    return Derived.load(path, module=module)

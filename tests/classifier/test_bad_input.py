@@ -1,0 +1,254 @@
+"""What cannot be done is refused, in words that name what was wrong."""
+
+import inspect
+import pickle
+import re
+
+import numpy as np
+import pytest
+from sklearn.exceptions import NotFittedError
+from torch import nn
+
+from sklearn_clidmu import CLIDMUClassifier
+from sklearn_clidmu._settings import PARAMETER_CONSTRAINTS
+
+from .data import SMALL, make_rows
+
+pytestmark = pytest.mark.usefixtures("coarse_kernel")
+
+X, y, _ = make_rows()
+
+
+def small(**params):
+    return CLIDMUClassifier(**{**SMALL, **params})
+
+
+def with_entry(value):
+    spoiled = X.copy()
+    spoiled[3, 1] = value
+    return spoiled
+
+
+# Data
+
+
+@pytest.mark.parametrize(
+    ("X_bad", "y_bad", "message"),
+    [
+        (with_entry(np.nan), y, "contains NaN"),
+        (with_entry(np.inf), y, "contains infinity"),
+        (with_entry(-np.inf), y, "contains infinity"),
+        (X + 1j, y, "Complex data not supported"),
+        (X[:, :, None], y, "dim 3"),
+        (X[:, 0], y, "Expected 2D array"),
+        (X[:0], y[:0], "0 sample"),
+        (X[:, :0], y, "0 feature"),
+        (X[:-1], y, "inconsistent numbers of samples"),
+        (X, y + 0.5, "Unknown label type"),
+        (X, np.where(y == 1, np.nan, y), "NaN"),
+        (X, np.column_stack([y, y]), "y should be a 1d array"),
+        (X, np.zeros(len(y)), "one class"),
+        (X, np.full(len(y), "cat"), "one class: .*cat"),
+        (X, None, "requires y to be passed"),
+        (np.array([["a", "b"]] * len(y)), y, "convert string to float"),
+    ],
+)
+def test_unfit_data_are_refused(X_bad, y_bad, message):
+    with pytest.raises(ValueError, match=message):
+        small().fit(X_bad, y_bad)
+
+
+@pytest.mark.parametrize(
+    ("sample_weight", "message"),
+    [
+        (np.zeros(len(y)), "must"),  # scikit-learn's words, from some version on
+        (np.where(np.arange(len(y)) == 3, -1.0, 1.0), "Negative values"),
+        (np.where(np.arange(len(y)) == 3, np.nan, 1.0), "sample_weight contains NaN"),
+        (np.ones(len(y) - 1), "sample_weight.shape"),
+        (np.ones((len(y), 2)), "must be 1D"),
+    ],
+)
+def test_unfit_sample_weights_are_refused(sample_weight, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        small().fit(X, y, sample_weight)
+
+
+@pytest.mark.parametrize("method", ["predict", "predict_proba", "predict_log_proba"])
+def test_unfit_rows_to_predict_are_refused(method):
+    predict = getattr(small().fit(X, y), method)
+    with pytest.raises(ValueError, match=r"X has 3 features.*expecting 4"):
+        predict(X[:, :3])
+    with pytest.raises(ValueError, match="contains NaN"):
+        predict(with_entry(np.nan))
+
+
+def test_a_hold_out_that_leaves_no_row_to_train_on_is_refused():
+    clf = small(early_stopping=True, validation_fraction=0.9)
+    with pytest.raises(ValueError, match=r"validation_fraction=0.9 leaves none of the 5 rows"):
+        clf.fit(X[:5], y[:5])
+
+
+def test_rows_that_overflow_the_network_are_refused_with_advice():
+    clf = small().fit(X, y)
+    with pytest.raises(ValueError, match="StandardScaler"):
+        clf.predict(with_entry(1e300))
+
+
+@pytest.mark.parametrize("method", ["predict", "predict_proba", "predict_log_proba", "score"])
+def test_an_unfitted_estimator_says_so(method):
+    clf = small()
+    arguments = (X, y) if method == "score" else (X,)
+    with pytest.raises(NotFittedError):
+        getattr(clf, method)(*arguments)
+    with pytest.raises(NotFittedError):
+        _ = clf.weight_net_
+
+
+def test_a_failed_fit_leaves_no_fitted_network():
+    clf = small()
+    with pytest.raises(ValueError, match="one class"):
+        clf.fit(X, np.zeros(len(y)))
+    with pytest.raises(NotFittedError):
+        clf.predict(X)
+
+
+# Parameters
+
+UNFIT = {
+    "hidden_layer_sizes": [0, -5, 2.5, None, (), (0,), (8, -1), (8.5,), ("8",)],
+    "dropout": [-0.1, 1, 1.0, "0.3", None],
+    "module": ["mlp", 3],
+    "weighting": ["VRI", "", 1, True],
+    "meta_objective": ["CLID", None, 1],
+    "virtual_step": ["both", None],
+    "temperature": [0, -1.0, None, "low"],
+    "max_epochs": [0, -1, 2.5, None],
+    "warmup_epochs": [-1, 1.5, None, "none", 3, 100],
+    "batch_size": [0, -1, 64.0, None],
+    "meta_batch_size": [0, 1, 64.0, "auto"],
+    "lr": [0, -1.0, None, "high"],
+    "meta_lr": [0, -1.0, None, "high"],
+    "weight_decay": [-1e-3, None, "strong"],
+    "early_stopping": ["yes", None, 2],
+    "n_stages": [0, -1, 1.5, None],
+    "validation_fraction": [0, 1, 0.0, 1.0, -0.1, None],
+    "class_weight": ["unbalanced", 1, [1, 2]],
+    "warm_start": ["yes", None, 2],
+    "missing_label": [[-1], (), {-1}, 1j, b""],
+    "unlabeled": [None, "Meta", True, 0],
+    "device": [None, 0, "nonsense", "cuda:99"],
+    "random_state": [-1, "seed", 0.5],
+    "verbose": [-1, "loud", None],
+}
+
+
+def test_every_parameter_has_unfit_values():
+    assert UNFIT.keys() == PARAMETER_CONSTRAINTS.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in UNFIT.items() for value in values]
+)
+def test_unfit_values_are_refused_by_the_name_of_their_parameter(name, value):
+    with pytest.raises(ValueError, match=rf"\b{name}\b"):
+        small(**{name: value}).fit(X, y)
+
+
+def test_warm_up_that_leaves_no_epoch_is_fine_without_weighting():
+    small(weighting=None, warmup_epochs=3).fit(X, y)
+
+
+def test_class_weights_of_zero_alone_are_refused():
+    with pytest.raises(ValueError, match="sample_weight must have a positive entry"):
+        small(class_weight={0: 0, 1: 0}).fit(X, y)
+
+
+# Modules
+
+
+def build_something_else(n_features, n_classes):
+    return f"a network of {n_features} features"
+
+
+def build_too_narrow(n_features, n_classes):
+    return nn.Linear(n_features, n_classes + 1)
+
+
+def build_without_linear(n_features, n_classes):
+    convolution = nn.Conv1d(1, n_classes, n_features)
+    return nn.Sequential(nn.Unflatten(1, (1, n_features)), convolution, nn.Flatten())
+
+
+@pytest.mark.parametrize(
+    ("module", "error", "message"),
+    [
+        (build_something_else, TypeError, "module must build a torch.nn.Module"),
+        (build_too_narrow, ValueError, r"logits of shape \(n_samples, 2\)"),
+        (build_without_linear, ValueError, r"no torch.nn.Linear.*return \(logits, features\)"),
+    ],
+)
+@pytest.mark.parametrize("weighting", ["evidence", "vri", None])
+def test_unfit_modules_are_refused_with_advice(module, error, message, weighting):
+    with pytest.raises(error, match=message):
+        small(module=module, weighting=weighting).fit(X, y)
+
+
+# The constructor
+
+
+def signature():
+    return inspect.signature(CLIDMUClassifier.__init__).parameters
+
+
+def test_the_constructor_takes_keywords_only():
+    kinds = {p.kind for name, p in signature().items() if name != "self"}
+    assert kinds == {inspect.Parameter.KEYWORD_ONLY}
+    with pytest.raises(TypeError):
+        CLIDMUClassifier((8,))
+
+
+def test_the_constructor_stores_parameters_untouched():
+    values = {name: object() for name in PARAMETER_CONSTRAINTS}
+    clf = CLIDMUClassifier(**values)
+    assert vars(clf) == values
+    assert all(getattr(clf, name) is value for name, value in values.items())
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_fit_changes_no_parameter(early_stopping):
+    clf = small(hidden_layer_sizes=[12, 8], class_weight={0: 1, 1: 2})
+    clf.set_params(early_stopping=early_stopping)
+    before = {name: (id(value), pickle.dumps(value)) for name, value in clf.get_params().items()}
+    clf.fit(X, y)
+    after = {name: (id(value), pickle.dumps(value)) for name, value in clf.get_params().items()}
+    assert after == before
+
+
+def test_the_constraints_name_exactly_the_parameters():
+    assert list(PARAMETER_CONSTRAINTS) == [name for name in signature() if name != "self"]
+
+
+# The class docstring
+
+
+def documented(section):
+    """Names and descriptions in a section of the class docstring, in order."""
+    text = inspect.cleandoc(CLIDMUClassifier.__doc__)
+    body = re.search(rf"^{section}\n-+\n(.*?)(?=^[^\n]+\n-+$|\Z)", text, re.S | re.M)[1]
+    return dict(re.findall(r"^(\w+) : ([^\n]+)\n", body, re.M))
+
+
+def test_every_parameter_is_documented_in_the_order_of_the_constructor():
+    assert list(documented("Parameters")) == list(PARAMETER_CONSTRAINTS)
+
+
+def test_the_documented_defaults_are_the_defaults():
+    for name, description in documented("Parameters").items():
+        assert description.endswith(f"default={signature()[name].default!r}".replace("'", '"'))
+
+
+def test_every_fitted_attribute_is_documented():
+    pandas = pytest.importorskip("pandas")
+    clf = small().fit(pandas.DataFrame(X, columns=list("abcd")), y)
+    public = {n for n in [*vars(clf), "weight_net_"] if n.endswith("_") and not n.startswith("_")}
+    assert set(documented("Attributes")) == public

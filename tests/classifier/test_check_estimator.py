@@ -1,0 +1,25 @@
+"""scikit-learn's own estimator checks, every one of them, in two settings far apart."""
+
+import pytest
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from sklearn_clidmu import CLIDMUClassifier
+
+
+# Some checks train on labels that are pure noise, and some of them from a random seed.
+@pytest.mark.filterwarnings("ignore:The weighting collapsed:sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.usefixtures("coarse_kernel")
+@parametrize_with_checks(
+    [
+        CLIDMUClassifier(hidden_layer_sizes=(32, 16), max_epochs=5),
+        CLIDMUClassifier(
+            weighting="vri",
+            virtual_step="full",
+            meta_objective="mae",
+            hidden_layer_sizes=8,
+            max_epochs=5,
+        ),
+    ]
+)
+def test_scikit_learn_check(estimator, check):
+    check(estimator)

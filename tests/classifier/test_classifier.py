@@ -1,0 +1,408 @@
+"""What each parameter of the classifier does."""
+
+import copy
+import pickle
+from functools import cache, partial
+
+import numpy as np
+import pytest
+import torch
+from sklearn.utils.class_weight import compute_sample_weight
+from torch import nn
+
+from sklearn_clidmu import CLIDMUClassifier
+
+from .data import SMALL, make_rows
+
+pytestmark = pytest.mark.usefixtures("coarse_kernel")
+
+X, y, _ = make_rows()
+X_three, y_three, _ = make_rows(60, n_classes=3)
+
+
+def small(**params):
+    return CLIDMUClassifier(**{**SMALL, **params})
+
+
+def assert_equal_fits(first, second):
+    np.testing.assert_array_equal(first.predict_proba(X), second.predict_proba(X))
+    for key in ("noise_scores_", "sample_weights_"):
+        np.testing.assert_array_equal(getattr(first, key), getattr(second, key))
+
+
+# Weights of classes and rows
+
+
+@pytest.mark.parametrize(
+    ("class_weight", "batch_size"),
+    [(None, 16), ("balanced", 64), ("balanced", 16), ({0: 1, 1: 3}, 64), ({0: 0.5}, 16)],
+)
+def test_class_weight_is_the_equivalent_sample_weight(class_weight, batch_size):
+    rare = np.flatnonzero((y == 0) | (np.arange(len(y)) % 3 == 0))
+    given = np.linspace(0.5, 2, len(rare))
+    rows, labels = X[rare], y[rare]
+    clf = small(batch_size=batch_size, max_epochs=6)
+    by_rows = copy.deepcopy(clf).fit(
+        rows, labels, given * compute_sample_weight(class_weight, labels)
+    )
+    by_class = clf.set_params(class_weight=class_weight).fit(rows, labels, given)
+    assert_equal_fits(by_class, by_rows)
+
+
+def test_class_weights_go_by_the_names_of_the_classes():
+    names = np.array(["no", "yes"])
+    by_name = small(class_weight={"no": 1, "yes": 3}).fit(X, names[y])
+    assert_equal_fits(by_name, small(class_weight={0: 1, 1: 3}).fit(X, y))
+
+
+def test_a_class_whose_rows_weigh_nothing_is_still_a_class():
+    clf = small().fit(X_three, y_three, (y_three != 2).astype(float))
+    assert list(clf.classes_) == [0, 1, 2]
+    assert clf.predict_proba(X_three).shape == (len(X_three), 3)
+    assert np.isfinite(clf.noise_scores_).all()
+
+
+# Number type and device
+
+
+def test_the_default_dtype_of_torch_does_not_matter():
+    expected = small(batch_size=16).fit(X, y)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        actual = small(batch_size=16).fit(X, y)
+    finally:
+        torch.set_default_dtype(before)
+    assert {p.dtype for p in actual.net_.module_.parameters()} == {torch.float32}
+    np.testing.assert_allclose(actual.noise_scores_, expected.noise_scores_, rtol=0, atol=0.5)
+
+
+def test_the_device_asked_for_is_the_device_used():
+    clf = small(device="cpu").fit(X, y)
+    assert clf.device_ == "cpu"
+    assert {p.device.type for p in clf.net_.module_.parameters()} == {"cpu"}
+
+
+# Networks of the caller's own
+
+
+class Perceptron(nn.Module):
+    def __init__(self, n_features, n_classes, width=6):
+        super().__init__()
+        self.hidden = nn.Linear(n_features, width)
+        self.output = nn.Linear(width, n_classes)
+
+    def forward(self, rows):
+        return self.output(self.hidden(rows).relu())
+
+
+class Pair(Perceptron):
+    def forward(self, rows):
+        features = self.hidden(rows).tanh()
+        return self.output(features), features
+
+
+class NormalizedPair(Perceptron):
+    """No linear layer comes last: takes the full virtual step."""
+
+    def forward(self, rows):
+        features = self.hidden(rows).tanh()
+        return self.output(features).log_softmax(dim=1), features
+
+
+def build_convolution(n_features, n_classes):
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 2, n_features // 2)),
+        nn.Conv2d(1, 3, 2),
+        nn.BatchNorm2d(3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(3 * (n_features // 2 - 1), n_classes),
+    )
+
+
+MODULES = {
+    "class": Perceptron,
+    "partial": partial(Perceptron, width=5),
+    "convolution": build_convolution,
+    "pair": Pair,
+    "pair without linear output": NormalizedPair,
+}
+
+
+@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize(
+    ("virtual_step", "weighting"), [("head", "evidence"), ("full", "vri"), ("full", "evidence")]
+)
+def test_any_module_is_trained_and_pickled(name, virtual_step, weighting):
+    clf = small(
+        module=MODULES[name], virtual_step=virtual_step, weighting=weighting, batch_size=16
+    ).fit(X, y)
+    assert np.isfinite(clf.history_["train_loss"]).all()
+    assert np.isfinite(clf.history_["meta_loss"][clf.max_epochs - 1])
+    copied = pickle.loads(pickle.dumps(clf))
+    assert_equal_fits(copied, clf)
+    assert_equal_fits(copied.fit(X, y), clf)
+
+
+def test_a_module_makes_hidden_layers_and_dropout_void():
+    first = small(module=Perceptron, hidden_layer_sizes=(3,), dropout=0.1).fit(X, y)
+    assert_equal_fits(first, small(module=Perceptron, dropout=0.9).fit(X, y))
+
+
+def test_hidden_layer_sizes_are_the_widths_of_the_network():
+    clf = small(hidden_layer_sizes=[7, 5]).fit(X, y)
+    linear = [m for m in clf.net_.module_.modules() if isinstance(m, nn.Linear)]
+    assert [(m.in_features, m.out_features) for m in linear] == [(4, 7), (7, 5), (5, 2)]
+
+
+def test_one_integer_is_one_hidden_layer():
+    assert_equal_fits(
+        small(hidden_layer_sizes=9).fit(X, y), small(hidden_layer_sizes=(9,)).fit(X, y)
+    )
+
+
+# The meta objective and its schedule
+
+
+@pytest.mark.parametrize(
+    ("virtual_step", "batch_size", "meta_batch_size", "n_rows"),
+    [
+        ("head", 32, None, 20),
+        ("full", 32, None, 20),
+        ("head", 16, None, 32),
+        ("full", 16, 10, 10),
+        ("head", 16, 99, 40),
+    ],
+)
+def test_a_meta_objective_of_the_callers_own_is_called_with_the_meta_batch(
+    virtual_step, batch_size, meta_batch_size, n_rows
+):
+    calls = []
+
+    def objective(features, logits, targets, sample_weight):
+        n = len(features)
+        assert n == n_rows
+        assert (features.shape, features.dtype) == ((n, 8), torch.float32)
+        assert (logits.shape, logits.dtype) == ((n, 2), torch.float32)
+        assert (targets.shape, targets.dtype) == ((n,), torch.int64)
+        assert (sample_weight.shape, sample_weight.dtype) == ((n,), torch.float32)
+        calls.append(n)
+        return (logits.softmax(dim=1) ** 2).sum()
+
+    params = {"virtual_step": virtual_step, "meta_batch_size": meta_batch_size}
+    clf = small(meta_objective=objective, batch_size=batch_size, **params).fit(X, y)
+    assert calls
+    assert clf.collapse_epoch_ is None
+
+
+@pytest.mark.parametrize(
+    ("weighting", "meta_objective"),
+    [("evidence", "clid"), ("wnet", "clid"), ("vri", "clid"), ("evidence", "mae")],
+)
+def test_the_weights_are_learned(weighting, meta_objective):
+    def weight_net(meta_lr):
+        params = {"weighting": weighting, "meta_objective": meta_objective, "meta_lr": meta_lr}
+        return small(warmup_epochs=1, **params).fit(X, y).weight_net_
+
+    initial = dict(weight_net(1e-12).named_parameters())
+    for name, moved in weight_net(0.05).named_parameters():
+        if (weighting, name) != ("evidence", "output.bias"):  # only differences of scores count
+            assert (moved - initial[name]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(("weighting", "lr"), [("evidence", 3e-3), ("vri", 1e-3), ("wnet", 3e-4)])
+def test_the_learning_rate_of_each_weighting_net_is_the_documented_one(weighting, lr):
+    assert_equal_fits(
+        *(small(weighting=weighting, meta_lr=rate).fit(X, y) for rate in ("auto", lr))
+    )
+
+
+def test_without_weighting_every_row_weighs_one():
+    clf = small(weighting=None).fit(X, y)
+    np.testing.assert_array_equal(clf.sample_weights_, np.ones(len(X)))
+    assert clf.weight_net_ is None
+    assert clf.noise_scores_.std() > 0
+
+
+CHANGEABLE = {"batch_size": 16, "warmup_epochs": 1, "meta_lr": 0.01}
+
+
+@cache
+def probabilities_unchanged():
+    return small(**CHANGEABLE).fit(X_three, y_three).predict_proba(X_three)
+
+
+def check_weight_decay(expected, rows, labels, **params):
+    """Compare a fit by "auto" with that by the expected figure, and with half of it."""
+    params = {"max_epochs": 1, "warmup_epochs": 0, "batch_size": 32, **params}
+
+    def probabilities(weight_decay):
+        return small(weight_decay=weight_decay, **params).fit(rows, labels).predict_proba(rows)
+
+    found = probabilities("auto")
+    np.testing.assert_array_equal(found, probabilities(expected))
+    assert not np.array_equal(found, probabilities(expected / 2))
+
+
+@pytest.mark.parametrize("n_features", [1, 9])
+def test_automatic_weight_decay_grows_with_the_root_of_the_number_of_features(n_features):
+    rows = np.tile(X, 3)[:, :n_features]
+    check_weight_decay(0.04 * n_features**0.5, rows, y)
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "expected"), [(33, 0.04), (200, 0.04), (800, 0.01), (4000, 0.002), (4100, 0.002)]
+)
+def test_automatic_weight_decay_falls_with_the_number_of_rows(n_rows, expected):
+    rows, labels = np.resize(X[:, :1], (n_rows, 1)), np.resize(y, n_rows)
+    check_weight_decay(expected, rows, labels, weighting=None)
+
+
+@pytest.mark.parametrize(("unlabeled", "expected"), [("consistency", 0.02), ("ignore", 0.04)])
+def test_rows_that_will_be_given_a_label_count_as_rows(unlabeled, expected):
+    rows, labels = np.resize(X[:, :1], (400, 1)), np.resize(y, 400)
+    labels[100:] = -1
+    check_weight_decay(expected, rows, labels, missing_label=-1, unlabeled=unlabeled)
+
+
+def test_where_all_rows_fit_in_one_batch_their_number_does_not_matter():
+    check_weight_decay(0.002, X[:, :1], y, batch_size=64)
+
+
+def test_the_network_of_a_caller_decays_on_few_rows_as_on_many():
+    check_weight_decay(0.004, X, y, module=lambda d, k: nn.Linear(d, k), weighting=None)
+
+
+@pytest.mark.parametrize(
+    ("weighting", "batch_size"), [("evidence", 16), ("evidence", 64), ("wnet", 64), ("vri", 16)]
+)
+def test_all_ways_of_weighting_share_the_warm_up_of_plain_training(weighting, batch_size):
+    params = {"batch_size": batch_size, "warmup_epochs": 2}
+    plain = small(weighting=None, **params).fit(X, y).history_
+    clf = small(weighting=weighting, meta_batch_size=7, **params).fit(X, y)
+    for key in ("train_loss", "clid", "disagreement"):
+        np.testing.assert_array_equal(clf.history_[key][:2], plain[key][:2])
+    assert clf.history_["train_loss"][2] != plain["train_loss"][2]
+
+
+# Which parameters predict
+
+
+# Early stopping
+
+
+def test_early_stopping_ends_before_the_last_epoch_and_scores_every_row():
+    clf = small(early_stopping=True, max_epochs=60, batch_size=16).fit(X, y)
+    assert clf.n_iter_ < clf.max_epochs
+    assert {"valid_loss", "valid_score"} <= clf.history_.keys()
+    score = clf.history_["valid_score"][-clf.n_iter_ :]
+    assert clf.n_iter_ == score.argmax() + 1 + 5
+    assert clf.noise_scores_.shape == clf.sample_weights_.shape == (len(X),)
+    assert np.isfinite(clf.noise_scores_).all()
+
+
+def test_without_early_stopping_every_epoch_is_run():
+    clf = small().fit(X, y)
+    assert clf.n_iter_ == clf.max_epochs
+    curves = {"train_loss", "meta_loss", "clid", "disagreement", "stage", "chosen"}
+    assert set(clf.history_) == curves
+
+
+# So few rows teach the weighting nothing, and it may say so.
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("n_samples", [2, 3, 5])
+def test_early_stopping_makes_do_with_few_rows(n_samples):
+    clf = small(early_stopping=True).fit(X[:n_samples], np.arange(n_samples) % 2)
+    assert clf.noise_scores_.shape == (n_samples,)
+    assert np.isfinite(clf.predict_proba(X)).all()
+
+
+# The course of training
+
+
+def test_history_begins_with_warm_up_in_which_no_meta_step_is_taken():
+    for weighting in ("wnet", "vri"):
+        clf = small(weighting=weighting, warmup_epochs=2).fit(X, y)
+        no_meta_step = np.isnan(clf.history_["meta_loss"])
+        np.testing.assert_array_equal(no_meta_step, [True, True, False])
+
+
+def test_a_refit_trains_a_fresh_network_and_a_fresh_weighting_net_after_the_first():
+    once, twice = (small(n_stages=n).fit(X, y) for n in (1, 2))
+    assert once.n_iter_ == twice.n_iter_ == 3
+    assert (len(once.history_["clid"]), len(twice.history_["clid"])) == (3, 6)
+    first = twice.history_["train_loss"][:3]
+    np.testing.assert_array_equal(once.history_["train_loss"], first)
+    assert twice.history_["train_loss"][3] > first[2]  # it has learned nothing yet
+    assert np.abs(once.predict_proba(X) - twice.predict_proba(X)).max() > 1e-3
+    for fresh, learned in zip(
+        twice.weight_net_.parameters(), once.weight_net_.parameters(), strict=True
+    ):
+        assert (fresh - learned).abs().max() > 1e-3
+
+
+def test_history_tells_the_trainings_apart_and_marks_the_epoch_that_predicts():
+    history = small().fit(X, y).history_
+    np.testing.assert_array_equal(history["stage"], [1, 1, 1, 2, 2, 2])
+    np.testing.assert_array_equal(history["chosen"], [0, 0, 0, 0, 0, 1])
+
+
+def test_history_marks_the_best_epoch_of_early_stopping():
+    clf = small(early_stopping=True, max_epochs=20, n_stages=1).fit(X, y)
+    best = clf.history_["valid_score"].argmax()
+    np.testing.assert_array_equal(np.flatnonzero(clf.history_["chosen"]), [best])
+
+
+@pytest.mark.parametrize("weighting", ["wnet", "vri", None])
+def test_only_the_evidence_net_is_refitted(weighting):
+    fits = [small(weighting=weighting, n_stages=n).fit(X, y) for n in (1, 2)]
+    assert_equal_fits(*fits)
+    assert [len(clf.history_["clid"]) for clf in fits] == [3, 3]
+
+
+def test_training_on_enough_epochs_does_not_collapse():
+    clf = small(max_epochs=20).fit(X, y)
+    assert clf.collapse_epoch_ is None
+    assert clf.history_["clid"][-1] < 0
+
+
+def test_fit_forgets_an_earlier_fit():
+    clf = small().fit(X_three, y_three)
+    assert_equal_fits(clf.fit(X, y), small().fit(X, y))
+
+
+@pytest.mark.parametrize("verbose", [0, False])
+def test_silence_is_the_default(verbose, capfd):
+    small(verbose=verbose).fit(X, y)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("verbose", [1, True])
+def test_a_progress_bar_goes_to_standard_error_alone(verbose, capfd):
+    small(verbose=verbose).fit(X, y)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "CLID-MU 2/2: 100%" in err
+    assert "6/6" in err
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"temperature": 0.1},
+        {"meta_batch_size": 5},
+        {"meta_batch_size": 60},
+        {"meta_lr": 0.1},
+        {"lr": 0.1},
+        {"weight_decay": 0.5},
+        {"dropout": 0.0},
+        {"virtual_step": "full"},
+        {"warmup_epochs": 0},
+        {"random_state": 1},
+    ],
+    ids=str,
+)
+def test_parameters_change_the_result(changed):
+    probabilities = small(**{**CHANGEABLE, **changed}).fit(X_three, y_three).predict_proba(X_three)
+    assert not np.array_equal(probabilities, probabilities_unchanged())

@@ -1,0 +1,391 @@
+"""The classifier among scikit-learn's own tools, and with frames of pandas and polars."""
+
+import numpy as np
+import pytest
+import sklearn
+import torch
+from packaging.version import Version
+from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.ensemble import (
+    AdaBoostClassifier,
+    BaggingClassifier,
+    StackingClassifier,
+    VotingClassifier,
+)
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import (
+    GridSearchCV,
+    cross_val_predict,
+    cross_val_score,
+)
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.naive_bayes import GaussianNB
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.semi_supervised import SelfTrainingClassifier
+from sklearn.utils import estimator_html_repr
+
+from sklearn_clidmu import (
+    CLIDMUClassifier,
+    clid_score,
+    cross_val_noise_scores,
+    find_label_issues,
+    noisy_label_scorer,
+)
+from sklearn_clidmu.datasets import make_label_noise
+
+from .data import SMALL, make_rows
+
+X, y, _ = make_rows(60, n_classes=3)
+NAMES = np.array(["ant", "bee", "cat"])
+
+
+def small(**params):
+    return CLIDMUClassifier(**{**SMALL, **params})
+
+
+def assert_sound(clf, rows):
+    probabilities = clf.predict_proba(rows)
+    assert probabilities.shape == (len(rows), len(clf.classes_))
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-9)
+    assert set(clf.predict(rows)) <= set(clf.classes_)
+
+
+# Pipelines and searches
+
+
+def test_a_pipeline_with_a_scaler_trains_on_scaled_rows():
+    pipe = make_pipeline(StandardScaler(), small()).fit(1000 * X, y)
+    alone = small().fit(StandardScaler().fit_transform(1000 * X), y)
+    np.testing.assert_array_equal(pipe[-1].noise_scores_, alone.noise_scores_)
+    np.testing.assert_array_equal(pipe[-1].sample_weights_, alone.sample_weights_)
+    assert_sound(pipe, 1000 * X)
+
+
+def test_every_parameter_can_be_set_through_a_pipeline():
+    pipe = make_pipeline(StandardScaler(), CLIDMUClassifier())
+    for name, value in CLIDMUClassifier(temperature=0.25).get_params().items():
+        pipe.set_params(**{f"clidmuclassifier__{name}": value})
+    assert pipe[-1].temperature == 0.25
+    assert clone(pipe).get_params()["clidmuclassifier__temperature"] == 0.25
+
+
+def test_a_grid_search_finds_the_same_in_one_process_and_in_two():
+    def search(n_jobs):
+        grid = {"clidmuclassifier__weighting": ["evidence", None], "clidmuclassifier__lr": [1e-3]}
+        pipe = make_pipeline(StandardScaler(), small(batch_size=16))
+        return GridSearchCV(pipe, grid, cv=2, n_jobs=n_jobs, scoring="neg_log_loss").fit(X, y)
+
+    one, two = search(1), search(2)
+    assert one.best_params_ == two.best_params_
+    for key in ("split0_test_score", "split1_test_score", "mean_test_score"):
+        # The workers may sum in another order, with another number of threads.
+        np.testing.assert_allclose(one.cv_results_[key], two.cv_results_[key], rtol=1e-4)
+    for found in (one, two):
+        best = found.best_estimator_[-1]
+        assert best.noise_scores_.shape == best.sample_weights_.shape == (len(X),)
+
+
+def test_a_grid_search_over_the_classifier_itself():
+    grid = {"weighting": ["wnet", "vri"], "hidden_layer_sizes": [(4, 4), [8, 4]]}
+    found = GridSearchCV(small(), grid, cv=2, error_score="raise").fit(X, y)
+    assert found.best_estimator_.noise_scores_.shape == (len(X),)
+
+
+def test_cross_validation_scores_and_predicts_every_row():
+    assert np.isfinite(cross_val_score(small(), X, y, cv=3)).all()
+    probabilities = cross_val_predict(small(), X, NAMES[y], cv=3, method="predict_proba")
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-9)
+
+
+# Ensembles and wrappers
+
+
+@pytest.mark.parametrize(
+    "wrapper",
+    [
+        CalibratedClassifierCV(small(), cv=2),
+        VotingClassifier([("a", small()), ("b", LogisticRegression())], voting="soft"),
+        OneVsRestClassifier(small()),
+        AdaBoostClassifier(small(), n_estimators=2),
+        BaggingClassifier(small(), n_estimators=2),
+        StackingClassifier([("a", small())], LogisticRegression(), cv=2),
+    ],
+    ids=lambda wrapper: type(wrapper).__name__,
+)
+def test_wrappers_fit_and_predict_with_string_labels(wrapper):
+    assert_sound(clone(wrapper).fit(X, NAMES[y]), X)
+
+
+def test_self_training_labels_the_rows_without_a_label_that_it_is_surest_of():
+    labels = np.where(np.arange(len(X)) < 30, y, -1)
+    trained = SelfTrainingClassifier(small(), criterion="k_best", k_best=5, max_iter=2)
+    assert_sound(trained.fit(X, labels), X)
+    assert (trained.transduction_ >= 0).sum() == 40
+    assert trained.estimator_.noise_scores_.shape == (40,)
+
+
+def test_boosting_passes_its_sample_weights_on():
+    boosted = AdaBoostClassifier(small(), n_estimators=2, random_state=0).fit(X, y)
+    equal = np.full(len(X), 1 / len(X))
+    first, second = (member.noise_scores_ for member in boosted.estimators_)
+    by_equal_weights = [
+        clone(member).fit(X, y, equal).noise_scores_ for member in boosted.estimators_
+    ]
+    np.testing.assert_array_equal(first, by_equal_weights[0])
+    assert not np.array_equal(second, by_equal_weights[1])
+
+
+# Metadata routing
+
+
+def test_sample_weights_are_routed_through_a_pipeline():
+    weight = np.linspace(0, 2, len(X))
+    direct = small().fit(StandardScaler().fit_transform(X), y, weight)
+    with sklearn.config_context(enable_metadata_routing=True):
+        clf = small().set_fit_request(sample_weight=True)
+        pipe = make_pipeline(StandardScaler().set_fit_request(sample_weight=False), clf)
+        pipe.fit(X, y, sample_weight=weight)
+    np.testing.assert_array_equal(pipe[-1].noise_scores_, direct.noise_scores_)
+
+
+WEIGHT = np.linspace(0, 2, len(X))
+MORE = X[::3] + 0.1  # rows without a label
+
+
+def asking():
+    """Asks for all that can be routed to ``fit``; routing must be enabled."""
+    clf = small().set_fit_request(sample_weight=True, X_unlabeled=True)
+    return clf.set_score_request(sample_weight=True)
+
+
+def assert_fitted_on(clf, rows):
+    """The classifier is the one that ``fit`` gives directly on these rows."""
+    direct = small().fit(X[rows], y[rows], WEIGHT[rows], MORE)
+    np.testing.assert_array_equal(clf.noise_scores_, direct.noise_scores_)
+    without = small().fit(X[rows], y[rows], WEIGHT[rows])
+    assert not np.array_equal(clf.noise_scores_, without.noise_scores_)
+
+
+@pytest.fixture
+def routing():
+    with sklearn.config_context(enable_metadata_routing=True):
+        yield {"sample_weight": WEIGHT, "X_unlabeled": MORE}
+
+
+# Arrays of other libraries
+
+
+IN_TIME = Version(sklearn.__version__) >= Version("1.8")
+
+
+@pytest.fixture(params=[False, True], ids=["as arrays", "dispatched"])
+def dispatch(request):
+    if request.param and not IN_TIME:
+        pytest.skip("scikit-learn's own scaler and metrics take dispatched tensors from 1.8 on")
+    with sklearn.config_context(array_api_dispatch=request.param):
+        yield
+
+
+def test_scorers_and_the_audit_take_tensors(dispatch):
+    rows, labels = torch.tensor(X), torch.tensor(y)
+    clf = small().fit(X, y)
+    assert clid_score(clf, rows) == clid_score(clf, X)
+    assert noisy_label_scorer(clf, rows, labels) == noisy_label_scorer(clf, X, y)
+    bayes = GaussianNB()
+    scores = cross_val_noise_scores(bayes, X, y, cv=2)
+    np.testing.assert_array_equal(cross_val_noise_scores(bayes, rows, labels, cv=2), scores)
+    issues = find_label_issues(torch.tensor(scores), labels)
+    np.testing.assert_array_equal(issues.index, find_label_issues(scores, y).index)
+    for ours, expected in zip(
+        make_label_noise(labels, rows, kind="instance", random_state=0),
+        make_label_noise(y, X, kind="instance", random_state=0),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(ours, expected)
+
+
+def test_a_pipeline_of_tensors_is_one_of_arrays(dispatch):
+    rows, labels = torch.tensor(X), torch.tensor(y)
+    pipe = make_pipeline(StandardScaler(), small()).fit(rows, labels)
+    plain = make_pipeline(StandardScaler(), small()).fit(X, y)
+    # The scaler may sum in another order.
+    np.testing.assert_allclose(pipe.predict_proba(rows), plain.predict_proba(X), atol=1e-6)
+
+
+# Frames
+
+
+def pandas_frame():
+    pandas = pytest.importorskip("pandas")
+    return pandas.DataFrame(X, columns=list("wxyz"), index=np.arange(len(X))[::-1])
+
+
+def test_a_pandas_frame_gives_its_names_and_nothing_else():
+    frame = pandas_frame()
+    clf, plain = small().fit(frame, y), small().fit(X, y)
+    assert list(clf.feature_names_in_) == list("wxyz")
+    assert not hasattr(plain, "feature_names_in_")
+    for key in ("noise_scores_", "sample_weights_"):
+        np.testing.assert_array_equal(getattr(clf, key), getattr(plain, key))
+    np.testing.assert_array_equal(clf.predict_proba(frame), plain.predict_proba(X))
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ("zyxw", "must be in the same order as they were in fit"),
+        ("wxy", "yet now missing:\n- z"),
+        ("wxyv", "unseen at fit time:\n- v"),
+    ],
+)
+def test_other_columns_than_in_fit_are_refused_in_scikit_learns_words(library, columns, message):
+    frames = pytest.importorskip(library)
+    table = dict(zip("wxyz", X.T, strict=True))
+    clf = small(max_epochs=1, n_stages=1).fit(frames.DataFrame(table), y)
+    other = frames.DataFrame({name: table.get(name, X[:, 0]) for name in columns})
+    for method in (clf.predict, clf.predict_proba, lambda rows: clf.noise_scores(rows, y)):
+        with pytest.raises(ValueError, match=message):
+            method(other)
+
+
+@pytest.mark.parametrize("dtype", ["Float64", "Int64", "boolean", "double[pyarrow]"])
+def test_numbers_that_might_be_missing_are_numbers(dtype):
+    pandas = pytest.importorskip("pandas")
+    if "pyarrow" in dtype:
+        pytest.importorskip("pyarrow")
+    rows = {"Int64": X.round().astype(int), "boolean": X > 1}.get(dtype, X)
+    clf = small().fit(pandas.DataFrame(rows).astype(dtype), y)
+    np.testing.assert_array_equal(
+        clf.noise_scores_, small().fit(rows.astype(float), y).noise_scores_
+    )
+    gap = pandas.DataFrame(rows).astype(dtype)
+    gap.iloc[3, 1] = pandas.NA
+    with pytest.raises(ValueError, match="Input X contains NaN"):
+        clf.predict(gap)
+
+
+@pytest.mark.parametrize("kind", ["category", "date", "Categorical", "Enum"])
+def test_a_column_that_is_no_number_is_refused_with_advice(kind):
+    pandas, polars = pytest.importorskip("pandas"), pytest.importorskip("polars")
+    column = {
+        "category": lambda: pandas.Series(NAMES[y], dtype="category"),
+        "date": lambda: pandas.Series([pandas.Timestamp("2020-01-01")] * len(X)),
+        "Categorical": lambda: polars.Series(NAMES[y]).cast(polars.Categorical),
+        "Enum": lambda: polars.Series(NAMES[y]).cast(polars.Enum(list(NAMES))),
+    }[kind]()
+    frame = (pandas if kind in {"category", "date"} else polars).DataFrame(
+        {"a": X[:, 0], "b": column}
+    )
+    with pytest.raises(ValueError, match=r"X has (strings|dates).*TableVectorizer.*ColumnTransf"):
+        small().fit(frame, y)
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_names_reach_the_classifier_through_transformers_that_give_frames(library):
+    frames = pytest.importorskip(library)
+    pipe = make_pipeline(StandardScaler(), small()).set_output(transform=library)
+    frame = frames.DataFrame(dict(zip("wxyz", X.T, strict=True)))
+    pipe.fit(frame, y)
+    assert list(pipe[-1].feature_names_in_) == list("wxyz")
+    plain = make_pipeline(StandardScaler(), small()).fit(X, y)
+    # Sums over columns may be in another order.
+    np.testing.assert_allclose(pipe.predict_proba(frame), plain.predict_proba(X), atol=1e-9)
+
+
+@pytest.mark.parametrize("gap", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "kind"), [("Int64", "i"), ("boolean", "b"), ("int64[pyarrow]", "i"), ("polars", "i")]
+)
+def test_whole_numbers_and_booleans_that_might_be_missing_stay_what_they_are(dtype, kind, gap):
+    pandas, polars = pytest.importorskip("pandas"), pytest.importorskip("polars")
+    if "pyarrow" in dtype:
+        pytest.importorskip("pyarrow")
+    codes = (y > 0 if dtype == "boolean" else y).tolist()
+    labels = [None if gap and row < 6 else code for row, code in enumerate(codes)]
+    series = polars.Series(labels) if dtype == "polars" else pandas.Series(labels, dtype=dtype)
+    clf = small(missing_label=pandas.NA, unlabeled="ignore").fit(X, series)
+    assert clf.classes_.dtype.kind == clf.predict(X).dtype.kind == kind
+    assert np.isnan(clf.noise_scores_).tolist() == [gap] * 6 + [False] * 54
+
+
+def test_pandas_own_nothing_is_a_missing_label_that_clones():
+    pandas = pytest.importorskip("pandas")
+    clf = clone(small(missing_label=pandas.NA))
+    assert clf.missing_label is pandas.NA
+    labels = pandas.Series(NAMES[y], dtype="string")
+    labels[:6] = pandas.NA
+    nan = small(missing_label=np.nan).fit(X, labels)
+    np.testing.assert_array_equal(clf.fit(X, labels).noise_scores_, nan.noise_scores_)
+
+
+@pytest.mark.parametrize("dtype", [object, "string", "category"])
+def test_labels_may_be_a_pandas_series(dtype):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas_frame()
+    labels = pandas.Series(NAMES[y], index=frame.index, dtype=dtype)
+    clf = small().fit(frame, labels, pandas.Series(np.ones(len(X)), index=frame.index))
+    plain = small().fit(X, y)
+    assert list(clf.classes_) == list(NAMES)
+    np.testing.assert_array_equal(clf.noise_scores_, plain.noise_scores_)
+    np.testing.assert_array_equal(clf.predict(frame), NAMES[plain.predict(X)])
+    assert clf.score(frame, labels) == plain.score(X, y)
+
+
+def test_a_polars_frame_gives_its_names_and_nothing_else():
+    polars = pytest.importorskip("polars")
+    frame = polars.DataFrame(X, schema=list("wxyz"))
+    clf = small().fit(frame, polars.Series(NAMES[y]))
+    plain = small().fit(X, y)
+    assert list(clf.feature_names_in_) == list("wxyz")
+    np.testing.assert_array_equal(clf.noise_scores_, plain.noise_scores_)
+    np.testing.assert_array_equal(clf.predict(frame), NAMES[plain.predict(X)])
+
+
+def test_lists_are_rows_too():
+    clf = small().fit(X.tolist(), NAMES[y].tolist(), [1.0] * len(X))
+    np.testing.assert_array_equal(clf.noise_scores_, small().fit(X, y).noise_scores_)
+
+
+# Tables on disk
+
+
+def mapped(path, dtype):
+    """A table that lies on disk, open for reading only; its labels; and its bytes."""
+    rows, labels, _ = make_rows(200, n_classes=3)
+    np.save(path, rows.astype(dtype))
+    return np.load(path, mmap_mode="r"), labels, path.read_bytes()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_a_table_on_disk_is_learned_as_one_in_memory_and_not_written_to(tmp_path, dtype, n_classes):
+    rows, labels, before = mapped(tmp_path / "X.npy", dtype)
+    labels = labels % n_classes
+    clf = small(batch_size=32).fit(rows, labels)
+    expected = small(batch_size=32).fit(np.array(rows), labels)
+    np.testing.assert_array_equal(clf.predict_proba(rows), expected.predict_proba(np.array(rows)))
+    np.testing.assert_array_equal(clf.noise_scores_, expected.noise_scores_)
+    assert (tmp_path / "X.npy").read_bytes() == before
+
+
+# scikit-learn's view of it
+
+
+def test_the_classifier_says_what_it_is():
+    assert sklearn.base.is_classifier(small())
+
+
+@pytest.mark.parametrize("fitted", [False, True])
+def test_it_is_shown_by_its_changed_parameters_in_a_terminal_and_in_a_notebook(fitted):
+    clf = CLIDMUClassifier(temperature=0.25, max_epochs=1, missing_label=float("nan"))
+    if fitted:
+        clf.fit(X, y)
+    text = "CLIDMUClassifier(max_epochs=1, missing_label=nan, temperature=0.25)"
+    assert repr(clf) == text
+    pipe = make_pipeline(StandardScaler(), clf)
+    for shown in (clf._repr_html_(), estimator_html_repr(pipe)):
+        assert "CLIDMUClassifier" in shown
+        assert "temperature=0.25" in shown

@@ -1,0 +1,44 @@
+"""The package's own promises, on settings that together take every way through a fit."""
+
+import pytest
+
+from sklearn_clidmu import CLIDMUClassifier
+
+from . import own_checks
+from .own_checks import all_checks, check_same_result_in_another_process
+
+SMALL = {"hidden_layer_sizes": (12, 8), "max_epochs": 3}
+CONFIGURATIONS = {
+    "evidence": {"warmup_epochs": 1},
+    "vri, full step": {"warmup_epochs": 1, "weighting": "vri", "virtual_step": "full"},
+    "wnet, mae, full step": {
+        "warmup_epochs": 1,
+        "weighting": "wnet",
+        "meta_objective": "mae",
+        "virtual_step": "full",
+    },
+    "unweighted": {"weighting": None},
+}
+
+
+def run(check, name):
+    check(name, CLIDMUClassifier(**SMALL, **CONFIGURATIONS[name]))
+
+
+@pytest.mark.usefixtures("coarse_kernel")
+@pytest.mark.parametrize(
+    "check", [check for check in all_checks if check != check_same_result_in_another_process]
+)
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_own_check(name, check):
+    run(check, name)
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_same_result_in_another_process(name):
+    run(check_same_result_in_another_process, name)  # whose judge is as the package has it
+
+
+def test_all_checks_leaves_out_no_check():
+    defined = {name for name in vars(own_checks) if name.startswith("check_")}
+    assert {check.__name__ for check in all_checks} == defined

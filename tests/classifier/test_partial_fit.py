@@ -1,0 +1,191 @@
+"""Fits that go on with the networks of earlier ones: warm_start and partial_fit."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import SGDClassifier
+from sklearn.metrics import roc_auc_score
+
+from sklearn_clidmu import CLIDMUClassifier
+from sklearn_clidmu._settings import WARMUP_STEPS
+
+CLASSES = ["a", "b", "c"]
+NAMES = ("sample_weights_", "noise_scores_", "suggested_labels_")
+
+
+def make_rows(n_samples=300, seed=0, noise=0.3):
+    rng = np.random.RandomState(seed)
+    y = rng.randint(3, size=n_samples)
+    X = rng.normal(size=(n_samples, 6)) + 3 * np.eye(3, 6)[y]
+    wrong = rng.uniform(size=n_samples) < noise
+    return X, np.array(CLASSES)[np.where(wrong, (y + 1) % 3, y)], wrong
+
+
+def make(**params):
+    return CLIDMUClassifier(
+        **{"hidden_layer_sizes": (16, 8), "max_epochs": 3, "random_state": 0, **params}
+    )
+
+
+def parameters(clf):
+    return [p.detach().clone() for p in clf.net_.module_.parameters()]
+
+
+# partial_fit
+
+
+@pytest.mark.parametrize("weighting", ["evidence", "wnet", "vri", None])
+def test_parts_teach_what_a_fit_does(weighting):
+    X, y, wrong = make_rows(900)
+    X_new, y_new, _ = make_rows(300, seed=1, noise=0)
+    clf = make(weighting=weighting)
+    for _ in range(4):
+        for rows in np.arange(900).reshape(3, 300):
+            clf.partial_fit(X[rows], y[rows], classes=CLASSES)
+    assert clf.score(X_new, y_new) > 0.9
+    assert roc_auc_score(wrong, clf.noise_scores(X, y)) > 0.95
+    assert clf.n_iter_ == 12
+
+
+def test_rows_of_every_call_keep_their_place():
+    parts = [make_rows(150, seed) for seed in range(3)]
+    clf = make()
+    seen = {name: [] for name in NAMES}
+    for X, y, _ in parts:
+        clf.partial_fit(X, y, classes=CLASSES)
+        for name in NAMES:
+            seen[name].append(getattr(clf, name)[-150:])
+            np.testing.assert_array_equal(getattr(clf, name), np.concatenate(seen[name]))
+        assert seen["sample_weights_"][-1].mean() == pytest.approx(1)
+    assert clf._joint.sum() == 450
+    assert clf.noise_rate_ == pytest.approx(
+        np.mean(np.concatenate([w for *_, w in parts])), abs=0.1
+    )
+    assert "450 labels in 3 classes" in clf.noise_report()
+    assert clf.n_iter_ == 3
+    np.testing.assert_array_equal(clf.history_["stage"], [1, 2, 3])
+    np.testing.assert_array_equal(clf.history_["chosen"], [False, False, True])
+
+
+def test_warm_up_lasts_as_many_steps_as_in_fit_over_all_calls():
+    X, y, _ = make_rows(200)
+    clf, found = make(), []
+    for _ in range(9):
+        clf.partial_fit(X, y, classes=CLASSES)
+        found.append(float(clf.weight_net_.output.weight.detach()[0, 0]))
+    assert clf.net_.n_steps_ == 9 * 12
+    n_warm = -(-WARMUP_STEPS["evidence"] // 12)
+    assert len(set(found[:n_warm])) == 1
+    assert len(set(found[n_warm - 1 :])) == 10 - n_warm
+
+
+def test_a_number_of_warm_up_epochs_is_one_of_calls():
+    X, y, _ = make_rows(200)
+    clf, found = make(warmup_epochs=2), []
+    for _ in range(4):
+        clf.partial_fit(X, y, classes=CLASSES)
+        found.append(float(clf.weight_net_.output.weight.detach()[0, 0]))
+    assert found[0] == found[1] != found[2] != found[3]
+
+
+def test_a_part_may_lack_classes_and_labels():
+    X, y, _ = make_rows(noise=0)
+    clf = make(missing_label="?")
+    for part in (["a"], ["b", "c"], ["a", "b", "c"]):
+        rows = np.isin(y, part)
+        given = np.where(np.arange(rows.sum()) % 5, y[rows], "?")
+        clf.partial_fit(X[rows], given, classes=CLASSES)
+        assert (clf.sample_weights_[-len(given) :][given == "?"] == 0).all()
+        np.testing.assert_array_equal(np.isnan(clf.noise_scores_[-len(given) :]), given == "?")
+    assert clf.predict_proba(X).shape == (300, 3)
+
+
+@pytest.mark.parametrize("params", [{"early_stopping": True}, {"class_weight": "balanced"}])
+def test_what_needs_all_rows_is_refused(params):
+    X, y, _ = make_rows(30)
+    with pytest.raises(ValueError, match=next(iter(params))):
+        make(**params).partial_fit(X, y, classes=CLASSES)
+
+
+def test_its_signature_is_that_of_scikit_learn():
+    clf, theirs = make(), SGDClassifier()
+    X, y, _ = make_rows(60)
+    for estimator in (clf, theirs):
+        estimator.partial_fit(X, y, CLASSES, np.ones(60))
+        np.testing.assert_array_equal(estimator.classes_, CLASSES)
+
+
+def test_a_call_that_fails_leaves_all_as_it_was():
+    X, y, _ = make_rows(60)
+    clf = make()
+    with pytest.raises(ValueError, match="NaN"):
+        clf.partial_fit(np.full_like(X, np.nan), y, classes=CLASSES)
+    with pytest.raises(NotFittedError):
+        clf.predict(X)
+    assert not hasattr(clf, "n_features_in_")
+    clf.partial_fit(X, y, classes=CLASSES)
+    before = dict(vars(clf))
+    with pytest.raises(ValueError, match="features"):
+        clf.partial_fit(X[:, :3], y)
+    assert vars(clf) == before
+
+
+# warm_start
+
+
+def test_a_warm_fit_begins_where_the_last_ended():
+    X, y, _ = make_rows()
+    clf = make(lr=1e-12, meta_lr=1e-12).fit(X, y)
+    before = parameters(clf)
+    clf.set_params(warm_start=True).fit(X, y)
+    for mine, its in zip(parameters(clf), before, strict=True):
+        torch.testing.assert_close(mine, its, rtol=0, atol=1e-6)
+    cold = make(lr=1e-12, random_state=1).fit(X, y)
+    assert not torch.allclose(parameters(cold)[0], before[0], atol=1e-2)
+
+
+@pytest.mark.parametrize("weighting", ["evidence", "wnet", "vri", None])
+def test_a_warm_fit_is_one_training_and_speaks_of_its_own_rows(weighting):
+    X, y, _ = make_rows()
+    clf = make(weighting=weighting, warm_start=True).fit(X, y)
+    n_steps = clf.net_.n_steps_
+    X_more, y_more, _ = make_rows(200, seed=1)
+    clf.fit(X_more, y_more)
+    assert set(clf.history_["stage"]) == {1}
+    assert len(clf.sample_weights_) == len(clf.noise_scores_) == 200
+    assert clf.net_.n_steps_ > n_steps
+
+
+def test_warm_fits_go_on_learning():
+    X, y, wrong = make_rows(600)
+    clf = make(max_epochs=1, warm_start=True)
+    losses, found = [], []
+    for _ in range(5):
+        losses.append(clf.fit(X, y).history_["train_loss"][-1])
+        found.append(roc_auc_score(wrong, clf.noise_scores_))
+    assert losses[-1] < losses[0] - 0.1
+    assert found[-1] > found[0] + 0.1
+
+
+def test_without_it_a_second_fit_is_the_first():
+    X, y, _ = make_rows()
+    clf = make().fit(X, y)
+    first = clf.predict_proba(X)
+    np.testing.assert_array_equal(clf.fit(X, y).predict_proba(X), first)
+
+
+@pytest.mark.parametrize(
+    ("params", "y_of", "message"),
+    [
+        ({"hidden_layer_sizes": (5,)}, lambda y: y, "hidden_layer_sizes or module"),
+        ({}, lambda y: np.where(y == "a", "d", y), "warm_start=False"),
+    ],
+)
+def test_another_network_or_other_classes_are_refused(params, y_of, message):
+    X, y, _ = make_rows(60)
+    clf = make(warm_start=True).fit(X, y)
+    expected = clf.predict_proba(X)
+    with pytest.raises(ValueError, match=message):
+        clf.set_params(**params).fit(X, y_of(y))
+    np.testing.assert_array_equal(clf.predict_proba(X), expected)

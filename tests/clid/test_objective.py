@@ -1,0 +1,278 @@
+import math
+
+import pytest
+import torch
+
+from sklearn_clidmu.clid.objective import (
+    clid_gradient,
+    clid_loss,
+    clid_per_row,
+    feature_graph,
+    prediction_graph,
+    uniform_clid,
+)
+
+from .helpers import central_difference, relative_error, sum_copies
+
+GRADIENTS = ["published", "normalized"]
+
+
+def gradient_of(loss, logits):
+    return torch.autograd.grad(loss, logits)[0]
+
+
+def batch(n=10, d=5, n_classes=3):
+    return torch.randn(n, d), torch.randn(n, n_classes).requires_grad_()
+
+
+@pytest.mark.parametrize("case", range(7))
+def test_clid_reproduces_the_published_values_and_gradients(reference, case):
+    features = reference[f"clid{case}_features"].requires_grad_()
+    logits = reference[f"clid{case}_logits"].clone().requires_grad_()
+    loss = clid_loss(features, logits, float(reference[f"clid{case}_temperature"]))
+    to_features, to_logits = torch.autograd.grad(loss, [features, logits], allow_unused=True)
+    assert relative_error(loss.detach(), reference[f"clid{case}_loss"]) < 1e-10
+    assert relative_error(to_logits, reference[f"clid{case}_grad_logits"]) < 1e-10
+    assert bool(reference[f"clid{case}_grad_features_is_none"])
+    assert to_features is None
+
+
+@pytest.mark.parametrize("case", range(7))
+def test_closed_form_reproduces_the_published_values_and_gradients(reference, case):
+    features, logits, temperature, value, gradient = (
+        reference[f"clid{case}_{name}"]
+        for name in ("features", "logits", "temperature", "loss", "grad_logits")
+    )
+    found = clid_gradient(features, logits, float(temperature), torch.ones(len(logits)))
+    assert relative_error(found[0], value) < 1e-10
+    assert relative_error(found[1], gradient) < 1e-10
+
+
+def hostile(kind, n=40, d=6, n_classes=4):
+    """Features and logits of a batch with something that is not at random."""
+    features, logits = torch.randn(n, d), 2 * torch.randn(n, n_classes)
+    if kind == "zero rows":
+        features[::5] = 0
+    elif kind == "no features":
+        features[:] = 0
+    elif kind == "hidden units":
+        features = features.relu() * (torch.rand(n, d) < 0.5)
+    elif kind == "opposite":
+        features[1::2] = -features[::2]
+    elif kind == "equal":
+        features[:], logits[:] = features[0].clone(), logits[0].clone()
+    elif kind == "sure":
+        logits = 30 * logits
+    return features, logits
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("temperature", [0.02, 0.1, 0.5, 1.0, 10.0])
+@pytest.mark.parametrize(
+    "kind",
+    ["random", "zero rows", "no features", "hidden units", "opposite", "equal", "sure"],
+)
+def test_closed_form_is_the_loss_and_its_published_gradient(kind, temperature, weighted):
+    features, logits = hostile(kind)
+    weight = 5 * torch.rand(len(logits)) + 0.1 if weighted else torch.ones(len(logits))
+    leaf = logits.clone().requires_grad_()
+    value = clid_loss(features, leaf, temperature, sample_weight=weight)
+    gradient = gradient_of(value, leaf)
+    found = clid_gradient(features, leaf, temperature, weight)
+    assert not any(tensor.requires_grad for tensor in found)
+    torch.testing.assert_close(found[0], value.detach(), rtol=1e-13, atol=0)
+    smallest = 1e-15 if kind == "equal" else 0  # where no gradient is left
+    assert (found[1] - gradient).norm() <= 1e-12 * gradient.norm() + smallest
+    single = clid_gradient(features.float(), logits.float(), temperature, weight.float())
+    assert all(tensor.dtype == torch.float32 for tensor in single)
+    assert relative_error(single[0].double(), value.detach()) < 1e-5
+    assert (single[1] - gradient).norm() <= 1e-4 * gradient.norm() + 1e9 * smallest
+    assert torch.equal(leaf, logits)
+
+
+def test_closed_form_of_a_stack_is_that_of_every_batch():
+    batches = [hostile(kind) for kind in ("zero rows", "hidden units", "opposite")]
+    weights = 5 * torch.rand(3, 40) + 0.1
+    features, logits = (torch.stack(parts) for parts in zip(*batches, strict=True))
+    values, gradients = clid_gradient(features, logits, 0.3, weights)
+    assert values.shape == (3,)
+    for i, batch in enumerate(batches):
+        value, gradient = clid_gradient(*batch, 0.3, weights[i])
+        torch.testing.assert_close(values[i], value, rtol=1e-12, atol=0)
+        torch.testing.assert_close(gradients[i], gradient, rtol=1e-11, atol=1e-15)
+
+
+def test_closed_form_of_integer_weights_equals_repeated_rows():
+    features, logits = batch()
+    times = torch.tensor([1, 3, 2, 1, 1, 4, 2, 1, 1, 2])
+    copies = (column.detach().repeat_interleave(times, dim=0) for column in (features, logits))
+    value, gradient = clid_gradient(features, logits, 0.3, times.double())
+    repeated = clid_gradient(*copies, 0.3, torch.ones(int(times.sum())))
+    torch.testing.assert_close(value, repeated[0], rtol=1e-12, atol=0)
+    assert relative_error(gradient, sum_copies(repeated[1], times)) < 1e-12
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_both_forms_have_the_same_value_and_different_gradients(weighted):
+    features, logits = batch()
+    sample_weight = torch.rand(10) + 0.5 if weighted else None
+    published, normalized = (
+        clid_loss(features, logits, 0.3, gradient, sample_weight) for gradient in GRADIENTS
+    )
+    torch.testing.assert_close(published, normalized, rtol=1e-14, atol=0)
+    gradient = gradient_of(normalized, logits)
+    assert relative_error(gradient_of(published, logits), gradient) > 1e-2
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_normalized_gradient_is_that_of_the_value(weighted):
+    features, logits = batch()
+    sample_weight = torch.rand(10) + 0.5 if weighted else None
+
+    def value(z):
+        return clid_loss(features, z, 0.3, "normalized", sample_weight)
+
+    expected = central_difference(value, logits.detach(), 1e-5)
+    assert relative_error(gradient_of(value(logits), logits), expected) < 1e-8
+
+
+def test_graphs_are_row_stochastic_under_their_weights():
+    features, logits = batch()
+    weight = torch.rand(10) + 0.5
+    for graph in (feature_graph(features), prediction_graph(logits)):
+        torch.testing.assert_close(graph.sum(dim=1), torch.ones(10))
+    for graph in (
+        feature_graph(features, 0.5, weight),
+        prediction_graph(logits, "normalized", weight),
+    ):
+        torch.testing.assert_close((graph * weight).sum(dim=1), torch.ones(10))
+
+
+def test_the_temperature_is_one_half_unless_another_is_given():
+    features, logits = (column.detach() for column in batch())
+    for function, arguments in (
+        (feature_graph, (features,)),
+        (clid_per_row, (features, logits)),
+        (clid_loss, (features, logits)),
+    ):
+        assert torch.equal(function(*arguments), function(*arguments, 0.5))
+        assert not torch.equal(function(*arguments), function(*arguments, 0.6))
+
+
+def test_the_published_form_is_the_default():
+    features, logits = batch()
+    factors = torch.randn(10, 10)
+
+    def gradients(*form):
+        values = (
+            (factors * prediction_graph(logits, *form)).sum(),
+            clid_per_row(features, logits, 0.5, *form).sum(),
+            clid_loss(features, logits, 0.5, *form),
+        )
+        return [gradient_of(value, logits) for value in values]
+
+    for default, published, normalized in zip(
+        gradients(), gradients("published"), gradients("normalized"), strict=True
+    ):
+        assert torch.equal(default, published)
+        assert relative_error(default, normalized) > 1e-2
+
+
+def test_clid_is_the_formula_of_the_paper_written_out():
+    features, logits = batch(n=4)
+    h, p = features.tolist(), logits.softmax(dim=1).tolist()
+
+    def cosine(a, b):
+        dot = sum(x * y for x, y in zip(a, b, strict=True))
+        return dot / math.sqrt(sum(x * x for x in a) * sum(y * y for y in b))
+
+    total = 0.0
+    for i in range(4):
+        attention = [math.exp(max(cosine(h[i], h[j]), 0) / 0.5) for j in range(4)]
+        alike = [cosine(p[i], p[j]) for j in range(4)]
+        for j in range(4):
+            s = attention[j] / sum(attention)
+            total -= alike[j] / sum(alike) * math.log(s + 1e-7) / 4
+    assert clid_loss(features, logits).item() == pytest.approx(total, rel=1e-13)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_divergences_of_the_rows_average_to_the_loss(weighted):
+    features, logits = batch()
+    weight = torch.rand(10) + 0.5 if weighted else None
+    rows = clid_per_row(features, logits, 0.3, sample_weight=weight).detach().numpy()
+    mean = (rows * (weight.numpy() / weight.sum().item())).sum() if weighted else rows.mean()
+    assert clid_loss(features, logits, 0.3, sample_weight=weight).item() == pytest.approx(mean)
+
+
+@pytest.mark.parametrize(
+    "make_features",
+    [lambda: torch.randn(12, 4), lambda: torch.eye(12), lambda: torch.ones(12, 4)],
+    ids=["random", "orthogonal", "equal"],
+)
+def test_constant_predictor_never_falls_below_log_n(make_features):
+    logits = torch.tensor([[2.0, -1.0, 0.5]]).expand(12, 3)
+    slack = 12 * 1e-7  # for the constant inside the logarithm
+    assert clid_loss(make_features(), logits).item() >= math.log(12) - slack
+
+
+def test_predictions_aligned_with_the_features_fall_below_log_n():
+    logits = 5 * torch.eye(3).repeat(4, 1)
+    assert clid_loss(logits, logits).item() < math.log(12) - 0.1
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_integer_weights_equal_repeated_rows(gradient):
+    features, logits = batch()
+    times = torch.tensor([1, 3, 2, 1, 1, 4, 2, 1, 1, 2])
+    copies = logits.detach().repeat_interleave(times, dim=0).requires_grad_()
+    weighted = clid_loss(features, logits, 0.3, gradient, times.double())
+    repeated = clid_loss(features.repeat_interleave(times, dim=0), copies, 0.3, gradient)
+    torch.testing.assert_close(weighted, repeated, rtol=1e-12, atol=0)
+    expected = sum_copies(gradient_of(repeated, copies), times)
+    assert relative_error(gradient_of(weighted, logits), expected) < 1e-10
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_unit_weights_change_nothing(gradient):
+    features, logits = batch()
+    plain = clid_loss(features, logits, 0.3, gradient)
+    weighted = clid_loss(features, logits, 0.3, gradient, torch.ones(10))
+    torch.testing.assert_close(weighted, plain, rtol=1e-13, atol=0)
+    assert relative_error(gradient_of(weighted, logits), gradient_of(plain, logits)) < 1e-12
+
+
+def test_unknown_gradient_is_an_error():
+    with pytest.raises(ValueError, match="'published' or 'normalized', got 'exact'"):
+        clid_loss(torch.zeros(4, 2), torch.zeros(4, 2), gradient="exact")
+
+
+@pytest.mark.parametrize(
+    ("features", "logits"), [((4, 2), (5, 2)), ((4,), (4, 2)), ((4, 2), (4,)), ((4, 2, 2), (4, 2))]
+)
+def test_shapes_that_do_not_belong_together_are_an_error(features, logits):
+    with pytest.raises(ValueError, match="one row per sample"):
+        clid_loss(torch.zeros(features), torch.zeros(logits))
+
+
+def test_uniform_clid_is_the_log_of_the_number_of_rows_or_of_the_total_weight():
+    assert uniform_clid(12).item() == pytest.approx(math.log(12))
+    assert uniform_clid(3, torch.tensor([1.0, 2.5, 4.0])).item() == pytest.approx(math.log(7.5))
+
+
+def test_uniform_clid_is_the_value_of_two_uniform_graphs():
+    weight = torch.rand(8) + 0.5
+    features, logits = torch.ones(8, 4), torch.zeros(8, 3)
+    for sample_weight in (None, weight):
+        divergence = clid_loss(features, logits, sample_weight=sample_weight)
+        torch.testing.assert_close(divergence, uniform_clid(8, sample_weight), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("temperature", [1e-4, 1e-3, 5e-3, 0.01])
+def test_closed_form_is_the_loss_however_low_the_temperature(temperature, dtype):
+    features, logits = (column.to(dtype) for column in hostile("zero rows"))
+    weight, leaf = torch.ones(len(logits), dtype=dtype), logits.double().requires_grad_()
+    value = clid_loss(features.double(), leaf, temperature, sample_weight=weight.double())
+    found = clid_gradient(features, logits, temperature, weight)
+    assert relative_error(found[0].double(), value.detach()) < 1e-5
+    assert relative_error(found[1].double(), gradient_of(value, leaf)) < 1e-4

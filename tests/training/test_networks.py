@@ -1,0 +1,228 @@
+import copy
+import math
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from sklearn_clidmu.training.networks import MLP, Dropout, FeatureTap, OneMaskDropout
+
+from .helpers import N_CLASSES, N_FEATURES, NETWORKS, WIDTH, Pair, mlp, tapped
+
+
+def inputs(n_rows=8):
+    return torch.randn(n_rows, N_FEATURES)
+
+
+def layers():
+    return nn.Linear(N_FEATURES, WIDTH), nn.ReLU(), nn.Linear(WIDTH, N_CLASSES)
+
+
+# The multi-layer perceptron
+
+
+@pytest.mark.parametrize("hidden_layer_sizes", [(5,), (7, 6), (4, 5, 6)])
+def test_mlp_returns_logits_and_last_hidden_features(hidden_layer_sizes):
+    network = MLP(N_FEATURES, N_CLASSES, hidden_layer_sizes, dropout=0.0)
+    logits, features = network(inputs())
+    assert logits.shape == (8, N_CLASSES)
+    assert features.shape == (8, hidden_layer_sizes[-1])
+    torch.testing.assert_close(logits, network.head(features), rtol=0, atol=0)
+
+
+def test_mask_is_the_same_for_all_rows_only_where_asked_for():
+    drop, ones = OneMaskDropout(0.5), torch.ones(8, 200)
+    masked = drop(ones)
+    assert torch.equal(masked, masked[:1].expand(8, 200))
+    assert set(masked.unique().tolist()) == {0.0, 2.0}
+    assert 0 < (masked[0] == 0).sum() < 200
+    for one_mask in (True, False):
+        _, features = mlp(dropout=0.5, one_mask=one_mask)(inputs(1).expand(50, -1))
+        assert torch.allclose(features, features[:1]) is one_mask
+
+
+@pytest.mark.parametrize("one_mask", [True, False])
+def test_dropout_is_off_in_evaluation(one_mask):
+    network, X = mlp(dropout=0.5, one_mask=one_mask), inputs()
+    assert not torch.equal(network(X)[0], network(X)[0])
+    plain = mlp()
+    plain.load_state_dict(network.state_dict())
+    assert torch.equal(network.eval()(X)[0], plain(X)[0])
+
+
+# Dropout
+
+
+SHARES = [0.1, 0.3, 0.5, 0.9]
+
+
+@pytest.mark.parametrize("p", [0.0, 0.5, 0.999999])
+def test_dropout_changes_nothing_in_evaluation(p):
+    X = inputs()
+    assert torch.equal(Dropout(p).eval()(X), X)
+
+
+def test_dropout_of_nothing_changes_nothing():
+    X = inputs()
+    assert torch.equal(Dropout(0.0)(X), X)
+
+
+@pytest.mark.parametrize("p", SHARES)
+def test_dropout_drops_the_share_that_was_asked_for_at_every_position(p):
+    kept = Dropout(p)(torch.ones(10000, 8)) != 0
+
+    def check(share, expected, n):
+        assert abs(share - expected) < 5 * math.sqrt(expected * (1 - expected) / n)
+
+    check(kept.double().mean().item(), 1 - p, kept.numel())
+    for share in kept.double().mean(dim=0).tolist():
+        check(share, 1 - p, len(kept))
+    for distance in range(1, 8):
+        both = kept.flatten()[distance:] & kept.flatten()[:-distance]
+        # Pairs overlap: half of them, at most, are independent of each other.
+        check(both.double().mean().item(), (1 - p) ** 2, len(both) / 2)
+
+
+@pytest.mark.parametrize(
+    "shape", [(1,), (3,), (4,), (5,), (7, 11), (1, 1), (3, 5, 7), (0, 4), (0,)]
+)
+def test_dropout_takes_any_number_of_units(shape):
+    masks = torch.stack([Dropout(0.5)(torch.ones(shape)) for _ in range(40)])
+    assert masks.shape == (40, *shape)
+    assert set(masks.unique().tolist()) <= {0.0, 2.0}
+    assert (masks == 0).any(dim=0).all()
+    assert (masks == 2).any(dim=0).all()
+
+
+def test_dropout_takes_units_in_any_layout():
+    X = torch.randn(6, 10)
+    torch.manual_seed(1)
+    expected = Dropout(0.5)(X)
+    torch.manual_seed(1)
+    assert torch.equal(Dropout(0.5)(X.T.contiguous().T), expected)
+
+
+def test_dropout_follows_the_seed():
+    drop, X = Dropout(0.5), torch.randn(20, 20)
+    torch.manual_seed(3)
+    first, second = drop(X), drop(X)
+    torch.manual_seed(3)
+    assert torch.equal(drop(X), first)
+    assert not torch.equal(first, second)
+    torch.manual_seed(4)
+    assert not torch.equal(drop(X), first)
+
+
+def test_gradient_of_dropout_is_its_mask_and_its_input_is_left_as_it_was():
+    X = torch.randn(20, 9, requires_grad=True)
+    before = X.detach().clone()
+    dropped = Dropout(0.3)(X)
+    (gradient,) = torch.autograd.grad(dropped.sum(), X)
+    torch.testing.assert_close(gradient, dropped.detach() / before)
+    assert torch.equal(X, before)
+
+
+# Features of any module
+
+
+def test_tap_takes_the_input_of_the_last_linear_layer_for_the_features():
+    first, activation, last = layers()
+    X = inputs()
+    logits, features = tapped(first, activation, last)(X)
+    assert torch.equal(features, activation(first(X)))
+    assert torch.equal(logits, last(features))
+
+
+def test_tap_takes_a_pair_at_its_word():
+    network, X = Pair(), inputs()
+    for here, there in zip(FeatureTap(network, N_CLASSES)(X), network(X), strict=True):
+        assert torch.equal(here, there)
+
+
+def test_tap_flattens_features():
+    class Image(nn.Module):
+        def forward(self, X):
+            return X[:, :N_CLASSES], X.reshape(-1, 1, 3, 3)
+
+    X = inputs()
+    assert torch.equal(FeatureTap(Image(), N_CLASSES)(X)[1], X)
+
+
+def test_head_is_the_linear_layer_whose_output_is_the_logits():
+    network = tapped(*layers())
+    assert network.head is None  # not known before the first forward
+    network(inputs())
+    assert network.head is network.module[-1]
+    pair = FeatureTap(Pair(), N_CLASSES)
+    pair(inputs())
+    assert pair.head is pair.module.head
+
+
+@pytest.mark.parametrize("after", [nn.LogSoftmax(dim=1), nn.ReLU(), nn.ReLU(inplace=True)], ids=str)
+def test_head_is_none_where_something_follows_the_linear_layer(after):
+    network = tapped(*layers(), after)
+    logits, features = network(inputs())
+    assert network.head is None
+    assert features.shape == (8, WIDTH)
+    assert torch.equal(logits, after(network.module[2](features)))
+
+
+def test_head_is_none_where_a_pair_comes_with_other_features():
+    class Normalised(Pair):
+        def forward(self, X):
+            logits, features = super().forward(X)
+            return logits, features / 2
+
+    network = FeatureTap(Normalised(), N_CLASSES)
+    network(inputs())
+    assert network.head is None
+
+
+def test_module_without_a_linear_layer_or_a_pair_is_an_error_that_names_it():
+    network = FeatureTap(nn.Flatten(), N_FEATURES)
+    with pytest.raises(ValueError, match=r"Flatten has no torch\.nn\.Linear layer"):
+        network(inputs())
+
+
+def test_wrong_number_of_outputs_is_an_error_that_says_both():
+    first, activation, last = layers()
+    network = FeatureTap(nn.Sequential(first, activation, last), 5)
+    with pytest.raises(
+        ValueError, match=r"module Sequential must .*\(n_samples, 5\), got \(8, 3\)"
+    ):
+        network(inputs())
+
+
+def test_output_that_is_not_a_matrix_is_an_error():
+    with pytest.raises(ValueError, match=r"\(n_samples, 3\), got \(8, 3, 1\)"):
+        tapped(*layers(), nn.Unflatten(1, (N_CLASSES, 1)))(inputs())
+
+
+@pytest.mark.parametrize("used", [False, True])
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"]
+)
+def test_copy_of_a_tap_works_on_its_own(copied, used):
+    original, X = tapped(*layers()), inputs()
+    expected = original(X) if used else None
+    twin = copied(original)
+    for parameter in original.parameters():
+        parameter.data.zero_()
+    found = twin(X)
+    assert twin.head is twin.module[-1]
+    assert found[0].abs().sum() > 0
+    if used:
+        for here, there in zip(found, expected, strict=True):
+            assert torch.equal(here, there)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_forward_leaves_the_keys_of_the_state_as_they_were(name):
+    network = NETWORKS[name]()
+    before = list(network.state_dict())
+    network(inputs())
+    assert list(network.state_dict()) == before
+
+
+# Ensembles
