@@ -98,6 +98,7 @@ def test_pairflip_noise_gives_the_next_class_in_sorted_order(classes, following)
     for before, after in zip(true[flipped], labels[flipped], strict=True):
         assert after == following[before.item()]
     assert set(true[flipped]) == set(classes)
+    assert labels.dtype == true.dtype
 
 
 def test_symmetric_noise_is_uniform_over_the_other_classes():
@@ -154,22 +155,10 @@ def test_instance_noise_depends_on_features_and_true_class():
     assert len(set(labels[flipped])) > 2
 
 
-def test_instance_noise_of_weak_features_prefers_one_wrong_label():
-    labels, flipped = noisy("instance", X=np.ones((N, 5)))
-    table = confusion_matrix(y[flipped], labels[flipped])
-    assert (table.max(axis=1) > 0.5 * table.sum(axis=1)).all()
-    assert not table.diagonal().any()
-
-
 def test_instance_noise_of_zero_features_is_symmetric():
     labels, _ = noisy("instance", X=np.zeros((N, 5)))
     expected = 0.6 * np.eye(4) + 0.4 / 3 * (1 - np.eye(4))
     assert_close_shares(confusion_matrix(y, labels) / 3000, expected, 3000)
-
-
-@pytest.mark.parametrize("kind", ["symmetric", "pairflip", "asymmetric"])
-def test_make_label_noise_of_other_kinds_ignores_the_features(kind):
-    np.testing.assert_array_equal(noisy(kind, X=X)[0], noisy(kind)[0])
 
 
 # Labels of any type
@@ -197,12 +186,6 @@ def test_make_label_noise_keeps_the_type_of_labels(kind, given, dtype):
     assert labels.dtype == dtype
     np.testing.assert_array_equal(labels, np.unique(np.asarray(given))[codes])
     np.testing.assert_array_equal(flipped, same)
-
-
-def test_make_label_noise_keeps_booleans():
-    labels, flipped = make_label_noise(y % 2 == 0, rate=0.25, random_state=0)
-    assert labels.dtype == bool
-    np.testing.assert_array_equal(labels, (y % 2 == 0) ^ flipped)
 
 
 @every_kind

@@ -278,6 +278,15 @@ def test_cross_val_noise_scores_pass_unlabeled_rows_to_fit(labels, missing, monk
     assert (scores[~unlabeled & (y == y_true)] < 0.5).mean() > 0.9
 
 
+def test_cross_val_noise_scores_leave_out_the_missing_label_as_a_class():
+    labels = np.where(np.arange(60) % 6 == 0, -1, y)
+    scores, suggested = cross_val_noise_scores(
+        GaussianNB(), X, labels, missing_label=-1, return_suggested=True
+    )
+    np.testing.assert_array_equal(np.isnan(scores), labels == -1)
+    np.testing.assert_array_equal(np.unique(suggested), [0, 1, 2])
+
+
 class OnWorkers(GaussianNB):
     """Fits on a Dask worker, and nowhere else."""
 

@@ -238,7 +238,8 @@ def test_noisy_label_scorer_names_the_invalid_argument(fitted):
 # In scikit-learn's tools
 
 
-def test_scorers_choose_in_a_grid_search_of_two_processes():
+def test_scorers_choose_in_a_grid_search_of_two_processes(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     grid = {"clidmuclassifier__lr": [1e-5, 0.2]}
     pipe = make_pipeline(StandardScaler(), small())
     settings = {"cv": 2, "n_jobs": 2, "error_score": "raise"}

@@ -8,7 +8,9 @@ import torch
 from scipy import sparse
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import DataConversionWarning
+from torch import nn
 
+from sklearn_clidmu import CLIDMUClassifier
 from sklearn_clidmu._validation import (
     as_numpy,
     check_labels,
@@ -301,7 +303,7 @@ def test_check_rows_refuses_entries_that_are_not_finite(value):
     rows = X.copy()
     rows[3, 1] = value
     for form in (np.array, sparse.csr_array):
-        with pytest.raises(ValueError, match="contains (NaN|infinity)"):
+        with pytest.raises(ValueError, match=r"contains (NaN|infinity)"):
             checked(form(rows))
 
 
@@ -351,13 +353,9 @@ def test_sparse_unit_is_one_for_a_root_mean_square_near_one(scale, unit):
 
 
 def test_sparse_unit_counts_a_row_as_often_as_its_weight():
-    counts = np.where(X[:, 0] > 0.005, 5, np.arange(60) % 2)
-    repeated = sparse.csr_array(np.repeat(X, counts, axis=0) ** 3 * 10)
-    weighted = sparse.csr_array(X**3 * 10)
-    assert sparse_unit(weighted, counts.astype(float)) == sparse_unit(
-        repeated, np.ones(counts.sum())
-    )
-    assert sparse_unit(weighted, np.eye(60)[0] + 1e-9) != 1
+    counts = np.where(X[:, 0] > 0.02, 5, np.arange(60) % 2)
+    unit = sparse_unit(sparse.csr_array(X), counts.astype(float))
+    assert unit == 2.0 ** round(np.log2(np.mean(np.repeat(X, counts, axis=0) ** 2)) / 2)
 
 
 # Row weights
@@ -407,3 +405,87 @@ def test_row_weights_multiply_sample_and_class_weights_to_mean_one():
 def test_row_weights_name_the_invalid_argument(sample_weight, class_weight, message):
     with pytest.raises(ValueError, match=message):
         weights(sample_weight, class_weight)
+
+
+# In a fit
+
+y = np.arange(60) % 3
+ROWS = np.where(np.arange(4) == y[:, None], 0.03, 0) + X
+ROWS_UNIT = 2.0 ** round(np.log2(np.mean(ROWS**2)) / 2)
+
+
+def fitted(rows, labels=y, **params):
+    params = {"hidden_layer_sizes": (12, 8), "max_epochs": 3, "random_state": 0, **params}
+    return CLIDMUClassifier(**params).fit(rows, labels)
+
+
+def assert_same_results(clf, rows, other, other_rows, atol=0.0):
+    for found, expected in (
+        (clf.predict_proba(rows), other.predict_proba(other_rows)),
+        (clf.noise_scores_, other.noise_scores_),
+        (clf.sample_weights_, other.sample_weights_),
+    ):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("weighting", ["evidence", "vri", "wnet", None])
+@pytest.mark.parametrize("params", [{"early_stopping": True, "batch_size": 16}, {}], ids=str)
+def test_fit_of_a_sparse_table_is_that_of_the_dense_table_in_its_unit(weighting, params):
+    table = sparse.coo_array(ROWS)
+    clf = fitted(table, weighting=weighting, **params)
+    dense = fitted(ROWS / ROWS_UNIT, weighting=weighting, **params)
+    assert_same_results(clf, table.tolil(), dense, ROWS / ROWS_UNIT, atol=1e-4)
+
+
+@pytest.mark.parametrize("unlabeled", ["consistency", "ignore"])
+def test_fit_of_a_sparse_table_accepts_unlabeled_rows(unlabeled):
+    params = {"missing_label": -1, "unlabeled": unlabeled, "batch_size": 16}
+    few = np.where(np.arange(60) < 40, y, -1)
+    used = ROWS[:40] if unlabeled == "ignore" else ROWS
+    unit = 2.0 ** round(np.log2(np.mean(used**2)) / 2)
+    clf = fitted(sparse.csr_array(ROWS), few, **params)
+    dense = fitted(ROWS / unit, few, **params)
+    assert np.isnan(clf.noise_scores_[40:]).all()
+    assert_same_results(clf, sparse.csr_array(ROWS), dense, ROWS / unit, atol=1e-3)
+
+
+@pytest.mark.parametrize("form", [np.float16, torch.tensor], ids=["half precision", "tensor"])
+def test_fit_of_other_forms_is_that_of_an_array(form):
+    rows = (100 * ROWS).astype(np.float16) if form is np.float16 else torch.tensor(100 * ROWS)
+    labels = y if form is np.float16 else torch.tensor(y)
+    clf = fitted(rows, labels, batch_size=16)
+    assert clf.classes_.dtype == np.int64
+    plain = rows.astype(np.float32) if form is np.float16 else 100 * ROWS
+    assert_same_results(clf, rows, fitted(plain, batch_size=16), plain)
+
+
+@pytest.mark.parametrize("missing_label", [-1, NAN, "?", ""], ids=repr)
+def test_fit_does_not_depend_on_a_missing_label_that_is_not_there(missing_label):
+    clf, plain = fitted(ROWS, missing_label=missing_label), fitted(ROWS)
+    assert_same_results(clf, ROWS, plain, ROWS)
+    assert clf.classes_.dtype == plain.classes_.dtype
+
+
+class Convolution(nn.Module):
+    """Convolution over rows of shape (1, height, width)."""
+
+    def __init__(self, shape, n_classes):
+        super().__init__()
+        assert shape == (1, 4, 4)
+        self.convolution = nn.Conv2d(1, 3, 3)
+        self.head = nn.Linear(12, n_classes)
+
+    def forward(self, rows):
+        return self.head(self.convolution(rows).relu().flatten(start_dim=1))
+
+
+@pytest.mark.parametrize("weighting", ["evidence", "vri", "wnet", None])
+def test_fit_with_a_module_accepts_rows_of_any_shape(weighting):
+    images = np.random.RandomState(0).normal(size=(60, 1, 4, 4)) + 2 * y[:, None, None, None]
+    clf = fitted(images, module=Convolution, weighting=weighting, max_epochs=15, lr=0.02)
+    assert clf.predict_proba(images).shape == (60, 3)
+    assert clf.score(images, y) > 0.6
+    with pytest.raises(ValueError, match=r"\(1, 4, 3\).*\(1, 4, 4\)"):
+        clf.predict(images[..., :3])
+    with pytest.raises(ValueError, match="dim 4"):
+        fitted(images)

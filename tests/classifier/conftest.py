@@ -5,7 +5,7 @@ from sklearn_clidmu.noise import loo_kernel_ridge
 
 @pytest.fixture
 def coarse_kernel(monkeypatch):
-    """Kernel regression on few Fourier features, for tests that do not measure it.
+    """A kernel regression of few frequencies, for tests that do not ask how accurate it is.
 
     It takes a third of the time of a fit as short as theirs.
     """

@@ -144,8 +144,44 @@ def _assert_sound_audit(name: str, fitted: Any, X: np.ndarray) -> None:
     np.testing.assert_allclose(
         matrix.sum(axis=1), 1, atol=1e-12, err_msg=f"{name}: rows of transition_matrix_"
     )
+    if fitted.weighting == "evidence":
+        _assert_sound_estimate(name, fitted.noise_estimate_, len(classes))
+    else:
+        assert fitted.noise_estimate_ is None, f"{name}.noise_estimate_ without evidence"
     report = fitted.noise_report()
     assert isinstance(report, str), f"{name}.noise_report() is a {type(report)}"
+
+
+def _assert_sound_estimate(name: str, estimate: dict[str, Any], n_classes: int) -> None:
+    """Assert what holds of the estimate of the noise before training."""
+    rate, matrix, precision = (
+        estimate[key] for key in ("noise_rate", "transition_matrix", "label_precision")
+    )
+    assert type(rate) is float, f"{name}.noise_estimate_: the noise rate is {rate!r}"
+    assert 0 <= rate <= 1, f"{name}.noise_estimate_: the noise rate is {rate}"
+    assert matrix.shape == (n_classes, n_classes), f"{name}.noise_estimate_: {matrix.shape}"
+    assert precision.shape == (n_classes,), f"{name}.noise_estimate_: {precision.shape}"
+    for key, values in (("transition_matrix", matrix), ("label_precision", precision)):
+        sound = values.dtype == np.float64 and values.min() >= 0 and values.max() <= 1 + 1e-12
+        assert sound, f"{name}.noise_estimate_: {key} is {values}"
+    np.testing.assert_allclose(
+        matrix.sum(axis=1), 1, atol=1e-6, err_msg=f"{name}: rows of noise_estimate_"
+    )
+
+
+def _assert_sound_stages(name: str, fitted: Any) -> None:
+    """Assert that ``stages_`` and the other attributes agree."""
+    stages, history = fitted.stages_, fitted.history_
+    [predicting] = [stage for stage in stages if stage["predicts"]]
+    assert predicting["n_epochs"] == fitted.n_iter_, f"{name}: n_iter_ {fitted.n_iter_}"
+    collapsed = predicting["outcome"] == "collapsed"
+    assert collapsed == (fitted.collapse_epoch_ is not None), f"{name}: {predicting}"
+    lengths = [stage["n_epochs"] for stage in stages]
+    expected = np.repeat(np.arange(len(stages)) + 1, lengths)
+    np.testing.assert_array_equal(history["stage"], expected, f"{name}: history_['stage']")
+    for stage in stages:
+        assert stage["weighting"] == fitted.weighting, f"{name}: {stage}"
+        assert stage["outcome"] in ("finished", "collapsed", "diverged"), f"{name}: {stage}"
 
 
 def _quiet(check: Check) -> Check:
@@ -338,11 +374,11 @@ def check_integer_sample_weights_are_repetitions(name: str, estimator: BaseEstim
     params = {"batch_size": max(len(X), len(kept))}
     weighted = _new(estimator, **params).fit(X, y, times.astype(float))
     repeated = _new(estimator, **params).fit(X[kept], y[kept])
-    trust = weighted.sample_weights_[kept]
+    confidence = weighted.sample_weights_[kept]
     pairs = {
         "predict_proba": (weighted.predict_proba(X), repeated.predict_proba(X)),
         "noise_scores_": (weighted.noise_scores_[kept], repeated.noise_scores_),
-        "sample_weights_": (trust / trust.mean(), repeated.sample_weights_),
+        "sample_weights_": (confidence / confidence.mean(), repeated.sample_weights_),
     }
     for key, (actual, expected) in pairs.items():
         message = f"{name}: {key} of rows of integer weight are not those of repeated rows"
@@ -473,7 +509,7 @@ def check_copies_predict_the_same(name: str, estimator: BaseEstimator) -> None:
         _assert_same(_results(clone(clf).fit(X, y), X), expected, message)
 
 
-# The course of training
+# Training
 
 
 @_quiet
@@ -487,6 +523,7 @@ def check_history_has_every_curve(name: str, estimator: BaseEstimator) -> None:
             expected = expected | VALIDATION_CURVES
         found = set(clf.history_)
         assert found == expected, f"{name} ({regime}): history_ has {found}, not {expected}"
+        _assert_sound_stages(f"{name} ({regime})", clf)
         assert 1 <= clf.n_iter_ <= clf.max_epochs, f"{name} ({regime}): n_iter_ {clf.n_iter_}"
         for key, curve in clf.history_.items():
             message = f"{name} ({regime}): history_[{key!r}]"

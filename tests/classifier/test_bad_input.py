@@ -53,7 +53,7 @@ def with_entry(value):
         (np.array([["a", "b"]] * len(y)), y, "convert string to float"),
     ],
 )
-def test_unfit_data_are_refused(X_bad, y_bad, message):
+def test_fit_refuses_unfit_data(X_bad, y_bad, message):
     with pytest.raises(ValueError, match=message):
         small().fit(X_bad, y_bad)
 
@@ -68,13 +68,13 @@ def test_unfit_data_are_refused(X_bad, y_bad, message):
         (np.ones((len(y), 2)), "must be 1D"),
     ],
 )
-def test_unfit_sample_weights_are_refused(sample_weight, message):
+def test_fit_refuses_unfit_sample_weights(sample_weight, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         small().fit(X, y, sample_weight)
 
 
 @pytest.mark.parametrize("method", ["predict", "predict_proba", "predict_log_proba"])
-def test_unfit_rows_to_predict_are_refused(method):
+def test_predict_refuses_unfit_rows(method):
     predict = getattr(small().fit(X, y), method)
     with pytest.raises(ValueError, match=r"X has 3 features.*expecting 4"):
         predict(X[:, :3])
@@ -82,20 +82,25 @@ def test_unfit_rows_to_predict_are_refused(method):
         predict(with_entry(np.nan))
 
 
-def test_a_hold_out_that_leaves_no_row_to_train_on_is_refused():
+def test_fit_refuses_rows_too_large_for_single_precision():
+    with pytest.raises(ValueError, match=r"too large for float32.*StandardScaler"):
+        small(batch_size=16).fit(with_entry(1e300), y)
+
+
+def test_early_stopping_refuses_a_hold_out_that_leaves_no_row():
     clf = small(early_stopping=True, validation_fraction=0.9)
     with pytest.raises(ValueError, match=r"validation_fraction=0.9 leaves none of the 5 rows"):
         clf.fit(X[:5], y[:5])
 
 
-def test_rows_that_overflow_the_network_are_refused_with_advice():
-    clf = small().fit(X, y)
+def test_predict_refuses_rows_that_overflow_the_network():
+    clf = small(batch_size=16).fit(X, y)
     with pytest.raises(ValueError, match="StandardScaler"):
         clf.predict(with_entry(1e300))
 
 
 @pytest.mark.parametrize("method", ["predict", "predict_proba", "predict_log_proba", "score"])
-def test_an_unfitted_estimator_says_so(method):
+def test_predict_raises_not_fitted_error_before_fit(method):
     clf = small()
     arguments = (X, y) if method == "score" else (X,)
     with pytest.raises(NotFittedError):
@@ -104,12 +109,17 @@ def test_an_unfitted_estimator_says_so(method):
         _ = clf.weight_net_
 
 
-def test_a_failed_fit_leaves_no_fitted_network():
+def test_failed_fit_leaves_no_trace():
     clf = small()
     with pytest.raises(ValueError, match="one class"):
         clf.fit(X, np.zeros(len(y)))
     with pytest.raises(NotFittedError):
         clf.predict(X)
+    assert vars(clf).keys() == clf.get_params().keys()
+    before = dict(vars(clf.fit(X, y)))
+    with pytest.raises(ValueError, match="contains NaN"):
+        clf.fit(with_entry(np.nan), y)
+    assert vars(clf) == before
 
 
 # Parameters
@@ -130,35 +140,35 @@ UNFIT = {
     "meta_lr": [0, -1.0, None, "high"],
     "weight_decay": [-1e-3, None, "strong"],
     "early_stopping": ["yes", None, 2],
-    "n_stages": [0, -1, 1.5, None],
+    "n_stages": [None, 0, -1, 1.5, "two"],
     "validation_fraction": [0, 1, 0.0, 1.0, -0.1, None],
     "class_weight": ["unbalanced", 1, [1, 2]],
     "warm_start": ["yes", None, 2],
     "missing_label": [[-1], (), {-1}, 1j, b""],
-    "unlabeled": [None, "Meta", True, 0],
+    "unlabeled": [None, "meta", True, 0],
     "device": [None, 0, "nonsense", "cuda:99"],
     "random_state": [-1, "seed", 0.5],
     "verbose": [-1, "loud", None],
 }
 
 
-def test_every_parameter_has_unfit_values():
+def test_parameters_all_have_unfit_values():
     assert UNFIT.keys() == PARAMETER_CONSTRAINTS.keys()
 
 
 @pytest.mark.parametrize(
     ("name", "value"), [(name, value) for name, values in UNFIT.items() for value in values]
 )
-def test_unfit_values_are_refused_by_the_name_of_their_parameter(name, value):
+def test_parameter_of_unfit_value_is_named(name, value):
     with pytest.raises(ValueError, match=rf"\b{name}\b"):
         small(**{name: value}).fit(X, y)
 
 
-def test_warm_up_that_leaves_no_epoch_is_fine_without_weighting():
+def test_warmup_epochs_may_be_all_without_weighting():
     small(weighting=None, warmup_epochs=3).fit(X, y)
 
 
-def test_class_weights_of_zero_alone_are_refused():
+def test_class_weight_of_zeros_alone_is_refused():
     with pytest.raises(ValueError, match="sample_weight must have a positive entry"):
         small(class_weight={0: 0, 1: 0}).fit(X, y)
 
@@ -188,7 +198,7 @@ def build_without_linear(n_features, n_classes):
     ],
 )
 @pytest.mark.parametrize("weighting", ["evidence", "vri", None])
-def test_unfit_modules_are_refused_with_advice(module, error, message, weighting):
+def test_module_that_is_unfit_is_refused_with_advice(module, error, message, weighting):
     with pytest.raises(error, match=message):
         small(module=module, weighting=weighting).fit(X, y)
 
@@ -200,14 +210,14 @@ def signature():
     return inspect.signature(CLIDMUClassifier.__init__).parameters
 
 
-def test_the_constructor_takes_keywords_only():
+def test_constructor_takes_keywords_only():
     kinds = {p.kind for name, p in signature().items() if name != "self"}
     assert kinds == {inspect.Parameter.KEYWORD_ONLY}
     with pytest.raises(TypeError):
         CLIDMUClassifier((8,))
 
 
-def test_the_constructor_stores_parameters_untouched():
+def test_constructor_stores_parameters_untouched():
     values = {name: object() for name in PARAMETER_CONSTRAINTS}
     clf = CLIDMUClassifier(**values)
     assert vars(clf) == values
@@ -224,7 +234,7 @@ def test_fit_changes_no_parameter(early_stopping):
     assert after == before
 
 
-def test_the_constraints_name_exactly_the_parameters():
+def test_parameter_constraints_name_exactly_the_parameters():
     assert list(PARAMETER_CONSTRAINTS) == [name for name in signature() if name != "self"]
 
 
@@ -238,16 +248,16 @@ def documented(section):
     return dict(re.findall(r"^(\w+) : ([^\n]+)\n", body, re.M))
 
 
-def test_every_parameter_is_documented_in_the_order_of_the_constructor():
+def test_docstring_has_every_parameter_in_order():
     assert list(documented("Parameters")) == list(PARAMETER_CONSTRAINTS)
 
 
-def test_the_documented_defaults_are_the_defaults():
+def test_docstring_has_the_true_defaults():
     for name, description in documented("Parameters").items():
         assert description.endswith(f"default={signature()[name].default!r}".replace("'", '"'))
 
 
-def test_every_fitted_attribute_is_documented():
+def test_docstring_has_every_fitted_attribute():
     pandas = pytest.importorskip("pandas")
     clf = small().fit(pandas.DataFrame(X, columns=list("abcd")), y)
     public = {n for n in [*vars(clf), "weight_net_"] if n.endswith("_") and not n.startswith("_")}

@@ -1,9 +1,11 @@
-"""scikit-learn's own estimator checks, every one of them, in two settings far apart."""
+"""scikit-learn's own estimator checks, every one of them, with each weighting."""
 
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from sklearn_clidmu import CLIDMUClassifier
+
+SMALL = {"hidden_layer_sizes": (16, 8), "max_epochs": 5}
 
 
 # Some checks train on labels that are pure noise, and some of them from a random seed.
@@ -12,14 +14,10 @@ from sklearn_clidmu import CLIDMUClassifier
 @parametrize_with_checks(
     [
         CLIDMUClassifier(hidden_layer_sizes=(32, 16), max_epochs=5),
-        CLIDMUClassifier(
-            weighting="vri",
-            virtual_step="full",
-            meta_objective="mae",
-            hidden_layer_sizes=8,
-            max_epochs=5,
-        ),
+        CLIDMUClassifier(weighting="vri", virtual_step="full", meta_objective="mae", **SMALL),
+        CLIDMUClassifier(weighting="wnet", **SMALL),
+        CLIDMUClassifier(weighting=None, **SMALL),
     ]
 )
-def test_scikit_learn_check(estimator, check):
+def test_classifier_passes_scikit_learn_check(estimator, check):
     check(estimator)

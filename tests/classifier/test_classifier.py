@@ -37,7 +37,7 @@ def assert_equal_fits(first, second):
     ("class_weight", "batch_size"),
     [(None, 16), ("balanced", 64), ("balanced", 16), ({0: 1, 1: 3}, 64), ({0: 0.5}, 16)],
 )
-def test_class_weight_is_the_equivalent_sample_weight(class_weight, batch_size):
+def test_class_weight_equals_the_sample_weight_it_stands_for(class_weight, batch_size):
     rare = np.flatnonzero((y == 0) | (np.arange(len(y)) % 3 == 0))
     given = np.linspace(0.5, 2, len(rare))
     rows, labels = X[rare], y[rare]
@@ -49,13 +49,13 @@ def test_class_weight_is_the_equivalent_sample_weight(class_weight, batch_size):
     assert_equal_fits(by_class, by_rows)
 
 
-def test_class_weights_go_by_the_names_of_the_classes():
+def test_class_weight_keys_are_class_labels():
     names = np.array(["no", "yes"])
     by_name = small(class_weight={"no": 1, "yes": 3}).fit(X, names[y])
     assert_equal_fits(by_name, small(class_weight={0: 1, 1: 3}).fit(X, y))
 
 
-def test_a_class_whose_rows_weigh_nothing_is_still_a_class():
+def test_fit_keeps_a_class_whose_rows_weigh_nothing():
     clf = small().fit(X_three, y_three, (y_three != 2).astype(float))
     assert list(clf.classes_) == [0, 1, 2]
     assert clf.predict_proba(X_three).shape == (len(X_three), 3)
@@ -65,7 +65,24 @@ def test_a_class_whose_rows_weigh_nothing_is_still_a_class():
 # Number type and device
 
 
-def test_the_default_dtype_of_torch_does_not_matter():
+@pytest.mark.parametrize(
+    ("weighting", "batch_size", "expected"),
+    [
+        ("evidence", 64, torch.float64),
+        ("evidence", 16, torch.float32),
+        ("vri", 40, torch.float64),
+        (None, 64, torch.float64),
+        (None, 39, torch.float32),
+    ],
+)
+def test_fit_trains_in_float64_where_all_rows_fit_in_one_batch(weighting, batch_size, expected):
+    clf = small(batch_size=batch_size, weighting=weighting).fit(X, y)
+    nets = [clf.net_.module_] + ([] if weighting is None else [clf.weight_net_])
+    assert {p.dtype for net in nets for p in net.parameters()} == {expected}
+    assert clf.predict_proba(X).dtype == clf.noise_scores_.dtype == np.float64
+
+
+def test_fit_ignores_the_default_dtype_of_torch():
     expected = small(batch_size=16).fit(X, y)
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
@@ -77,7 +94,7 @@ def test_the_default_dtype_of_torch_does_not_matter():
     np.testing.assert_allclose(actual.noise_scores_, expected.noise_scores_, rtol=0, atol=0.5)
 
 
-def test_the_device_asked_for_is_the_device_used():
+def test_device_is_the_one_used():
     clf = small(device="cpu").fit(X, y)
     assert clf.device_ == "cpu"
     assert {p.device.type for p in clf.net_.module_.parameters()} == {"cpu"}
@@ -134,7 +151,7 @@ MODULES = {
 @pytest.mark.parametrize(
     ("virtual_step", "weighting"), [("head", "evidence"), ("full", "vri"), ("full", "evidence")]
 )
-def test_any_module_is_trained_and_pickled(name, virtual_step, weighting):
+def test_module_is_trained_and_pickled(name, virtual_step, weighting):
     clf = small(
         module=MODULES[name], virtual_step=virtual_step, weighting=weighting, batch_size=16
     ).fit(X, y)
@@ -145,7 +162,7 @@ def test_any_module_is_trained_and_pickled(name, virtual_step, weighting):
     assert_equal_fits(copied.fit(X, y), clf)
 
 
-def test_a_module_makes_hidden_layers_and_dropout_void():
+def test_module_replaces_hidden_layers_and_dropout():
     first = small(module=Perceptron, hidden_layer_sizes=(3,), dropout=0.1).fit(X, y)
     assert_equal_fits(first, small(module=Perceptron, dropout=0.9).fit(X, y))
 
@@ -156,7 +173,7 @@ def test_hidden_layer_sizes_are_the_widths_of_the_network():
     assert [(m.in_features, m.out_features) for m in linear] == [(4, 7), (7, 5), (5, 2)]
 
 
-def test_one_integer_is_one_hidden_layer():
+def test_hidden_layer_sizes_may_be_one_integer():
     assert_equal_fits(
         small(hidden_layer_sizes=9).fit(X, y), small(hidden_layer_sizes=(9,)).fit(X, y)
     )
@@ -175,7 +192,7 @@ def test_one_integer_is_one_hidden_layer():
         ("head", 16, 99, 40),
     ],
 )
-def test_a_meta_objective_of_the_callers_own_is_called_with_the_meta_batch(
+def test_meta_objective_is_called_with_the_meta_batch(
     virtual_step, batch_size, meta_batch_size, n_rows
 ):
     calls = []
@@ -198,9 +215,15 @@ def test_a_meta_objective_of_the_callers_own_is_called_with_the_meta_batch(
 
 @pytest.mark.parametrize(
     ("weighting", "meta_objective"),
-    [("evidence", "clid"), ("wnet", "clid"), ("vri", "clid"), ("evidence", "mae")],
+    [
+        ("evidence", "clid"),
+        ("wnet", "clid"),
+        ("vri", "clid"),
+        ("evidence", "mae"),
+        ("vri", "mae"),
+    ],
 )
-def test_the_weights_are_learned(weighting, meta_objective):
+def test_fit_learns_the_weighting_net(weighting, meta_objective):
     def weight_net(meta_lr):
         params = {"weighting": weighting, "meta_objective": meta_objective, "meta_lr": meta_lr}
         return small(warmup_epochs=1, **params).fit(X, y).weight_net_
@@ -212,13 +235,13 @@ def test_the_weights_are_learned(weighting, meta_objective):
 
 
 @pytest.mark.parametrize(("weighting", "lr"), [("evidence", 3e-3), ("vri", 1e-3), ("wnet", 3e-4)])
-def test_the_learning_rate_of_each_weighting_net_is_the_documented_one(weighting, lr):
+def test_meta_lr_auto_is_the_documented_number(weighting, lr):
     assert_equal_fits(
         *(small(weighting=weighting, meta_lr=rate).fit(X, y) for rate in ("auto", lr))
     )
 
 
-def test_without_weighting_every_row_weighs_one():
+def test_weighting_none_gives_unit_sample_weights():
     clf = small(weighting=None).fit(X, y)
     np.testing.assert_array_equal(clf.sample_weights_, np.ones(len(X)))
     assert clf.weight_net_ is None
@@ -231,160 +254,6 @@ CHANGEABLE = {"batch_size": 16, "warmup_epochs": 1, "meta_lr": 0.01}
 @cache
 def probabilities_unchanged():
     return small(**CHANGEABLE).fit(X_three, y_three).predict_proba(X_three)
-
-
-def check_weight_decay(expected, rows, labels, **params):
-    """Compare a fit by "auto" with that by the expected figure, and with half of it."""
-    params = {"max_epochs": 1, "warmup_epochs": 0, "batch_size": 32, **params}
-
-    def probabilities(weight_decay):
-        return small(weight_decay=weight_decay, **params).fit(rows, labels).predict_proba(rows)
-
-    found = probabilities("auto")
-    np.testing.assert_array_equal(found, probabilities(expected))
-    assert not np.array_equal(found, probabilities(expected / 2))
-
-
-@pytest.mark.parametrize("n_features", [1, 9])
-def test_automatic_weight_decay_grows_with_the_root_of_the_number_of_features(n_features):
-    rows = np.tile(X, 3)[:, :n_features]
-    check_weight_decay(0.04 * n_features**0.5, rows, y)
-
-
-@pytest.mark.parametrize(
-    ("n_rows", "expected"), [(33, 0.04), (200, 0.04), (800, 0.01), (4000, 0.002), (4100, 0.002)]
-)
-def test_automatic_weight_decay_falls_with_the_number_of_rows(n_rows, expected):
-    rows, labels = np.resize(X[:, :1], (n_rows, 1)), np.resize(y, n_rows)
-    check_weight_decay(expected, rows, labels, weighting=None)
-
-
-@pytest.mark.parametrize(("unlabeled", "expected"), [("consistency", 0.02), ("ignore", 0.04)])
-def test_rows_that_will_be_given_a_label_count_as_rows(unlabeled, expected):
-    rows, labels = np.resize(X[:, :1], (400, 1)), np.resize(y, 400)
-    labels[100:] = -1
-    check_weight_decay(expected, rows, labels, missing_label=-1, unlabeled=unlabeled)
-
-
-def test_where_all_rows_fit_in_one_batch_their_number_does_not_matter():
-    check_weight_decay(0.002, X[:, :1], y, batch_size=64)
-
-
-def test_the_network_of_a_caller_decays_on_few_rows_as_on_many():
-    check_weight_decay(0.004, X, y, module=lambda d, k: nn.Linear(d, k), weighting=None)
-
-
-@pytest.mark.parametrize(
-    ("weighting", "batch_size"), [("evidence", 16), ("evidence", 64), ("wnet", 64), ("vri", 16)]
-)
-def test_all_ways_of_weighting_share_the_warm_up_of_plain_training(weighting, batch_size):
-    params = {"batch_size": batch_size, "warmup_epochs": 2}
-    plain = small(weighting=None, **params).fit(X, y).history_
-    clf = small(weighting=weighting, meta_batch_size=7, **params).fit(X, y)
-    for key in ("train_loss", "clid", "disagreement"):
-        np.testing.assert_array_equal(clf.history_[key][:2], plain[key][:2])
-    assert clf.history_["train_loss"][2] != plain["train_loss"][2]
-
-
-# Which parameters predict
-
-
-# Early stopping
-
-
-def test_early_stopping_ends_before_the_last_epoch_and_scores_every_row():
-    clf = small(early_stopping=True, max_epochs=60, batch_size=16).fit(X, y)
-    assert clf.n_iter_ < clf.max_epochs
-    assert {"valid_loss", "valid_score"} <= clf.history_.keys()
-    score = clf.history_["valid_score"][-clf.n_iter_ :]
-    assert clf.n_iter_ == score.argmax() + 1 + 5
-    assert clf.noise_scores_.shape == clf.sample_weights_.shape == (len(X),)
-    assert np.isfinite(clf.noise_scores_).all()
-
-
-def test_without_early_stopping_every_epoch_is_run():
-    clf = small().fit(X, y)
-    assert clf.n_iter_ == clf.max_epochs
-    curves = {"train_loss", "meta_loss", "clid", "disagreement", "stage", "chosen"}
-    assert set(clf.history_) == curves
-
-
-# So few rows teach the weighting nothing, and it may say so.
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.parametrize("n_samples", [2, 3, 5])
-def test_early_stopping_makes_do_with_few_rows(n_samples):
-    clf = small(early_stopping=True).fit(X[:n_samples], np.arange(n_samples) % 2)
-    assert clf.noise_scores_.shape == (n_samples,)
-    assert np.isfinite(clf.predict_proba(X)).all()
-
-
-# The course of training
-
-
-def test_history_begins_with_warm_up_in_which_no_meta_step_is_taken():
-    for weighting in ("wnet", "vri"):
-        clf = small(weighting=weighting, warmup_epochs=2).fit(X, y)
-        no_meta_step = np.isnan(clf.history_["meta_loss"])
-        np.testing.assert_array_equal(no_meta_step, [True, True, False])
-
-
-def test_a_refit_trains_a_fresh_network_and_a_fresh_weighting_net_after_the_first():
-    once, twice = (small(n_stages=n).fit(X, y) for n in (1, 2))
-    assert once.n_iter_ == twice.n_iter_ == 3
-    assert (len(once.history_["clid"]), len(twice.history_["clid"])) == (3, 6)
-    first = twice.history_["train_loss"][:3]
-    np.testing.assert_array_equal(once.history_["train_loss"], first)
-    assert twice.history_["train_loss"][3] > first[2]  # it has learned nothing yet
-    assert np.abs(once.predict_proba(X) - twice.predict_proba(X)).max() > 1e-3
-    for fresh, learned in zip(
-        twice.weight_net_.parameters(), once.weight_net_.parameters(), strict=True
-    ):
-        assert (fresh - learned).abs().max() > 1e-3
-
-
-def test_history_tells_the_trainings_apart_and_marks_the_epoch_that_predicts():
-    history = small().fit(X, y).history_
-    np.testing.assert_array_equal(history["stage"], [1, 1, 1, 2, 2, 2])
-    np.testing.assert_array_equal(history["chosen"], [0, 0, 0, 0, 0, 1])
-
-
-def test_history_marks_the_best_epoch_of_early_stopping():
-    clf = small(early_stopping=True, max_epochs=20, n_stages=1).fit(X, y)
-    best = clf.history_["valid_score"].argmax()
-    np.testing.assert_array_equal(np.flatnonzero(clf.history_["chosen"]), [best])
-
-
-@pytest.mark.parametrize("weighting", ["wnet", "vri", None])
-def test_only_the_evidence_net_is_refitted(weighting):
-    fits = [small(weighting=weighting, n_stages=n).fit(X, y) for n in (1, 2)]
-    assert_equal_fits(*fits)
-    assert [len(clf.history_["clid"]) for clf in fits] == [3, 3]
-
-
-def test_training_on_enough_epochs_does_not_collapse():
-    clf = small(max_epochs=20).fit(X, y)
-    assert clf.collapse_epoch_ is None
-    assert clf.history_["clid"][-1] < 0
-
-
-def test_fit_forgets_an_earlier_fit():
-    clf = small().fit(X_three, y_three)
-    assert_equal_fits(clf.fit(X, y), small().fit(X, y))
-
-
-@pytest.mark.parametrize("verbose", [0, False])
-def test_silence_is_the_default(verbose, capfd):
-    small(verbose=verbose).fit(X, y)
-    assert capfd.readouterr() == ("", "")
-
-
-@pytest.mark.parametrize("verbose", [1, True])
-def test_a_progress_bar_goes_to_standard_error_alone(verbose, capfd):
-    small(verbose=verbose).fit(X, y)
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert "CLID-MU 2/2: 100%" in err
-    assert "6/6" in err
 
 
 @pytest.mark.parametrize(
@@ -406,3 +275,154 @@ def test_a_progress_bar_goes_to_standard_error_alone(verbose, capfd):
 def test_parameters_change_the_result(changed):
     probabilities = small(**{**CHANGEABLE, **changed}).fit(X_three, y_three).predict_proba(X_three)
     assert not np.array_equal(probabilities, probabilities_unchanged())
+
+
+def check_weight_decay(expected, rows, labels, **params):
+    """Compare a fit by "auto" with that by the expected figure, and with half of it."""
+    params = {"max_epochs": 1, "warmup_epochs": 0, "batch_size": 32, **params}
+
+    def probabilities(weight_decay):
+        return small(weight_decay=weight_decay, **params).fit(rows, labels).predict_proba(rows)
+
+    found = probabilities("auto")
+    np.testing.assert_array_equal(found, probabilities(expected))
+    assert not np.array_equal(found, probabilities(expected / 2))
+
+
+@pytest.mark.parametrize("n_features", [1, 9])
+def test_weight_decay_auto_grows_with_the_root_of_the_number_of_features(n_features):
+    rows = np.tile(X, 3)[:, :n_features]
+    check_weight_decay(0.04 * n_features**0.5, rows, y)
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "expected"), [(33, 0.04), (200, 0.04), (800, 0.01), (4000, 0.002), (4100, 0.002)]
+)
+def test_weight_decay_auto_falls_with_the_number_of_rows(n_rows, expected):
+    rows, labels = np.resize(X[:, :1], (n_rows, 1)), np.resize(y, n_rows)
+    check_weight_decay(expected, rows, labels, weighting=None)
+
+
+@pytest.mark.parametrize(("unlabeled", "expected"), [("consistency", 0.02), ("ignore", 0.04)])
+def test_weight_decay_auto_counts_rows_that_get_a_pseudo_label(unlabeled, expected):
+    rows, labels = np.resize(X[:, :1], (400, 1)), np.resize(y, 400)
+    labels[100:] = -1
+    check_weight_decay(expected, rows, labels, missing_label=-1, unlabeled=unlabeled)
+
+
+def test_weight_decay_auto_ignores_the_number_of_rows_in_one_batch():
+    check_weight_decay(0.002, X[:, :1], y, batch_size=64)
+
+
+def test_weight_decay_auto_ignores_the_number_of_rows_with_a_module():
+    check_weight_decay(0.004, X, y, module=lambda d, k: nn.Linear(d, k), weighting=None)
+
+
+@pytest.mark.parametrize(
+    ("weighting", "batch_size"), [("evidence", 16), ("evidence", 64), ("wnet", 64), ("vri", 16)]
+)
+def test_warm_up_is_plain_training_with_every_weighting(weighting, batch_size):
+    params = {"batch_size": batch_size, "warmup_epochs": 2}
+    plain = small(weighting=None, **params).fit(X, y).history_
+    clf = small(weighting=weighting, meta_batch_size=7, **params).fit(X, y)
+    for key in ("train_loss", "clid", "disagreement"):
+        np.testing.assert_array_equal(clf.history_[key][:2], plain[key][:2])
+    assert clf.history_["train_loss"][2] != plain["train_loss"][2]
+
+
+# Early stopping
+
+
+def test_early_stopping_ends_early_and_scores_every_row():
+    clf = small(early_stopping=True, max_epochs=60, batch_size=16).fit(X, y)
+    assert clf.n_iter_ < clf.max_epochs
+    assert {"valid_loss", "valid_score"} <= clf.history_.keys()
+    score = clf.history_["valid_score"][-clf.n_iter_ :]
+    assert clf.n_iter_ == score.argmax() + 1 + 5
+    assert clf.noise_scores_.shape == clf.sample_weights_.shape == (len(X),)
+    assert np.isfinite(clf.noise_scores_).all()
+
+
+def test_fit_runs_every_epoch_without_early_stopping():
+    clf = small().fit(X, y)
+    assert clf.n_iter_ == clf.max_epochs
+    curves = {"train_loss", "meta_loss", "clid", "disagreement", "stage", "chosen"}
+    assert set(clf.history_) == curves
+
+
+# So few rows teach the weighting nothing, and it may say so.
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("n_samples", [2, 3, 5])
+def test_early_stopping_takes_few_rows(n_samples):
+    clf = small(early_stopping=True).fit(X[:n_samples], np.arange(n_samples) % 2)
+    assert clf.noise_scores_.shape == (n_samples,)
+    assert np.isfinite(clf.predict_proba(X)).all()
+
+
+# The course of training
+
+
+def test_history_has_no_meta_loss_in_warm_up():
+    for weighting in ("wnet", "vri"):
+        clf = small(weighting=weighting, warmup_epochs=2).fit(X, y)
+        no_meta_step = np.isnan(clf.history_["meta_loss"])
+        np.testing.assert_array_equal(no_meta_step, [True, True, False])
+
+
+def test_second_stage_trains_a_new_network_and_a_new_weighting_net():
+    once, twice = (small(n_stages=n).fit(X, y) for n in (1, 2))
+    assert once.n_iter_ == twice.n_iter_ == 3
+    assert (len(once.history_["clid"]), len(twice.history_["clid"])) == (3, 6)
+    first = twice.history_["train_loss"][:3]
+    np.testing.assert_array_equal(once.history_["train_loss"], first)
+    assert twice.history_["train_loss"][3] > first[2]  # it has learned nothing yet
+    assert np.abs(once.predict_proba(X) - twice.predict_proba(X)).max() > 1e-3
+    for fresh, learned in zip(
+        twice.weight_net_.parameters(), once.weight_net_.parameters(), strict=True
+    ):
+        assert (fresh - learned).abs().max() > 1e-3
+
+
+def test_history_numbers_stages_and_marks_the_epoch_that_predicts():
+    history = small().fit(X, y).history_
+    np.testing.assert_array_equal(history["stage"], [1, 1, 1, 2, 2, 2])
+    np.testing.assert_array_equal(history["chosen"], [0, 0, 0, 0, 0, 1])
+
+
+def test_history_marks_the_best_epoch_of_early_stopping():
+    clf = small(early_stopping=True, max_epochs=20, n_stages=1).fit(X, y)
+    best = clf.history_["valid_score"].argmax()
+    np.testing.assert_array_equal(np.flatnonzero(clf.history_["chosen"]), [best])
+
+
+@pytest.mark.parametrize("weighting", ["wnet", "vri", None])
+def test_n_stages_concerns_the_evidence_net_alone(weighting):
+    fits = [small(weighting=weighting, n_stages=n).fit(X, y) for n in (1, 2)]
+    assert_equal_fits(*fits)
+    assert [len(clf.history_["clid"]) for clf in fits] == [3, 3]
+
+
+def test_fit_does_not_collapse_on_enough_epochs():
+    clf = small(max_epochs=20).fit(X, y)
+    assert clf.collapse_epoch_ is None
+    assert clf.history_["clid"][-1] < 0
+
+
+def test_fit_forgets_an_earlier_fit():
+    clf = small().fit(X_three, y_three)
+    assert_equal_fits(clf.fit(X, y), small().fit(X, y))
+
+
+@pytest.mark.parametrize("verbose", [0, False])
+def test_verbose_zero_prints_nothing(verbose, capfd):
+    small(verbose=verbose).fit(X, y)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("verbose", [1, True, 2])
+def test_verbose_shows_a_bar_on_standard_error_alone(verbose, capfd):
+    small(verbose=verbose).fit(X, y)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "CLID-MU 2/2: 100%" in err
+    assert "6/6" in err

@@ -1,4 +1,4 @@
-"""The package's own promises, on settings that together take every way through a fit."""
+"""The package's own promises, on settings that together reach every branch of a fit."""
 
 import pytest
 
@@ -30,13 +30,13 @@ def run(check, name):
     "check", [check for check in all_checks if check != check_same_result_in_another_process]
 )
 @pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_own_check(name, check):
+def test_classifier_passes_own_check(name, check):
     run(check, name)
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_same_result_in_another_process(name):
-    run(check_same_result_in_another_process, name)  # whose judge is as the package has it
+def test_fit_gives_the_same_in_another_process(name):
+    run(check_same_result_in_another_process, name)  # whose kernel regression is not coarse
 
 
 def test_all_checks_leaves_out_no_check():

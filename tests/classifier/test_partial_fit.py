@@ -1,4 +1,6 @@
-"""Fits that go on with the networks of earlier ones: warm_start and partial_fit."""
+"""Fits that continue the networks of earlier ones: warm_start and partial_fit."""
+
+import pickle
 
 import numpy as np
 import pytest
@@ -36,7 +38,7 @@ def parameters(clf):
 
 
 @pytest.mark.parametrize("weighting", ["evidence", "wnet", "vri", None])
-def test_parts_teach_what_a_fit_does(weighting):
+def test_partial_fit_learns_what_fit_does(weighting):
     X, y, wrong = make_rows(900)
     X_new, y_new, _ = make_rows(300, seed=1, noise=0)
     clf = make(weighting=weighting)
@@ -48,7 +50,7 @@ def test_parts_teach_what_a_fit_does(weighting):
     assert clf.n_iter_ == 12
 
 
-def test_rows_of_every_call_keep_their_place():
+def test_partial_fit_appends_the_rows_of_every_call():
     parts = [make_rows(150, seed) for seed in range(3)]
     clf = make()
     seen = {name: [] for name in NAMES}
@@ -65,10 +67,15 @@ def test_rows_of_every_call_keep_their_place():
     assert "450 labels in 3 classes" in clf.noise_report()
     assert clf.n_iter_ == 3
     np.testing.assert_array_equal(clf.history_["stage"], [1, 2, 3])
+    assert [(s["n_rows"], s["n_epochs"], s["predicts"]) for s in clf.stages_] == [
+        (150, 1, False),
+        (150, 1, False),
+        (150, 1, True),
+    ]
     np.testing.assert_array_equal(clf.history_["chosen"], [False, False, True])
 
 
-def test_warm_up_lasts_as_many_steps_as_in_fit_over_all_calls():
+def test_partial_fit_warms_up_for_as_many_steps_as_fit():
     X, y, _ = make_rows(200)
     clf, found = make(), []
     for _ in range(9):
@@ -80,7 +87,7 @@ def test_warm_up_lasts_as_many_steps_as_in_fit_over_all_calls():
     assert len(set(found[n_warm - 1 :])) == 10 - n_warm
 
 
-def test_a_number_of_warm_up_epochs_is_one_of_calls():
+def test_partial_fit_counts_warm_up_epochs_in_calls():
     X, y, _ = make_rows(200)
     clf, found = make(warmup_epochs=2), []
     for _ in range(4):
@@ -89,7 +96,20 @@ def test_a_number_of_warm_up_epochs_is_one_of_calls():
     assert found[0] == found[1] != found[2] != found[3]
 
 
-def test_a_part_may_lack_classes_and_labels():
+def test_partial_fit_continues_a_fit_and_a_pickled_model():
+    X, y, _ = make_rows()
+    fitted = make().fit(X, y)
+    ways = [fitted, pickle.loads(pickle.dumps(fitted))]
+    X_more, y_more, _ = make_rows(seed=1)
+    for clf in ways:
+        clf.partial_fit(X_more, y_more)
+        assert len(clf.sample_weights_) == 600
+        assert clf.n_iter_ == 4
+        for name in NAMES:
+            np.testing.assert_array_equal(getattr(clf, name), getattr(ways[0], name))
+
+
+def test_partial_fit_takes_parts_without_some_classes_and_labels():
     X, y, _ = make_rows(noise=0)
     clf = make(missing_label="?")
     for part in (["a"], ["b", "c"], ["a", "b", "c"]):
@@ -101,14 +121,37 @@ def test_a_part_may_lack_classes_and_labels():
     assert clf.predict_proba(X).shape == (300, 3)
 
 
+@pytest.mark.parametrize(
+    ("calls", "message"),
+    [
+        ([{}], "classes must be passed"),
+        ([{"classes": ["a"]}], "classes must be at least two"),
+        ([{"classes": ["a", "b"]}], "not among the classes"),
+        (
+            [{"classes": CLASSES}, {"classes": ["a", "b", "d"]}],
+            "those of earlier calls",
+        ),
+        ([{"classes": CLASSES, "y": ["?"] * 30}], "y must have labels"),
+    ],
+)
+def test_partial_fit_refuses_unfit_classes(calls, message):
+    X, y, _ = make_rows(30)
+    clf = make(missing_label="?")
+    *fine, unfit = calls
+    for call in fine:
+        clf.partial_fit(X, **{"y": y, **call})
+    with pytest.raises(ValueError, match=message):
+        clf.partial_fit(X, **{"y": y, **unfit})
+
+
 @pytest.mark.parametrize("params", [{"early_stopping": True}, {"class_weight": "balanced"}])
-def test_what_needs_all_rows_is_refused(params):
+def test_partial_fit_refuses_what_needs_all_rows(params):
     X, y, _ = make_rows(30)
     with pytest.raises(ValueError, match=next(iter(params))):
         make(**params).partial_fit(X, y, classes=CLASSES)
 
 
-def test_its_signature_is_that_of_scikit_learn():
+def test_partial_fit_has_the_signature_of_scikit_learn():
     clf, theirs = make(), SGDClassifier()
     X, y, _ = make_rows(60)
     for estimator in (clf, theirs):
@@ -116,7 +159,7 @@ def test_its_signature_is_that_of_scikit_learn():
         np.testing.assert_array_equal(estimator.classes_, CLASSES)
 
 
-def test_a_call_that_fails_leaves_all_as_it_was():
+def test_partial_fit_leaves_no_trace_of_a_failed_call():
     X, y, _ = make_rows(60)
     clf = make()
     with pytest.raises(ValueError, match="NaN"):
@@ -134,7 +177,7 @@ def test_a_call_that_fails_leaves_all_as_it_was():
 # warm_start
 
 
-def test_a_warm_fit_begins_where_the_last_ended():
+def test_warm_start_begins_where_the_last_fit_ended():
     X, y, _ = make_rows()
     clf = make(lr=1e-12, meta_lr=1e-12).fit(X, y)
     before = parameters(clf)
@@ -146,7 +189,7 @@ def test_a_warm_fit_begins_where_the_last_ended():
 
 
 @pytest.mark.parametrize("weighting", ["evidence", "wnet", "vri", None])
-def test_a_warm_fit_is_one_training_and_speaks_of_its_own_rows(weighting):
+def test_warm_start_is_one_stage_on_its_own_rows(weighting):
     X, y, _ = make_rows()
     clf = make(weighting=weighting, warm_start=True).fit(X, y)
     n_steps = clf.net_.n_steps_
@@ -157,7 +200,7 @@ def test_a_warm_fit_is_one_training_and_speaks_of_its_own_rows(weighting):
     assert clf.net_.n_steps_ > n_steps
 
 
-def test_warm_fits_go_on_learning():
+def test_warm_start_goes_on_learning():
     X, y, wrong = make_rows(600)
     clf = make(max_epochs=1, warm_start=True)
     losses, found = [], []
@@ -168,13 +211,6 @@ def test_warm_fits_go_on_learning():
     assert found[-1] > found[0] + 0.1
 
 
-def test_without_it_a_second_fit_is_the_first():
-    X, y, _ = make_rows()
-    clf = make().fit(X, y)
-    first = clf.predict_proba(X)
-    np.testing.assert_array_equal(clf.fit(X, y).predict_proba(X), first)
-
-
 @pytest.mark.parametrize(
     ("params", "y_of", "message"),
     [
@@ -182,7 +218,7 @@ def test_without_it_a_second_fit_is_the_first():
         ({}, lambda y: np.where(y == "a", "d", y), "warm_start=False"),
     ],
 )
-def test_another_network_or_other_classes_are_refused(params, y_of, message):
+def test_warm_start_refuses_another_network_or_other_classes(params, y_of, message):
     X, y, _ = make_rows(60)
     clf = make(warm_start=True).fit(X, y)
     expected = clf.predict_proba(X)

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 from classifier.data import SMALL, make_rows
-from sklearn.base import clone
 from torch import nn
 
-from sklearn_clidmu import CLIDMUClassifier, _random
+from sklearn_clidmu import CLIDMUClassifier
+from sklearn_clidmu._random import local_generators
 from sklearn_clidmu.training.networks import FeatureTap
 
 X, y, _ = make_rows()
@@ -63,7 +63,7 @@ def test_fits_in_threads_give_what_they_give_alone(alone):
 
 
 @pytest.mark.usefixtures("eager")
-def test_models_that_are_copied_meanwhile_do_not_disturb_a_fit(alone):
+def test_fit_is_not_disturbed_by_models_copied_meanwhile(alone):
     fitted = CLIDMUClassifier(**SMALL, weighting="wnet").fit(X, y)
     done = Event()
 
@@ -81,7 +81,7 @@ def test_models_that_are_copied_meanwhile_do_not_disturb_a_fit(alone):
     np.testing.assert_array_equal(actual, alone[0])
 
 
-def test_a_fit_inside_a_fit_does_not_wait_for_itself():
+def test_fit_inside_a_fit_does_not_wait_for_itself():
     inner = CLIDMUClassifier(**SMALL, weighting=None)
 
     def build(n_features, n_classes):
@@ -94,7 +94,7 @@ def test_a_fit_inside_a_fit_does_not_wait_for_itself():
 
 @pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("module", [None, dropping], ids=["own", "module"])
-def test_one_fitted_model_predicts_in_many_threads(module):
+def test_predict_works_in_many_threads(module):
     clf = CLIDMUClassifier(**SMALL, module=module, weighting=None).fit(X, y)
     many = [np.tile(X, (1 + 30 * i, 1)) for i in range(8)]  # of other lengths: nothing may mix
     for rows in many[::2]:
@@ -121,7 +121,7 @@ class Meeting(nn.Module):
         return logits
 
 
-def test_passes_of_two_threads_do_not_mix_their_features():
+def test_feature_tap_does_not_mix_the_features_of_threads():
     network = FeatureTap(Meeting(), n_classes=2)
     inputs = [torch.zeros(3, 4), torch.ones(5, 4)]
     with ThreadPoolExecutor(2) as threads:
@@ -158,17 +158,17 @@ forks = pytest.mark.skipif(
 
 @pytest.mark.parametrize("start", [pytest.param("fork", marks=forks), "spawn"])
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_child_processes_give_what_the_parent_gives(start, alone):
+def test_fit_in_a_child_process_gives_what_the_parent_gives(start, alone):
     np.testing.assert_array_equal(in_child(start), alone[0])
 
 
 @forks
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_process_that_is_forked_during_a_fit_does_not_hang(alone):
+def test_fit_in_a_process_forked_during_a_fit_does_not_hang(alone):
     fitting, forked = Event(), Event()
 
     def fit():
-        with _random.local_generators(0, torch.device("cpu")):
+        with local_generators(0, torch.device("cpu")):
             fitting.set()
             forked.wait(DEADLINE)
 
@@ -183,18 +183,8 @@ def test_a_process_that_is_forked_during_a_fit_does_not_hang(alone):
     np.testing.assert_array_equal(actual, alone[0])
 
 
-def test_workers_of_joblib_give_what_the_parent_gives(alone):
+def test_fit_in_workers_of_joblib_gives_what_the_parent_gives(alone):
     # As many threads in the workers as here: sums in another order round otherwise.
     with joblib.parallel_backend("loky", inner_max_num_threads=1):
         there = joblib.Parallel(n_jobs=2)(joblib.delayed(results)(seed) for seed in SEEDS[:2])
     np.testing.assert_array_equal(there, alone[:2])
-
-
-def test_clones_that_are_fitted_in_threads_of_joblib_give_what_they_give_alone():
-    clf = CLIDMUClassifier(**SMALL, weighting="wnet")
-    expected = clone(clf).fit(X, y).predict_proba(X)
-    fits = joblib.Parallel(n_jobs=4, backend="threading")(
-        joblib.delayed(clone(clf).fit)(X, y) for _ in range(4)
-    )
-    for fitted in fits:
-        np.testing.assert_array_equal(fitted.predict_proba(X), expected)

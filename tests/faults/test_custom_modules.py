@@ -1,4 +1,4 @@
-"""Modules of the caller's own: they work, or an error says what is wrong with which module."""
+"""Modules of callers: they work, or an error says what is wrong with which module."""
 
 import pickle
 import warnings
@@ -16,7 +16,7 @@ from sklearn_clidmu import CLIDMUClassifier
 
 X, y, _ = make_rows()
 
-# Every kind of pass that a network goes through: closed form, traced or dual numbers, none.
+# Every kind of virtual step: closed form, double backward, none.
 PASSES = [("evidence", "head"), ("evidence", "full"), ("vri", "full"), (None, "head")]
 
 
@@ -158,7 +158,7 @@ class PairOfConvolution(nn.Module):
 
 @pytest.mark.parametrize(("weighting", "virtual_step"), PASSES)
 @pytest.mark.parametrize("case", WORKING)
-def test_unusual_modules_are_trained(case, weighting, virtual_step):
+def test_module_of_an_unusual_kind_is_trained(case, weighting, virtual_step):
     in_batches = case in ("BatchNorm", "buffers", "half precision inside") and weighting == "vri"
     batch_size = 16 if in_batches else 64
     clf = fit(WORKING[case], weighting, virtual_step, batch_size)
@@ -170,7 +170,7 @@ def test_unusual_modules_are_trained(case, weighting, virtual_step):
 
 
 @pytest.mark.parametrize("frozen", [0, 2])
-def test_parameters_that_require_no_gradient_stay_as_they_were(frozen):
+def test_module_keeps_parameters_that_require_no_gradient(frozen):
     built = []
 
     def build(d, c):
@@ -203,7 +203,7 @@ class Spoiled(nn.Module):
 
 @pytest.mark.parametrize(("weighting", "virtual_step"), PASSES)
 @pytest.mark.parametrize("n_sound", [-1, 0, 15])  # from the start, in training, in its second epoch
-def test_a_module_that_turns_to_nan_is_named(n_sound, weighting, virtual_step):
+def test_module_that_turns_to_nan_is_named(n_sound, weighting, virtual_step):
     with pytest.raises(ValueError, match="module Sequential returns numbers that are not finite"):
         fit(lambda d, c: with_middle(Spoiled(n_sound))(d, c), weighting, virtual_step)
 
@@ -217,7 +217,7 @@ class Passing(Spoiled):
 
 
 @pytest.mark.parametrize(("weighting", "virtual_step"), PASSES)
-def test_nan_in_training_alone_ends_with_the_last_sound_network(weighting, virtual_step):
+def test_module_of_nan_in_training_alone_ends_with_the_last_finite_network(weighting, virtual_step):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
         clf = fit(lambda d, c: with_middle(Passing(15))(d, c), weighting, virtual_step)
@@ -291,7 +291,7 @@ class Cast(nn.Module):
 
 @pytest.mark.parametrize(("weighting", "virtual_step"), [("evidence", "head"), ("vri", "full")])
 @pytest.mark.parametrize("case", UNFIT)
-def test_unfit_modules_are_refused_by_their_name(case, weighting, virtual_step):
+def test_module_that_is_unfit_is_refused_by_its_name(case, weighting, virtual_step):
     module, message = UNFIT[case]
     with pytest.raises(ValueError, match=f"^module .*{message}"):
         fit(module, weighting, virtual_step)
@@ -305,7 +305,7 @@ class Breaking(nn.Module):
 
 
 @pytest.mark.parametrize(("weighting", "virtual_step"), PASSES)
-def test_an_error_of_the_modules_own_in_training_comes_through(weighting, virtual_step):
+def test_module_error_in_training_comes_through(weighting, virtual_step):
     before = torch.get_rng_state()
     clf = CLIDMUClassifier(
         module=with_middle(Breaking()), weighting=weighting, virtual_step=virtual_step
@@ -321,7 +321,7 @@ def rows_of_another_width(d, c):
     return nn.Linear(3, c)
 
 
-def test_a_loaded_module_that_does_not_fit_is_named():
+def test_loaded_module_that_does_not_fit_is_named():
     clf = fit(nn.Linear)
     state = clf.__getstate__()
     state["net_"]["network"]["module"] = rows_of_another_width
@@ -329,8 +329,8 @@ def test_a_loaded_module_that_does_not_fit_is_named():
         pickle.loads(pickle.dumps(clf)).__setstate__(state)
 
 
-def test_predictions_of_a_module_that_are_not_finite_are_refused_by_its_name():
-    clf = fit(nn.Linear)
+def test_predict_names_a_module_whose_output_is_not_finite():
+    clf = fit(nn.Linear, batch_size=16)
     rows = np.where(np.arange(len(X))[:, None] == 5, 1e308, X)
     with pytest.raises(ValueError, match="module Linear returns numbers that are not finite"):
         clf.predict(rows)

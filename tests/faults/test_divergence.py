@@ -1,4 +1,4 @@
-"""Absurd data and settings: sound results and a warning, or an error that says what is wrong."""
+"""Absurd data and settings: sound results and a warning, or an error that names the cause."""
 
 import warnings
 
@@ -78,7 +78,7 @@ HARD = {
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 @pytest.mark.parametrize("case", HARD)
-def test_hard_data_and_settings_give_sound_results(case, weighting):
+def test_fit_is_sound_on_hard_data_and_settings(case, weighting):
     rows, labels, params = HARD[case]
     # Neighbours of what is in a case take the other step, so that both meet most of them.
     step = ("head", "full")[list(HARD).index(case) % 2]
@@ -92,14 +92,13 @@ DIVERGING = {
     "learning rate of 1e10": {"lr": 1e10, **IN_BATCHES},
     "learning rate of 1e30 in float64": {"lr": 1e30, **WHOLE},
     "learning rate of 1e300": {"lr": 1e300, **WHOLE},
-    "learning rate of 1e10 with adamw": {"lr": 1e10, "optimizer": "adamw", **IN_BATCHES},
     "weight decay of 1e10": {"weight_decay": 1e10, **IN_BATCHES},
 }
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 @pytest.mark.parametrize("case", DIVERGING)
-def test_divergence_is_told_and_ends_with_the_last_sound_network(case, weighting):
+def test_divergence_warns_and_ends_with_the_last_finite_network(case, weighting):
     clf, messages = fit(X, y, weighting, max_epochs=3, **DIVERGING[case])
     assert_sound(case, clf, X)
     assert any("Training diverged in epoch" in m for m in messages)
@@ -114,7 +113,7 @@ RUNAWAY = {"evidence": 1e308, "wnet": 1e30, "vri": 1e30}
 @pytest.mark.parametrize("weighting", RUNAWAY)
 @pytest.mark.parametrize("virtual_step", ["head", "full"])
 @pytest.mark.parametrize("batches", [IN_BATCHES, WHOLE], ids=["in batches", "whole"])
-def test_a_weighting_that_runs_away_collapses_and_is_told(weighting, virtual_step, batches):
+def test_weighting_that_overflows_collapses_with_a_warning(weighting, virtual_step, batches):
     meta_lr = RUNAWAY[weighting]
     clf, messages = fit(X, y, weighting, meta_lr=meta_lr, virtual_step=virtual_step, **batches)
     assert_sound(f"meta_lr={meta_lr}", clf, X)
@@ -127,7 +126,7 @@ def test_a_weighting_that_runs_away_collapses_and_is_told(weighting, virtual_ste
 @pytest.mark.parametrize(
     ("meta_lr", "batches"), [(1e17, IN_BATCHES), (1e17, WHOLE), (1e300, WHOLE)]
 )
-def test_an_evidence_net_that_saturates_goes_on_weighing_soundly(meta_lr, batches):
+def test_evidence_net_that_saturates_gives_sound_weights(meta_lr, batches):
     clf, messages = fit(X, y, "evidence", meta_lr=meta_lr, **batches)
     assert_sound(f"meta_lr={meta_lr}", clf, X)
     assert not messages
@@ -137,7 +136,7 @@ def test_an_evidence_net_that_saturates_goes_on_weighing_soundly(meta_lr, batche
     ("weighting", "meta_lr"),
     [("evidence", 1e308), ("wnet", 1e17), ("wnet", 1e300), ("vri", 1e17), ("vri", 1e300)],
 )
-def test_a_collapse_leaves_a_sound_weighting_net_to_later_fits(weighting, meta_lr):
+def test_collapse_leaves_a_sound_weighting_net(weighting, meta_lr):
     clf, messages = fit(X, y, weighting, meta_lr=meta_lr, **WHOLE)
     assert messages
     largest = max(p.detach().abs().max().item() for p in clf.weight_net_.parameters())
@@ -149,23 +148,10 @@ def test_a_collapse_leaves_a_sound_weighting_net_to_later_fits(weighting, meta_l
     assert weights.std() > 0
 
 
-def test_a_collapse_of_the_first_training_does_not_spoil_the_second():
-    clf, messages = fit(X, y, "evidence", meta_lr=1e308, n_stages=2, **WHOLE)
-    assert_sound("meta_lr=1e308, refit", clf, X)
-    assert list(clf.history_["stage"]) == [1, 1, 2, 2]
-    assert len(messages) == 1
-
-
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 @pytest.mark.parametrize("large", [slice(None), 3], ids=["all", "one"])
-def test_rows_that_overflow_the_network_in_fit_are_refused_with_advice(large, weighting):
+def test_fit_refuses_rows_that_overflow_the_network(large, weighting):
     rows = X.copy()
     rows[large] = 3e38  # nearly the largest number: whatever the processor, sums overflow
     with pytest.raises(ValueError, match=r"^X has rows too large .*StandardScaler"):
-        fit(rows, y, weighting, hidden_layer_sizes=(64, 5), **WHOLE)
-
-
-@pytest.mark.parametrize("value", [1e-7, 1e-30])
-def test_a_temperature_that_precision_cannot_resolve_is_refused(value):
-    with pytest.raises(ValueError, match=r"'temperature' parameter .* \[1e-06, inf\)"):
-        fit(X, y, "wnet", temperature=value)
+        fit(rows, y, weighting, hidden_layer_sizes=(64, 5), **IN_BATCHES)

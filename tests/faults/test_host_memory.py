@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sklearn_clidmu import CLIDMUClassifier
-from sklearn_clidmu.noise import loo_kernel_ridge as leave_one_out
+from sklearn_clidmu.noise import loo_kernel_ridge
 
 N_ROWS, WIDTH = 60_000, 1024  # 234 MiB
 ROOM = 200 * 2**20
@@ -51,8 +51,8 @@ def table(tmp_path_factory):
 
 
 @pytest.mark.parametrize("weighting", ["evidence", None])
-def test_there_is_no_copy_of_the_table(weighting, table, monkeypatch):
-    monkeypatch.setattr(leave_one_out, "N_FREQUENCIES", 64)  # of the time; memory goes by chunks
+def test_fit_does_not_copy_a_table_on_disk(weighting, table, monkeypatch):
+    monkeypatch.setattr(loo_kernel_ridge, "N_FREQUENCIES", 64)  # of the time; memory goes by chunks
     y = np.arange(N_ROWS) % 2
     clf = CLIDMUClassifier(
         hidden_layer_sizes=(8,),

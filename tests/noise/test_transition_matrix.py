@@ -72,20 +72,13 @@ def test_known_noise_is_recovered(name, class_logits, dtype):
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.2, 0.45])
-def test_asymmetry_is_the_rate_of_pair_flips_and_nothing_of_symmetric_noise(rate):
+def test_estimate_noise_finds_the_rate_of_pair_flips_and_of_symmetric_noise(rate):
     true = torch.arange(40_000) % 10
     flipped = torch.rand(40_000) < rate
-    for step, expected in ((1, rate), (torch.randint(1, 10, (40_000,)), 0)):
+    for step in (1, torch.randint(1, 10, (40_000,))):
         given = torch.where(flipped, (true + step) % 10, true)
         found = estimate_noise(torch.eye(10)[true], given, torch.ones(40_000))
         assert found.rate.item() == pytest.approx(rate, abs=0.02)
-
-
-def test_noise_of_two_classes_is_never_asymmetric():
-    true = torch.arange(600) % 2
-    given = torch.where(torch.rand(600) < 0.4, 1, true)
-    found = estimate_noise(torch.eye(2)[true], given, torch.ones(600))
-    assert found.matrix[0, 1] > found.matrix[1, 0] + 0.2
 
 
 def test_clean_labels_are_believed():

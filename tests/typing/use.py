@@ -30,6 +30,7 @@ def use(X: np.ndarray, y: np.ndarray, logits: Tensor, features: Tensor, path: Pa
         assert_type(array, np.ndarray)
     assert_type(clf.noise_scores(X, noisy), np.ndarray)
     assert_type(clf.noise_report(), str)
+    assert_type(clf.partial_fit(X, noisy, classes=[0, 1]), CLIDMUClassifier)
     export_onnx(clf, path)
     issues = find_label_issues(clf)
     assert_type(issues.index, np.ndarray)
