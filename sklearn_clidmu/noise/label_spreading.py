@@ -1,4 +1,4 @@
-"""Labels for the rows that came without one, to be trained on as labels that may be wrong."""
+"""Label spreading: class probabilities that agree between neighboring rows."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ N_BANK = 10_000
 """Neighbours are looked for among at most as many rows, drawn at random."""
 
 
-def spread_labels(X: np.ndarray, guesses: np.ndarray, seed: int) -> np.ndarray:
+def spread_labels(X: np.ndarray, proba: np.ndarray, seed: int) -> np.ndarray:
     """Make class probabilities agree between neighbours.
 
-    Label spreading (Zhou et al., NeurIPS 2003), started from guesses at all rows. The rows of a
-    bank hear of each other; the others hear of their neighbours in it.
+    Label spreading (Zhou et al., NeurIPS 2003), started from predictions at all rows. Rows
+    of a random bank exchange theirs; the others take those of their neighbors in it.
 
     Parameters
     ----------
     X : ndarray of shape (n, d)
-    guesses : ndarray of shape (n, n_classes)
+    proba : ndarray of shape (n, n_classes)
         Class probabilities.
     seed : int
         Draws the bank, and the start of the principal components.
@@ -48,17 +48,17 @@ def spread_labels(X: np.ndarray, guesses: np.ndarray, seed: int) -> np.ndarray:
     near = _closeness(neighbors)
     near = near.maximum(near.T)
     scale = 1 / np.sqrt(near @ np.ones((len(bank), 1)))
-    heard = guesses[bank]
+    spread = proba[bank]
     for _ in range(N_STEPS):
-        heard = SPREAD * scale * (near @ (scale * heard)) + (1 - SPREAD) * guesses[bank]
-    heard /= heard.sum(axis=1, keepdims=True)
-    agreed = np.empty_like(guesses)
-    agreed[bank] = heard
+        spread = SPREAD * scale * (near @ (scale * spread)) + (1 - SPREAD) * proba[bank]
+    spread /= spread.sum(axis=1, keepdims=True)
+    agreed = np.empty_like(proba)
+    agreed[bank] = spread
     rest = np.setdiff1d(np.arange(len(X)), bank)
     if len(rest):
         near = _closeness(neighbors, Z[rest])
-        mean = (near @ heard) / (near @ np.ones((len(bank), 1)))
-        agreed[rest] = SPREAD * mean + (1 - SPREAD) * guesses[rest]
+        mean = (near @ spread) / (near @ np.ones((len(bank), 1)))
+        agreed[rest] = SPREAD * mean + (1 - SPREAD) * proba[rest]
     return agreed
 
 

@@ -1,7 +1,7 @@
-"""What all other rows say of a row's label: leave-one-out kernel ridge regression.
+"""Leave-one-out kernel ridge regression of the labels.
 
-Unlike a network's loss, this evidence cannot have memorised the row's own label, and it is there
-before the first training step. The Gaussian kernel is approximated by random Fourier features
+Unlike a network's loss, its predictions cannot have memorized the row's own label, and they are
+available before training. The Gaussian kernel is approximated by random Fourier features
 (Rahimi and Recht, NeurIPS 2007), so that time and memory grow linearly with the rows; leaving one
 row out has a closed form.
 """
@@ -51,9 +51,9 @@ def loo_proba(
     generator: torch.Generator,
     kernel: Kernel | None = None,
 ) -> Tensor:
-    """Share of each class around each row, judged by the other rows, shape (n, n_classes).
+    """Probability of each given label at each row, from all other rows, shape (n, n_classes).
 
-    Ridge regression of the one-hot labels on random Fourier features. The shares of a row add
+    Ridge regression of the one-hot labels on random Fourier features. The values of a row add
     up to one and estimate the probabilities of its *given* label; they may leave [0, 1].
 
     Parameters
@@ -64,13 +64,12 @@ def loo_proba(
         Given labels.
     n_classes : int
     sample_weight : Tensor of shape (n,)
-        Not negative. Rows of weight zero are judged but judge nobody.
+        Not negative. Rows of weight zero are predicted but not fitted.
     generator : torch.Generator
         Draws the frequencies, on the CPU, so that they are the same on every device.
     kernel : Kernel, optional
         By default that of least leave-one-out squared error, where leaving a row out leaves out
-        its whole weight: the best penalty of each width, and of the widths the first that is
-        better than its neighbours. A kernel that is given takes no row out: then a row of
+        its whole weight. A kernel that is given takes no row out: then a row of
         weight s counts exactly as s identical rows.
     """
     weight = sample_weight.to(X.dtype)
@@ -82,18 +81,18 @@ def loo_proba(
         left_out = weight
         kernel = _choose_kernel(table, weight, frequencies, generator)
     ridge = Ridge(table.chunks(weight), frequencies * kernel.inverse_width**0.5)
-    shares = weight.new_empty(len(weight), n_classes)
+    proba = weight.new_empty(len(weight), n_classes)
     parts = zip(
-        shares.split(table.chunk), targets.split(table.chunk), table.chunks(left_out), strict=True
+        proba.split(table.chunk), targets.split(table.chunk), table.chunks(left_out), strict=True
     )
     for part, labels, (rows, Y, left) in parts:
         residuals = ridge.residuals(*ridge.project(rows), Y, left, kernel.penalty)
         part.copy_(F.one_hot(labels, n_classes) - residuals)
-    return shares
+    return proba
 
 
 class Standardised:
-    """A table in the units that the judge works in, made chunk by chunk and never as a whole.
+    """A table in the units of the regression, made chunk by chunk and never as a whole.
 
     Rows are centred and have a mean square of 2; labels are one-hot and centred. What is summed
     over rows is float64, and all else of the type of X.

@@ -1,6 +1,6 @@
-"""How many of the labels given to each class can be label_precision, from predictions alone.
+"""Transition matrix and label precision of each class, from predictions alone.
 
-Where a classifier that has not seen a row's label is surest of its class, the labels given there
+Where a classifier that has not seen a row's label is surest of its class, the given labels
 show the noise and little else: anchor points (Liu and Tao, TPAMI 2016; Patrini et al., CVPR 2017).
 """
 
@@ -25,11 +25,11 @@ from sklearn_clidmu.clid.weighted import class_sums
 from sklearn_clidmu.noise.loo_kernel_ridge import Kernel, loo_proba
 
 LABEL_PRECISION_BOUNDS = (0.1, 0.999)
-"""No class is label_precision less or more than this."""
+"""Least and greatest label precision of a class."""
 
 
 class NoiseEstimate(NamedTuple):
-    """What anchors say of the noise."""
+    """Noise in the given labels."""
 
     matrix: Tensor
     """Probability of the given label (column) in a true class (row), (n_classes, n_classes)."""
@@ -40,14 +40,14 @@ class NoiseEstimate(NamedTuple):
 
 
 def estimate_noise(
-    shares: Tensor, targets: Tensor, sample_weight: Tensor, row: float = 1.0
+    proba: Tensor, targets: Tensor, sample_weight: Tensor, row: float = 1.0
 ) -> NoiseEstimate:
-    """Noise matrix and share of right labels, class by class.
+    """Estimate transition matrix and label precision from anchor points.
 
     Parameters
     ----------
-    shares : Tensor of shape (n, n_classes)
-        Scores of each class that do not depend on the row's own label.
+    proba : Tensor of shape (n, n_classes)
+        Score of each class, independent of the row's own label.
     targets : Tensor of shape (n,), int64
         Given labels.
     sample_weight : Tensor of shape (n,)
@@ -55,15 +55,15 @@ def estimate_noise(
     row : float, default=1.0
         Weight that counts as one row.
     """
-    n_classes = shares.shape[1]
-    surest, predicted = shares.max(dim=1)
-    weight = sample_weight.to(shares)
+    n_classes = proba.shape[1]
+    surest, predicted = proba.max(dim=1)
+    weight = sample_weight.to(proba)
     mass = class_sums(weight, predicted, n_classes)
     anchors = _anchor_weight(surest, predicted, weight, mass, row)
-    counts = shares.new_zeros(n_classes, n_classes)
+    counts = proba.new_zeros(n_classes, n_classes)
     counts.index_put_((predicted, targets), anchors, accumulate=True)
     n_anchors = counts.sum(dim=1)
-    wrong = (n_anchors - counts.diagonal()) / n_anchors.clamp_min(torch.finfo(shares.dtype).tiny)
+    wrong = (n_anchors - counts.diagonal()) / n_anchors.clamp_min(torch.finfo(proba.dtype).tiny)
     noise_rate = (mass * wrong).sum() / mass.sum()
     prior = _uniform_noise(noise_rate, n_classes)
     prior_mass = PRIOR_ROWS * row
@@ -95,7 +95,7 @@ def _anchor_weight(
 
 
 def _uniform_noise(rate: Tensor, n_classes: int) -> Tensor:
-    """Noise matrix of labels that are wrong at ``rate``, in all ways alike."""
+    """Transition matrix of symmetric noise at ``rate``."""
     eye = torch.eye(n_classes, dtype=rate.dtype, device=rate.device)
     return (1 - rate) * eye + rate / max(n_classes - 1, 1) * (1 - eye)
 

@@ -1,0 +1,144 @@
+import math
+
+import pytest
+import torch
+
+from sklearn_clidmu.clid.weighted import normal_rank
+from sklearn_clidmu.training.data import (
+    LARGEST_LOSS,
+    Labels,
+    SampleHistory,
+    ShuffledBatches,
+    Table,
+)
+
+SHAPES = [(1, 1), (2, 1), (2, 2), (64, 64), (65, 64), (65, 3), (129, 64), (1000, 64), (7, 3)]
+
+
+def numbered(n):
+    """Table in which every part of a row tells its number."""
+    number = torch.arange(n)
+    return Table(number[:, None] * 1.0, number % 3, 10.0 * number, 100 + number)
+
+
+def passes(batches):
+    """The batches of one epoch, pass by pass."""
+    flat = list(batches)
+    return [flat[i : i + batches.n_batches] for i in range(0, len(flat), batches.n_batches)]
+
+
+@pytest.mark.parametrize(("n", "batch_size"), SHAPES)
+def test_shuffled_batches_differ_in_size_by_at_most_one_and_never_exceed_batch_size(n, batch_size):
+    for batches in passes(ShuffledBatches(numbered(n), batch_size)):
+        sizes = [len(X) for X, _ in batches]
+        assert sum(sizes) == n
+        assert max(sizes) <= batch_size
+        assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize("batch_size", [3, 4, 5, 64])
+def test_shuffled_batches_no_batch_has_a_single_row(batch_size):
+    # With pairs, the odd row out is alone whatever one does.
+    for n in range(2, 200):
+        assert all(len(X) > 1 for X, _ in ShuffledBatches(numbered(n), batch_size))
+
+
+@pytest.mark.parametrize(("n", "batch_size"), SHAPES)
+def test_shuffled_batches_every_row_comes_once_per_pass(n, batch_size):
+    for batches in passes(ShuffledBatches(numbered(n), batch_size)):
+        numbers = torch.cat([X for X, _ in batches]).flatten()
+        assert numbers.sort().values.tolist() == list(range(n))
+
+
+@pytest.mark.parametrize(("n", "batch_size"), SHAPES)
+def test_shuffled_batches_an_epoch_takes_as_few_passes_as_give_ten_steps(n, batch_size):
+    batches = ShuffledBatches(numbered(n), batch_size)
+    n_steps = len(list(batches))
+    per_pass = math.ceil(n / batch_size)
+    assert n_steps == len(batches)
+    assert n_steps >= 10
+    assert n_steps == per_pass or n_steps - per_pass < 10
+
+
+@pytest.mark.parametrize("n", [2, 63, 64])
+def test_shuffled_batches_pass_a_table_of_one_batch_whole_and_in_order(
+    n,
+):
+    state = torch.get_rng_state()
+    for X, labels in ShuffledBatches(numbered(n), 64):
+        assert X.flatten().tolist() == list(range(n))
+        assert labels.rows.tolist() == list(range(100, 100 + n))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_shuffled_batches_larger_tables_come_in_another_order_every_pass():
+    orders = [torch.cat([X for X, _ in b]) for b in passes(ShuffledBatches(numbered(65), 64))]
+    assert len({tuple(order.flatten().tolist()) for order in orders}) == len(orders) == 5
+
+
+def test_table_keeps_what_belongs_to_a_row_together():
+    for X, labels in ShuffledBatches(numbered(50), 8):
+        number = X.flatten().long()
+        assert torch.equal(labels.rows, 100 + number)
+        assert torch.equal(labels.targets, number % 3)
+        assert torch.equal(labels.sample_weight, 10.0 * number)
+
+
+def test_table_len_is_its_number_of_rows():
+    assert len(numbered(17)) == 17
+
+
+def labels_of(*rows):
+    rows = torch.tensor(rows)
+    return Labels(rows, torch.zeros_like(rows), torch.ones(len(rows)))
+
+
+def new_history(n, **known):
+    return SampleHistory(torch.ones(n), 3, torch.zeros(n), **known)
+
+
+def test_sample_history_mean_loss_is_the_mean_over_a_rows_visits():
+    history = new_history(4)
+    history.record_losses(labels_of(0, 2), torch.tensor([1.0, 2.0]))
+    history.record_losses(labels_of(2, 3), torch.tensor([4.0, 5.0]))
+    assert history.mean_loss().tolist() == [1, 0, 3, 5]
+    assert history.n_visits.tolist() == [1, 0, 2, 1]
+
+
+def test_sample_history_influence_is_the_sum_over_a_rows_visits_in_stacks_too():
+    history = new_history(3)
+    history.record_influence(labels_of(0, 1), torch.tensor([1.0, 2.0]))
+    stack = Labels(*(torch.stack([part, part]) for part in labels_of(1, 2)))
+    history.record_influence(stack, torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+    assert history.influence.tolist() == [1, 6, 6]
+
+
+def test_sample_history_evidence_has_its_five_columns():
+    margin, odds = torch.tensor([0.3, -0.2, 0.9]), torch.tensor([1.0, -2.0, 0.5])
+    history = SampleHistory(torch.ones(3), 3, margin, odds)
+    history.record_losses(labels_of(0, 1, 2), torch.tensor([1.0, 2.0, 0.5]))
+    history.record_losses(labels_of(0, 1, 2), torch.tensor([3.0, 1.0, math.log(3)]))
+    history.record_influence(labels_of(0, 1, 2), torch.tensor([0.1, -0.4, 0.2]))
+    found, weight = history.evidence(), torch.ones(3)
+    torch.testing.assert_close(found[:, 0], torch.tensor([3.0, 1.0, math.log(3)]) / math.log(3))
+    torch.testing.assert_close(found[:, 1], normal_rank(history.mean_loss(), weight))
+    torch.testing.assert_close(found[:, 2], normal_rank(history.influence, weight))
+    torch.testing.assert_close(found[:, 3], normal_rank(margin, weight))
+    torch.testing.assert_close(found[:, 4], odds)
+
+
+def test_sample_history_records_losses_up_to_a_bound():
+    history = new_history(2)
+    history.record_losses(labels_of(0, 1), torch.tensor([math.inf, 1.0]))
+    assert history.mean_loss().tolist() == [LARGEST_LOSS, 1]
+
+
+def test_sample_history_restore_state_forgets_what_was_recorded_since():
+    history = new_history(2)
+    history.record_losses(labels_of(0), torch.tensor([1.0]))
+    state = history.copy_state()
+    history.record_losses(labels_of(0, 1), torch.tensor([5.0, 7.0]))
+    history.record_influence(labels_of(1), torch.tensor([2.0]))
+    history.restore_state(state)
+    assert history.mean_loss().tolist() == [1, 0]
+    assert history.influence.tolist() == [0, 0]
