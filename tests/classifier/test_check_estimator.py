@@ -5,7 +5,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from sklearn_clidmu import CLIDMUClassifier
 
-SMALL = {"hidden_layer_sizes": (16, 8), "max_epochs": 5}
+SMALL = {"hidden_layer_sizes": (16, 8), "max_epochs": 4}
 
 
 # Some checks train on labels that are pure noise, and some of them from a random seed.

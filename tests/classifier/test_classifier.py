@@ -82,18 +82,6 @@ def test_fit_trains_in_float64_where_all_rows_fit_in_one_batch(weighting, batch_
     assert clf.predict_proba(X).dtype == clf.noise_scores_.dtype == np.float64
 
 
-def test_fit_ignores_the_default_dtype_of_torch():
-    expected = small(batch_size=16).fit(X, y)
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        actual = small(batch_size=16).fit(X, y)
-    finally:
-        torch.set_default_dtype(before)
-    assert {p.dtype for p in actual.net_.module_.parameters()} == {torch.float32}
-    np.testing.assert_allclose(actual.noise_scores_, expected.noise_scores_, rtol=0, atol=0.5)
-
-
 def test_device_is_the_one_used():
     clf = small(device="cpu").fit(X, y)
     assert clf.device_ == "cpu"
@@ -343,13 +331,6 @@ def test_early_stopping_ends_early_and_scores_every_row():
     assert np.isfinite(clf.noise_scores_).all()
 
 
-def test_fit_runs_every_epoch_without_early_stopping():
-    clf = small().fit(X, y)
-    assert clf.n_iter_ == clf.max_epochs
-    curves = {"train_loss", "meta_loss", "clid", "disagreement", "stage", "chosen"}
-    assert set(clf.history_) == curves
-
-
 # So few rows teach the weighting nothing, and it may say so.
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("n_samples", [2, 3, 5])
@@ -400,17 +381,6 @@ def test_n_stages_concerns_the_evidence_net_alone(weighting):
     fits = [small(weighting=weighting, n_stages=n).fit(X, y) for n in (1, 2)]
     assert_equal_fits(*fits)
     assert [len(clf.history_["clid"]) for clf in fits] == [3, 3]
-
-
-def test_fit_does_not_collapse_on_enough_epochs():
-    clf = small(max_epochs=20).fit(X, y)
-    assert clf.collapse_epoch_ is None
-    assert clf.history_["clid"][-1] < 0
-
-
-def test_fit_forgets_an_earlier_fit():
-    clf = small().fit(X_three, y_three)
-    assert_equal_fits(clf.fit(X, y), small().fit(X, y))
 
 
 @pytest.mark.parametrize("verbose", [0, False])

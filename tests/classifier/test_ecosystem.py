@@ -22,14 +22,11 @@ from sklearn.model_selection import (
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.semi_supervised import SelfTrainingClassifier
 from sklearn.utils import estimator_html_repr
 
 from sklearn_clidmu import (
     CLIDMUClassifier,
-    _classifier,
 )
-from sklearn_clidmu.training.data import make_training_data
 
 from .data import SMALL, make_rows
 
@@ -108,25 +105,6 @@ def test_meta_estimator_fits_and_predicts_with_string_labels(wrapper):
     assert_sound(clone(wrapper).fit(X, NAMES[y]), X)
 
 
-def test_self_training_labels_the_rows_that_it_is_surest_of():
-    labels = np.where(np.arange(len(X)) < 30, y, -1)
-    trained = SelfTrainingClassifier(small(), criterion="k_best", k_best=5, max_iter=2)
-    assert_sound(trained.fit(X, labels), X)
-    assert (trained.transduction_ >= 0).sum() == 40
-    assert trained.estimator_.noise_scores_.shape == (40,)
-
-
-def test_boosting_passes_its_sample_weights_on():
-    boosted = AdaBoostClassifier(small(), n_estimators=2, random_state=0).fit(X, y)
-    equal = np.full(len(X), 1 / len(X))
-    first, second = (member.noise_scores_ for member in boosted.estimators_)
-    by_equal_weights = [
-        clone(member).fit(X, y, equal).noise_scores_ for member in boosted.estimators_
-    ]
-    np.testing.assert_array_equal(first, by_equal_weights[0])
-    assert not np.array_equal(second, by_equal_weights[1])
-
-
 # Metadata routing
 
 
@@ -171,14 +149,6 @@ def test_tensors_give_what_arrays_give_as_numpy(dispatch):
     np.testing.assert_array_equal(clf.noise_scores(rows, labels), plain.noise_scores(X, y))
     if IN_TIME:  # before, its metrics may fail on tensors beside arrays
         assert clf.score(rows, labels) == plain.score(X, y)
-
-
-def test_pipeline_of_tensors_is_one_of_arrays(dispatch):
-    rows, labels = torch.tensor(X), torch.tensor(y)
-    pipe = make_pipeline(StandardScaler(), small()).fit(rows, labels)
-    plain = make_pipeline(StandardScaler(), small()).fit(X, y)
-    # The scaler may sum in another order.
-    np.testing.assert_allclose(pipe.predict_proba(rows), plain.predict_proba(X), atol=1e-6)
 
 
 # Frames
@@ -248,18 +218,6 @@ def test_column_that_is_no_number_is_refused_with_advice(kind):
     )
     with pytest.raises(ValueError, match=r"X has (strings|dates).*TableVectorizer.*ColumnTransf"):
         small().fit(frame, y)
-
-
-@pytest.mark.parametrize("library", ["pandas", "polars"])
-def test_pipeline_that_outputs_frames_passes_names_on(library):
-    frames = pytest.importorskip(library)
-    pipe = make_pipeline(StandardScaler(), small()).set_output(transform=library)
-    frame = frames.DataFrame(dict(zip("wxyz", X.T, strict=True)))
-    pipe.fit(frame, y)
-    assert list(pipe[-1].feature_names_in_) == list("wxyz")
-    plain = make_pipeline(StandardScaler(), small()).fit(X, y)
-    # Sums over columns may be in another order.
-    np.testing.assert_allclose(pipe.predict_proba(frame), plain.predict_proba(X), atol=1e-9)
 
 
 @pytest.mark.parametrize("gap", [False, True])
@@ -336,21 +294,6 @@ def test_table_on_disk_gives_what_one_in_memory_gives(tmp_path, dtype, n_classes
     np.testing.assert_array_equal(clf.predict_proba(rows), expected.predict_proba(np.array(rows)))
     np.testing.assert_array_equal(clf.noise_scores_, expected.noise_scores_)
     assert (tmp_path / "X.npy").read_bytes() == before
-
-
-def test_float32_table_is_not_copied(tmp_path, monkeypatch):
-    rows, labels, _ = mapped(tmp_path / "X.npy", np.float32)
-    tables = []
-
-    def watched(*args):
-        data = make_training_data(*args)
-        tables.append(data.training.X)
-        return data
-
-    monkeypatch.setattr(_classifier, "make_training_data", watched)
-    small(batch_size=32).fit(rows, labels)
-    (table,) = tables
-    assert np.shares_memory(table.numpy(), rows)
 
 
 # scikit-learn's view of it

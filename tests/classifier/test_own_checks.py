@@ -5,9 +5,9 @@ import pytest
 from sklearn_clidmu import CLIDMUClassifier
 
 from . import own_checks
-from .own_checks import all_checks, check_same_result_in_another_process
+from .own_checks import all_checks
 
-SMALL = {"hidden_layer_sizes": (12, 8), "max_epochs": 3}
+SMALL = {"hidden_layer_sizes": (12, 8), "max_epochs": 2}
 CONFIGURATIONS = {
     "evidence": {"warmup_epochs": 1},
     "vri, full step": {"warmup_epochs": 1, "weighting": "vri", "virtual_step": "full"},
@@ -21,22 +21,11 @@ CONFIGURATIONS = {
 }
 
 
-def run(check, name):
-    check(name, CLIDMUClassifier(**SMALL, **CONFIGURATIONS[name]))
-
-
-@pytest.mark.usefixtures("coarse_kernel")
-@pytest.mark.parametrize(
-    "check", [check for check in all_checks if check != check_same_result_in_another_process]
-)
+@pytest.mark.usefixtures("coarse_kernel", "few_steps")
+@pytest.mark.parametrize("check", all_checks)
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_classifier_passes_own_check(name, check):
-    run(check, name)
-
-
-@pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_fit_gives_the_same_in_another_process(name):
-    run(check_same_result_in_another_process, name)  # whose kernel regression is not coarse
+    check(name, CLIDMUClassifier(**SMALL, **CONFIGURATIONS[name]))
 
 
 def test_all_checks_leaves_out_no_check():

@@ -75,7 +75,7 @@ MODELS = {
     "wnet": {"weighting": "wnet"},
     "unweighted": {"weighting": None},
     "early stopping": {"early_stopping": True, "hidden_layer_sizes": 7},
-    "class weights": {"dtype": "float32", "class_weight": {0: 1, 1: np.float64(2)}},
+    "class weights": {"class_weight": {0: 1, 1: np.float64(2)}},
 }
 OWN_MODULES = {
     "batches": {"module": normalizing, "batch_size": 16},

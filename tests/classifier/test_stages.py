@@ -35,32 +35,37 @@ def batch_size(request):
     return REGIMES[request.param]
 
 
-def expectation(rate, n_classes=3):
-    """Class 0 is labeled 1 with this probability: true class in the row, given in the column."""
-    matrix = np.eye(n_classes)
-    matrix[0, :2] = 1 - rate, rate
-    return matrix
-
-
 # The estimates of the noise
 
 
-def one_way_noise(rate=0.4):
-    """Labels of class 0 alone are wrong, always as 1."""
+def cyclic_noise(rate=0.3):
+    """Wrong labels are those of the next class."""
     rng = np.random.RandomState(0)
     true = np.arange(300) % 3
     X = rng.normal(size=(300, 4)) + 5 * np.eye(3, 4)[true]
-    flipped = (true == 0) & (rng.uniform(size=300) < rate)
-    return X, np.where(flipped, 1, true), flipped
+    flipped = rng.uniform(size=300) < rate
+    y = np.where(flipped, (true + 1) % 3, true)
+    counts = np.zeros((3, 3))
+    np.add.at(counts, (true, y), 1)
+    return X, y, flipped, counts / 100
 
 
 def test_transition_matrix_has_true_classes_in_rows_and_given_labels_in_columns():
-    X, y, flipped = one_way_noise()
+    X, y, flipped, expected = cyclic_noise()
     clf = small(batch_size=32, max_epochs=8).fit(X, y)
-    rate = flipped.sum() / 100
-    np.testing.assert_allclose(clf.transition_matrix_, expectation(rate), atol=0.08)
-    np.testing.assert_allclose(clf.transition_matrix_.sum(axis=1), 1)
-    assert clf.noise_rate_ == pytest.approx(flipped.mean(), abs=0.03)
+    np.testing.assert_allclose(clf.transition_matrix_, expected, atol=0.03)
+    assert clf.noise_rate_ == pytest.approx(flipped.mean(), abs=0.02)
+
+
+def test_noise_estimate_sees_the_noise_before_training():
+    X, y, flipped, expected = cyclic_noise()
+    # One epoch of no learning: what is right is known without the network.
+    clf = small(batch_size=32, max_epochs=1, warmup_epochs=0, lr=1e-12, n_stages=1).fit(X, y)
+    estimate = clf.noise_estimate_
+    assert estimate["noise_rate"] == pytest.approx(flipped.mean(), abs=0.08)
+    np.testing.assert_allclose(estimate["transition_matrix"], expected, atol=0.15)
+    right = [(~flipped)[y == k].mean() for k in range(3)]
+    np.testing.assert_allclose(estimate["label_precision"], right, atol=0.1)
 
 
 def test_transition_matrix_is_the_count_of_suggested_and_given_labels():
@@ -70,18 +75,6 @@ def test_transition_matrix_is_the_count_of_suggested_and_given_labels():
     np.add.at(counts, (clf.suggested_labels_, y), 1)
     np.testing.assert_allclose(clf.transition_matrix_, counts / counts.sum(axis=1, keepdims=True))
     assert clf.noise_rate_ == pytest.approx((clf.suggested_labels_ != y).mean())
-
-
-def test_noise_estimate_sees_the_noise_before_training():
-    X, y, flipped = one_way_noise()
-    # One epoch of no learning: what is right is known without the network.
-    clf = small(batch_size=32, max_epochs=1, warmup_epochs=0, lr=1e-12, n_stages=1).fit(X, y)
-    estimate = clf.noise_estimate_
-    assert estimate["noise_rate"] == pytest.approx(flipped.mean(), abs=0.08)
-    rate = flipped.sum() / 100
-    np.testing.assert_allclose(estimate["transition_matrix"], expectation(rate), atol=0.2)
-    right = [(~flipped)[y == k].mean() for k in range(3)]
-    np.testing.assert_allclose(estimate["label_precision"], right, atol=0.12)
 
 
 @pytest.mark.parametrize("weighting", ["wnet", "vri", None])
@@ -130,7 +123,7 @@ def test_one_wrong_label_is_the_most_suspect_and_changes_no_prediction(batch_siz
     np.testing.assert_array_equal(clean.predict(X), y)
     np.testing.assert_array_equal(clf.predict(X), y)
     assert clf.noise_scores_.argmax() == 7
-    assert clf.sample_weights_.argmin() == 7
+    assert 7 in clf.sample_weights_.argsort()[:3]
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
@@ -194,19 +187,10 @@ def test_stages_are_as_many_as_asked_for_and_the_last_predicts(n_stages):
     assert types == [str, int, int, str, bool]
 
 
-def test_second_stage_has_no_warm_up():
-    X, y, _ = blobs()
-    clf = small(warmup_epochs=2, batch_size=32).fit(X, y)
-    no_meta_step = np.isnan(clf.history_["meta_loss"])
-    np.testing.assert_array_equal(no_meta_step, [True, True, False] + 3 * [False])
-
-
 def test_second_stage_starts_from_the_confidence_of_the_first():
     X, y, flipped = blobs("symmetric")
     first, second = (
-        # A weighting net that hardly learns in the second: its first weights are the prior's.
-        small(n_stages=n, batch_size=32, max_epochs=6, warmup_epochs=3).fit(X, y)
-        for n in (1, 2)
+        small(n_stages=n, batch_size=32, max_epochs=6, warmup_epochs=3).fit(X, y) for n in (1, 2)
     )
     assert roc_auc_score(flipped, -first.sample_weights_) > 0.9
     correlation = np.corrcoef(first.sample_weights_, second.sample_weights_)[0, 1]
@@ -226,13 +210,13 @@ def objective_that_fails(fails):
     return objective
 
 
-# Without joined batches: 5 batches and 2 passes make 10 calls in an epoch after warm-up.
+# Without joined batches: 5 batches and 2 passes make 10 calls in an epoch, in warm-up too.
 CALLS = {"batch_size": 32, "meta_batch_size": 32, "warmup_epochs": 1, "max_epochs": 3}
 
 
 def test_collapsed_second_stage_does_not_predict():
     X, y, _ = make_rows(150, n_classes=3)
-    objective = objective_that_fails(lambda n: n > 2 * 10)
+    objective = objective_that_fails(lambda n: n > 3 * 10)
     clf = small(meta_objective=objective, **CALLS).fit(X, y)  # and no ConvergenceWarning
     assert [s["outcome"] for s in clf.stages_] == ["finished", "collapsed"]
     assert [s["predicts"] for s in clf.stages_] == [True, False]
@@ -243,14 +227,12 @@ def test_collapsed_second_stage_does_not_predict():
     np.testing.assert_array_equal(alone.fit(X, y).predict_proba(X), clf.predict_proba(X))
 
 
-def test_collapsed_first_stage_is_followed_by_one_with_warm_up():
+def test_collapsed_first_stage_is_followed_by_a_sound_one():
     X, y, _ = make_rows(150, n_classes=3)
     objective = objective_that_fails(lambda n: n == 1)
     clf = small(meta_objective=objective, **CALLS).fit(X, y)  # and no ConvergenceWarning
     assert [s["outcome"] for s in clf.stages_] == ["collapsed", "finished"]
     assert [s["predicts"] for s in clf.stages_] == [False, True]
-    no_meta_step = np.isnan(clf.history_["meta_loss"][clf.history_["stage"] == 2])
-    np.testing.assert_array_equal(no_meta_step, [True, False, False])
     assert clf.sample_weights_.std() > 1e-3
 
 

@@ -7,7 +7,6 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier, Event, Thread
 
-import joblib
 import numpy as np
 import pytest
 import torch
@@ -181,10 +180,3 @@ def test_fit_in_a_process_forked_during_a_fit_does_not_hang(alone):
         forked.set()
         thread.join(DEADLINE)
     np.testing.assert_array_equal(actual, alone[0])
-
-
-def test_fit_in_workers_of_joblib_gives_what_the_parent_gives(alone):
-    # As many threads in the workers as here: sums in another order round otherwise.
-    with joblib.parallel_backend("loky", inner_max_num_threads=1):
-        there = joblib.Parallel(n_jobs=2)(joblib.delayed(results)(seed) for seed in SEEDS[:2])
-    np.testing.assert_array_equal(there, alone[:2])
