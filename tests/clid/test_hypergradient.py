@@ -11,7 +11,15 @@ from sklearn_clidmu.clid.hypergradient import MetaBatch, full_tangent, head_tang
 from sklearn_clidmu.clid.objective import clid_loss, make_objective
 from sklearn_clidmu.clid.weight_nets import VRI, Rows, WNet, row_grad_logits
 
-from .helpers import N_CLASSES, N_FEATURES, NETWORKS, central_difference, mlp, relative_error
+from .helpers import (
+    N_CLASSES,
+    N_FEATURES,
+    NETWORKS,
+    Pair,
+    central_difference,
+    mlp,
+    relative_error,
+)
 
 VRI_NAMES = {f"linear{i + 1}": f"body.{2 * i}" for i in range(3)}
 VRI_NAMES |= {"linear_mean": "mean", "linear_var": "log_variance", "cls_emb": "embedding"}
@@ -260,3 +268,55 @@ def test_full_tangent_is_the_directional_derivative_of_the_logits():
 
     expected = (moved(1e-6) - moved(-1e-6)) / 2e-6
     assert relative_error(found.tangent, expected.detach()) < 1e-6
+
+
+def weighted_step(network, X, y, X_meta, lr=0.7):
+    """Influences by double backward: the meta loss by random weights of the rows."""
+    weight = torch.rand(len(X)).requires_grad_()
+    params = {k: p for k, p in network.named_parameters() if p.requires_grad}
+    losses = F.cross_entropy(network(X)[0], y, reduction="none")
+    steps = torch.autograd.grad(weight @ losses, list(params.values()), create_graph=True)
+    moved = {k: p - lr * g for (k, p), g in zip(params.items(), steps, strict=True)}
+    logits, features = functional_call(network, moved, (X_meta,))
+    sample_weight = torch.full((len(X_meta),), 256 / len(X_meta))
+    value = clid_loss(features, logits, 0.5, sample_weight=sample_weight)
+    return weight.detach(), value.detach(), torch.autograd.grad(value, weight)[0] / lr
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("virtual_step", ["head", "full"])
+def test_influence_is_the_derivative_of_clid_by_the_weight_of_a_row(virtual_step, bias):
+    network, lr, objective = Pair(bias), 0.7, make_objective("clid", 0.5)
+    network.body.requires_grad_(virtual_step == "full")
+    X, X_meta, y = torch.randn(10, N_FEATURES), torch.randn(7, N_FEATURES), torch.arange(10) % 3
+    weight, value, expected = weighted_step(network, X, y, X_meta, lr)
+    meta = MetaBatch(torch.arange(7) % 3, torch.ones(7))
+
+    def grad_logits(logits):
+        return weight[:, None] * row_grad_logits(logits, y)
+
+    # The tangent of all parameters is that of the head where the others do not move.
+    found = [full_tangent(network, X, grad_logits, X_meta, meta, objective, lr)]
+    if virtual_step == "head":
+        with torch.no_grad():
+            (logits, features), outputs = network(X), network(X_meta)
+        batch = logits, features, grad_logits(logits), *outputs
+        found.append(head_tangent(*batch, meta, objective, lr, bias))
+    for tangent in found:
+        assert not any(part.requires_grad for part in tangent)
+        torch.testing.assert_close(tangent.meta_loss, value, rtol=1e-12, atol=0)
+        by_row = row_grad_logits(tangent.logits, y)
+        assert relative_error(influence(by_row, tangent.tangent), expected) < 1e-10
+
+
+def test_full_tangent_ignores_parameters_that_the_logits_do_not_depend_on():
+    network, X, y = Pair(), torch.randn(6, N_FEATURES), torch.arange(6) % N_CLASSES
+    meta, objective = MetaBatch(y, torch.ones(6)), make_objective("clid", 0.5)
+
+    def tangent():
+        return full_tangent(network, X, lambda z: row_grad_logits(z, y), X, meta, objective, 0.1)
+
+    expected = tangent()
+    network.unused = nn.Linear(3, 3)
+    for found, before in zip(tangent(), expected, strict=True):
+        assert torch.equal(found, before)

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -8,6 +9,8 @@ from sklearn_clidmu.clid.objective import (
     clid_loss,
     clid_per_row,
     feature_graph,
+    make_objective,
+    mean_absolute_error,
     prediction_graph,
     uniform_clid,
 )
@@ -148,17 +151,6 @@ def test_graphs_are_row_stochastic_under_their_weights():
         torch.testing.assert_close((graph * weight).sum(dim=1), torch.ones(10))
 
 
-def test_the_temperature_is_one_half_unless_another_is_given():
-    features, logits = (column.detach() for column in batch())
-    for function, arguments in (
-        (feature_graph, (features,)),
-        (clid_per_row, (features, logits)),
-        (clid_loss, (features, logits)),
-    ):
-        assert torch.equal(function(*arguments), function(*arguments, 0.5))
-        assert not torch.equal(function(*arguments), function(*arguments, 0.6))
-
-
 def test_the_published_form_is_the_default():
     features, logits = batch()
     factors = torch.randn(10, 10)
@@ -276,3 +268,80 @@ def test_closed_form_is_the_loss_however_low_the_temperature(temperature, dtype)
     found = clid_gradient(features, logits, temperature, weight)
     assert relative_error(found[0].double(), value.detach()) < 1e-5
     assert relative_error(found[1].double(), gradient_of(value, leaf)) < 1e-4
+
+
+# Meta objectives
+
+
+def focal(features, logits, targets, sample_weight):
+    """An objective of a caller's own, that depends on all it is given."""
+    given = logits.softmax(dim=1).gather(1, targets[:, None]).squeeze(1)
+    return -(sample_weight * (1 - given) ** 2 * given.log()).sum() + features.square().mean()
+
+
+def scaled_clid(features, logits, targets, sample_weight):
+    weight = 256 * sample_weight / sample_weight.sum()
+    return clid_loss(features, logits, 0.2, sample_weight=weight)
+
+
+OBJECTIVES = {"clid": scaled_clid, "mae": mean_absolute_error, "own": focal}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_make_objective_gives_value_and_gradient_of_every_batch_of_a_stack(name):
+    definition = OBJECTIVES[name]
+    objective = make_objective(focal if name == "own" else name, 0.2)
+    features, logits, targets = torch.randn(3, 10, 5), torch.randn(3, 10, 3), torch.arange(30) % 3
+    stack = features, logits, targets.view(3, 10), torch.rand(3, 10) + 0.5
+    values, gradients = objective(*stack)
+    for i in range(3):
+        h, leaf, y, weight = (part[i] for part in stack)
+        leaf = leaf.clone().requires_grad_()
+        expected = definition(h, leaf, y, weight)
+        value, gradient = objective(h, leaf, y, weight)
+        assert not value.requires_grad
+        for found in (value, values[i]):
+            torch.testing.assert_close(found, expected.detach(), rtol=1e-12, atol=0)
+        by_logits = gradient_of(expected, leaf)
+        for found in (gradient, gradients[i]):
+            assert relative_error(found, by_logits) < 1e-11
+
+
+def test_make_objective_clid_depends_neither_on_targets_nor_on_the_scale_of_weights():
+    features, logits = (part.detach() for part in batch())
+    targets, weight = torch.arange(10) % 3, torch.rand(10) + 0.5
+    objective = make_objective("clid", 0.5)
+    value, gradient = objective(features, logits, targets, weight)
+    for labels, scale in ((targets.flip(0), 1), (targets, 1e-6), (targets, 1e6)):
+        found = objective(features, logits, labels, scale * weight)
+        torch.testing.assert_close(found[0], value)
+        assert relative_error(found[1], gradient) < 1e-10
+
+
+@pytest.mark.parametrize("name", ["clid", "mae"])
+def test_make_objective_counts_a_row_of_weight_s_as_s_rows(name):
+    features, logits = (part.detach() for part in batch())
+    columns, times = (features, logits, torch.arange(10) % 3), torch.arange(10) % 3 + 1
+    copies = [column.repeat_interleave(times, dim=0) for column in columns]
+    objective = make_objective(name, 0.5)
+    value, gradient = objective(*columns, times.double())
+    repeated = objective(*copies, torch.ones(len(copies[0])))
+    torch.testing.assert_close(value, repeated[0])
+    assert relative_error(gradient, sum_copies(repeated[1], times)) < 1e-10
+
+
+def test_make_objective_gives_no_gradient_where_a_callable_ignores_the_logits():
+    constant = make_objective(lambda features, *_: torch.ones((), requires_grad=True) * 2, 0.5)
+    value, gradient = constant(*(part.detach() for part in batch()), torch.zeros(10), None)
+    assert value == 2
+    assert torch.equal(gradient, torch.zeros(10, 3))
+
+
+def test_mean_absolute_error_is_that_to_the_one_hot_labels():
+    features, logits = (part.detach() for part in batch())
+    targets, weight = torch.arange(10) % 3, torch.rand(10) + 0.5
+    odds = np.exp(logits.numpy())
+    off = np.abs(odds / odds.sum(axis=1, keepdims=True) - np.eye(3)[targets.numpy()])
+    expected = np.average(off.sum(axis=1), weights=weight.numpy())
+    found = mean_absolute_error(features, logits, targets, weight)
+    assert found.item() == pytest.approx(expected, rel=1e-12)

@@ -1,7 +1,12 @@
 """The weighting nets' closed forms, and what EvidenceNet promises of its weights."""
 
+import copy
+
+import numpy as np
 import pytest
 import torch
+from scipy.optimize import brentq
+from scipy.special import expit
 from torch.nn import functional as F
 
 from sklearn_clidmu.clid.weight_nets import VRI, EvidenceNet, Rows, WNet, row_grad_logits
@@ -76,6 +81,49 @@ def test_vri_without_noise_gives_the_posterior_mean():
     torch.testing.assert_close(net.weights(rows), net.weights(rows, torch.zeros(20, N_CLASSES)))
 
 
+def test_vri_draws_from_its_posterior():
+    rows, net, noise = make_rows(), VRI(WIDTH, N_CLASSES), torch.randn(20, N_CLASSES)
+    mean, log_variance = net(rows.features, rows.targets)
+    posterior = torch.distributions.Normal(mean, log_variance.exp().sqrt())
+    standard = torch.distributions.Normal(0, 1).cdf(noise)
+    torch.testing.assert_close(posterior.cdf(net.weights(rows, noise).logit()), standard)
+
+
+def test_vri_confidence_is_the_share_of_the_gradient_that_passes():
+    net, rows = VRI(WIDTH, N_CLASSES), make_rows()
+    factors, logits = torch.rand(20, N_CLASSES), rows.logits.clone().requires_grad_()
+
+    def norms(factors):
+        losses = F.cross_entropy(factors * logits, rows.targets, reduction="sum")
+        return torch.autograd.grad(losses, logits)[0].norm(dim=1)
+
+    share = norms(factors) / norms(torch.ones(20, N_CLASSES))
+    assert 0 < (share > 1).sum() < 20
+    torch.testing.assert_close(net.confidence(factors, rows), share.clamp(max=1))
+
+
+@pytest.mark.parametrize("margin", [1.0, 10.0, 30.0, 60.0, 300.0])
+def test_vri_confidence_is_high_for_rows_that_fit_however_well(margin):
+    logits = torch.tensor([[margin, 0.0, 0.0]], dtype=torch.float32)
+    rows = make_rows(1)._replace(logits=logits, targets=torch.tensor([0]))
+    assert VRI(WIDTH, N_CLASSES).confidence(torch.full_like(logits, 0.99), rows).item() > 0.9
+
+
+def test_wnet_reads_the_loss_alone_and_its_weights_are_the_confidence():
+    rows, net = make_rows(), WNet()
+    weights = net.weights(rows)
+    others = make_rows()._replace(losses=rows.losses)
+    assert torch.equal(net.weights(others), weights)
+    assert torch.equal(net.confidence(weights, rows), weights)
+    assert net.penalty(rows) == 0
+
+
+def test_wnet_loss_of_weights_that_are_all_zero_is_zero():
+    rows, net = make_rows(), WNet()
+    assert net.loss(torch.zeros(20), rows.logits, rows) == 0
+    assert net.grad_logits(torch.zeros(20), rows.logits, rows).abs().max() == 0
+
+
 def test_evidence_score_never_rises_with_evidence():
     net, evidence = EvidenceNet(PRECISION), make_evidence()
     for parameter in net.parameters():
@@ -118,3 +166,87 @@ def test_evidence_net_virtual_shares_are_a_weighted_softmax():
     moved = evidence.clone()
     moved[..., 4] += 7  # a level that all rows share
     torch.testing.assert_close(net.virtual_shares(moved, weight).detach(), shares)
+
+
+def calibrated(scale=5.0, n=200, targets=None, sample_weight=None):
+    """A net with scores far apart, calibrated on rows of which it returns all columns."""
+    net, evidence = EvidenceNet(PRECISION), make_evidence(n)
+    evidence[:, 4] *= scale
+    targets = torch.arange(n) % 3 if targets is None else targets
+    sample_weight = torch.rand(n) + 0.1 if sample_weight is None else sample_weight
+    net.calibrate(evidence, targets, sample_weight)
+    return net, evidence, targets, sample_weight
+
+
+def test_evidence_net_offsets_are_the_roots_that_scipy_finds():
+    net, evidence, targets, weight = calibrated()
+    score = net(evidence).detach().numpy()
+    for code, precision in enumerate(PRECISION.tolist()):
+        mine = targets.numpy() == code
+
+        def excess(offset, mine=mine, precision=precision):
+            return np.average(expit(score[mine] + offset), weights=weight.numpy()[mine]) - precision
+
+        assert net.offset[code].item() == pytest.approx(brentq(excess, -40, 40), abs=1e-6)
+
+
+@pytest.mark.parametrize("empty", ["no rows", "weight zero"])
+@pytest.mark.parametrize("scale", [0.0, 5.0, 1e3])
+def test_evidence_net_calibrates_around_a_class_without_rows(scale, empty):
+    targets, weight = torch.arange(200) % 3, torch.ones(200)
+    if empty == "no rows":
+        targets = targets % 2
+    else:
+        weight[targets == 2] = 0
+    net, evidence, targets, weight = calibrated(scale, targets=targets, sample_weight=weight)
+    assert net.offset.isfinite().all()
+    found = class_means(net.weights(evidence, targets).detach(), targets, 3, weight)
+    torch.testing.assert_close(found[:2], PRECISION[:2], rtol=0, atol=1e-5)
+
+
+def test_evidence_net_calibration_moves_the_offsets_alone_and_forgets_the_last():
+    net, evidence, targets, weight = calibrated()
+    before = copy.deepcopy(net.state_dict())
+    net.calibrate(make_evidence(), targets, weight)
+    changed = [k for k, value in net.state_dict().items() if not torch.equal(value, before[k])]
+    assert changed == ["offset"]
+    net.calibrate(evidence, targets, weight)
+    assert torch.equal(net.offset, before["offset"])
+
+
+def test_evidence_net_calibration_counts_a_row_of_weight_s_as_s_rows():
+    times = torch.arange(200) % 4 + 1
+    net, evidence, targets, _ = calibrated(sample_weight=times.double())
+    offset = net.offset.clone()
+    copies = (part.repeat_interleave(times, dim=0) for part in (evidence, targets))
+    net.calibrate(*copies, torch.ones(int(times.sum())))
+    torch.testing.assert_close(net.offset, offset)
+
+
+def test_evidence_net_calibration_is_met_in_single_precision():
+    net, evidence, targets, weight = calibrated(30.0, n=2000)
+    net, evidence, weight = net.float(), evidence.float(), weight.float()
+    net.calibrate(evidence, targets, weight)
+    weights = net.weights(evidence, targets).detach()
+    assert weights.dtype == torch.float32
+    found = class_means(weights, targets, 3, weight)
+    torch.testing.assert_close(found, PRECISION.float(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_evidence_net_starts_from_the_confidence_of_the_stage_before(seed):
+    torch.manual_seed(seed)
+    confidence, targets = torch.linspace(0.02, 0.98, 25).repeat(3), torch.arange(75) // 25
+    net, evidence = EvidenceNet(confidence.mean().expand(3)), make_evidence(75)
+    evidence[:, 4] = -confidence.logit()
+    net.calibrate(evidence, targets, torch.ones(75))
+    found = net.weights(evidence, targets).detach()
+    torch.testing.assert_close(found, confidence, rtol=0, atol=0.03)
+
+
+def test_evidence_net_state_carries_precision_and_offsets():
+    net, evidence, targets, _ = calibrated()
+    twin = EvidenceNet(torch.full((3,), 0.5))
+    twin.load_state_dict(net.state_dict())
+    assert torch.equal(twin.label_precision, PRECISION)
+    assert torch.equal(twin.weights(evidence, targets), net.weights(evidence, targets))

@@ -6,12 +6,11 @@ import torch
 from scipy.stats import norm
 
 from sklearn_clidmu.clid.weighted import (
+    class_means,
     class_sums,
     normal_rank,
     standard_deviation,
 )
-
-# Standing
 
 
 def test_normal_rank_is_the_normal_quantile_among_the_values_repeated_by_weight():
@@ -52,20 +51,16 @@ def test_values_too_close_for_their_squares_to_be_told_from_zero_stand_alike(dty
     torch.testing.assert_close(found, torch.full_like(values, 0.5))
 
 
-# Distrust
-
-
-# Agreement, class by class
-
-
 def test_class_sums_are_numpys_weighted_counts():
     values, targets = torch.randn(40), torch.randint(3, (40,))
     expected = np.bincount(targets.numpy(), weights=values.numpy(), minlength=5)
     np.testing.assert_allclose(class_sums(values, targets, 5).numpy(), expected, atol=1e-12)
 
 
-def split(rows, targets):
-    return [rows[targets.numpy()[rows] == c] for c in range(3)]
-
-
-# Lead of a rival
+def test_class_means_are_numpys_weighted_means_and_zero_without_rows():
+    values, targets, weight = torch.randn(40), torch.arange(40) % 4, torch.rand(40)
+    weight[targets == 3] = 0
+    found = class_means(values, targets, 5, weight)
+    masks = [targets.numpy() == code for code in range(3)]
+    expected = [np.average(values[mask], weights=weight[mask]) for mask in masks]
+    np.testing.assert_allclose(found.numpy(), [*expected, 0, 0], atol=1e-12)

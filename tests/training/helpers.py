@@ -1,11 +1,22 @@
-"""What several test files share: small networks, rows, and derivatives by other means."""
+"""What several test files share: small networks, tables, nets, and callbacks that watch."""
+
+from copy import deepcopy
+from functools import partial
 
 import torch
+from skorch.callbacks import Callback
 from torch import nn
 
+from sklearn_clidmu.clid.objective import make_objective
+from sklearn_clidmu.clid.weight_nets import VRI, EvidenceNet, WNet
+from sklearn_clidmu.training.data import Labels, SampleHistory, ShuffledBatches, Table
+from sklearn_clidmu.training.meta_step import BatchMetaStep, BlockMetaStep
+from sklearn_clidmu.training.net import ReweightedNet
 from sklearn_clidmu.training.networks import MLP, FeatureTap
 
 N_FEATURES, N_CLASSES, WIDTH = 9, 3, 6
+DTYPE = torch.float64
+PRECISION = torch.tensor([0.9, 0.6, 0.75], dtype=DTYPE)
 
 
 class Pair(nn.Module):
@@ -49,21 +60,138 @@ NETWORKS = {
 """Every kind of network, by name; each maps (n, N_FEATURES) to N_CLASSES logits."""
 
 
-def sum_copies(values, times):
-    """Sum the values of each row's copies, in the order of ``repeat_interleave``."""
-    return torch.stack([copies.sum(dim=0) for copies in values.split(times.tolist())])
+# Training
 
 
-def central_difference(function, point, step):
-    """Gradient of a scalar function at a tensor, by two evaluations per entry."""
-    gradient = torch.zeros_like(point)
-    for index in range(point.numel()):
-        offset = torch.zeros_like(point)
-        offset.view(-1)[index] = step
-        difference = function(point + offset) - function(point - offset)
-        gradient.view(-1)[index] = difference / (2 * step)
-    return gradient
+def make_table(n, sample_weight=None, rows=None):
+    """Random rows whose sample weights all differ, unless others are given."""
+    return Table(
+        torch.randn(n, N_FEATURES, dtype=DTYPE),
+        torch.arange(n) % N_CLASSES,
+        0.5 + torch.rand(n, dtype=DTYPE) if sample_weight is None else sample_weight,
+        rows,
+    )
 
 
-def relative_error(actual, expected):
-    return float((actual - expected).norm() / expected.norm())
+def make_history(n, sample_weight=None):
+    """History of a second stage, in which every row has been visited twice."""
+    weight = 0.5 + torch.rand(n, dtype=DTYPE) if sample_weight is None else sample_weight
+    margin, log_odds = torch.randn(2, n, dtype=DTYPE)
+    history = SampleHistory(weight, N_CLASSES, margin, log_odds)
+    labels = Labels(torch.arange(n), torch.zeros(n, dtype=torch.int64), weight)
+    for _ in range(2):
+        history.record_losses(labels, 3 * torch.rand(n, dtype=DTYPE))
+        history.record_influence(labels, torch.randn(n, dtype=DTYPE))
+    return history
+
+
+WEIGHT_NETS = {
+    "wnet": lambda network: WNet(n_hidden=8).to(DTYPE),
+    "vri": lambda network: VRI(WIDTH, N_CLASSES).to(DTYPE),
+    "evidence": lambda network: EvidenceNet(PRECISION).to(DTYPE),
+}
+
+
+def make_net(*callbacks, network=mlp, weighting=None, **settings):
+    """Initialized net on the CPU, trained by plain SGD unless told otherwise."""
+    defaults = {"optimizer": torch.optim.SGD, "lr": 0.3, "max_epochs": 1, "batch_size": 8}
+    return ReweightedNet(
+        lambda: network().to(DTYPE),
+        weight_net=WEIGHT_NETS.get(weighting),
+        callbacks=[(f"callback_{i}", callback) for i, callback in enumerate(callbacks)],
+        iterator_train=ShuffledBatches,
+        train_split=None,
+        predict_nonlinearity=partial(torch.softmax, dim=-1),
+        verbose=0,
+        **{**defaults, **settings},
+    ).initialize()
+
+
+def add_meta_step(net, table, history=None, objective="clid", **settings):
+    """Give a net its meta step, which comes before its other callbacks."""
+    kind = BatchMetaStep
+    if isinstance(net.weight_net_, EvidenceNet):
+        kind = partial(BlockMetaStep, n_batches=settings.pop("n_batches", 1))
+    defaults = {"virtual_step": "head", "n_warmup": 0, "meta_batch_size": None, "lr": 0.01}
+    net.meta_step = kind(
+        net.weight_net_,
+        table,
+        make_history(len(table)) if history is None else history,
+        make_objective(objective, 0.5),
+        **{**defaults, **settings},
+    )
+    net.callbacks = [("meta_step", net.meta_step), *net.callbacks]
+    net.initialize_callbacks()
+    return net.meta_step
+
+
+class Script(Callback):
+    """Writes given figures into the history, one epoch after the other."""
+
+    def __init__(self, **curves):
+        self.curves = curves
+
+    def on_epoch_end(self, net, **kwargs):
+        for name, values in self.curves.items():
+            net.history.record(name, values[len(net.history) - 1])
+
+
+class Diary(Callback):
+    """Keeps batches and networks as they were after every batch and every epoch."""
+
+    def on_train_begin(self, net, **kwargs):
+        self.n_ends = 0
+        self.initial = deepcopy(net.module_)
+        self.batches, self.losses, self.modules, self.weight_nets = [], [], [], []
+        self.averages, self.epochs, self.evaluated = [], [], []
+
+    def on_batch_end(self, net, batch, y_pred, loss, **kwargs):
+        self.batches.append((*batch, y_pred))
+        self.losses.append(loss.item())
+        self.modules.append(deepcopy(net.module_))
+        self.averages.append(deepcopy(net.evaluated_module))
+        self.weight_nets.append(deepcopy(getattr(net, "weight_net_", None)))
+
+    def on_epoch_end(self, net, **kwargs):
+        self.epochs.append(deepcopy(net.module_))
+        self.evaluated.append(vector(net.evaluated_module))
+
+    def on_train_end(self, net, **kwargs):
+        self.n_ends += 1
+
+    def before(self):
+        """The network before every batch."""
+        return [self.initial, *self.modules[:-1]]
+
+
+class Raise(Callback):
+    """Raises an exception from one hook."""
+
+    def __init__(self, hook, exception):
+        self.exception = exception
+        setattr(self, hook, self.strike)
+
+    def strike(self, net, **kwargs):
+        raise self.exception
+
+
+def vector(module):
+    """All parameters of a module in one vector."""
+    return nn.utils.parameters_to_vector(module.parameters()).detach().clone()
+
+
+def plain_loss(logits, labels):
+    """Cross entropy under the caller's sample weights, by its definition."""
+    given = logits.log_softmax(dim=1)[torch.arange(len(logits)), labels.targets]
+    return -(labels.sample_weight * given).sum() / labels.sample_weight.sum()
+
+
+def flat_gradient(value, parameters):
+    gradients = torch.autograd.grad(
+        value, list(parameters), retain_graph=True, allow_unused=True, materialize_grads=True
+    )
+    return torch.cat([g.flatten() for g in gradients])
+
+
+def close(found, expected):
+    torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-12)

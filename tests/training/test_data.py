@@ -1,7 +1,9 @@
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_array
 
 from sklearn_clidmu.clid.weighted import normal_rank
 from sklearn_clidmu.training.data import (
@@ -9,7 +11,11 @@ from sklearn_clidmu.training.data import (
     Labels,
     SampleHistory,
     ShuffledBatches,
+    SparseRows,
     Table,
+    as_rows,
+    hold_out,
+    make_training_data,
 )
 
 SHAPES = [(1, 1), (2, 1), (2, 2), (64, 64), (65, 64), (65, 3), (129, 64), (1000, 64), (7, 3)]
@@ -61,9 +67,7 @@ def test_shuffled_batches_an_epoch_takes_as_few_passes_as_give_ten_steps(n, batc
 
 
 @pytest.mark.parametrize("n", [2, 63, 64])
-def test_shuffled_batches_pass_a_table_of_one_batch_whole_and_in_order(
-    n,
-):
+def test_shuffled_batches_pass_a_table_of_one_batch_whole_and_in_order(n):
     state = torch.get_rng_state()
     for X, labels in ShuffledBatches(numbered(n), 64):
         assert X.flatten().tolist() == list(range(n))
@@ -142,3 +146,63 @@ def test_sample_history_restore_state_forgets_what_was_recorded_since():
     history.restore_state(state)
     assert history.mean_loss().tolist() == [1, 0]
     assert history.influence.tolist() == [0, 0]
+
+
+# Sparse rows
+
+
+def test_sparse_rows_are_those_of_the_dense_matrix():
+    dense = np.where(np.random.RandomState(0).uniform(size=(9, 5)) < 0.5, 1.5, 0)
+    rows = SparseRows(csr_array(dense), torch.float32, torch.device("cpu"))
+    index, expected = torch.tensor([4, 0, 7]), torch.from_numpy(dense).float()
+    assert rows.shape == (9, 5)
+    assert torch.equal(rows.index_select(0, index), expected[index])
+    kept = rows.take(index)
+    assert isinstance(kept, SparseRows)
+    assert torch.equal(torch.cat(list(kept.split(2))), expected[index])
+    assert [len(part) for part in rows.split(4)] == [4, 4, 1]
+    table = Table(rows, torch.arange(9) % 2, torch.ones(9))
+    assert torch.equal(table.take(index)[torch.tensor([2])][0], expected[7:8])
+
+
+# The rows of one fit
+
+
+@pytest.mark.parametrize("kind", ["dense", "sparse"])
+def test_make_training_data_refuses_values_too_large_for_the_dtype(kind):
+    X = np.ones((4, 2))
+    X[2, 1] = 1e39
+    given = X if kind == "dense" else csr_array(X)
+    arguments = np.arange(4) % 2, np.ones(4), np.array([], dtype=int), 2
+    make_training_data(given, *arguments, torch.float64, torch.device("cpu"))
+    with pytest.raises(ValueError, match="X has values too large for float32: scale"):
+        make_training_data(given, *arguments, torch.float32, torch.device("cpu"))
+
+
+def test_hold_out_is_stratified_among_the_candidates():
+    codes = np.repeat([0, 1, 2], [60, 30, 30])
+    candidates = np.flatnonzero(np.arange(120) % 2 == 0)
+    found = hold_out(codes, candidates, 0.2, seed=0)
+    assert found.tolist() == sorted(set(found))
+    assert set(found) <= set(candidates)
+    assert np.bincount(codes[found]).tolist() == [6, 3, 3]
+    assert found.tolist() == hold_out(codes, candidates, 0.2, seed=0).tolist()
+    assert found.tolist() != hold_out(codes, candidates, 0.2, seed=1).tolist()
+
+
+def test_hold_out_takes_a_class_of_one_row_as_it_comes():
+    codes = np.array([0] * 19 + [1])
+    assert len(hold_out(codes, np.arange(20), 0.1, seed=0)) == 2
+
+
+def test_hold_out_refuses_to_leave_no_row_to_train_on():
+    with pytest.raises(ValueError, match=r"validation_fraction=0\.9 leaves none of the 3 rows"):
+        hold_out(np.array([0, 1, 0]), np.arange(3), 0.9, seed=0)
+
+
+def test_as_rows_takes_read_only_arrays_without_a_copy():
+    X = np.arange(6.0).reshape(3, 2)
+    X.flags.writeable = False
+    found = as_rows(X)
+    assert torch.equal(found, torch.arange(6.0, dtype=torch.float64).view(3, 2))
+    assert found.data_ptr() == X.ctypes.data

@@ -1,0 +1,80 @@
+"""Networks as they are built for a stage, by keyword from a partial that was pickled."""
+
+import math
+import pickle
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from sklearn_clidmu.training.networks import MLP, build_network, feature_width
+
+
+def build(module=None, row_shape=(9,), dtype=torch.float32):
+    build = partial(
+        build_network,
+        module=module,
+        hidden_layer_sizes=(7, 6),
+        dropout=0.5,
+        one_mask=False,
+        row_shape=row_shape,
+        n_classes=3,
+        dtype=dtype,
+    )
+    return pickle.loads(pickle.dumps(build))()
+
+
+def image_module(row_shape, n_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(row_shape), n_classes))
+
+
+def vector_module(n_features, n_classes):
+    return nn.Sequential(nn.Linear(n_features, 4), nn.BatchNorm1d(4), nn.Linear(4, n_classes))
+
+
+def no_module(n_features, n_classes):
+    return "a network"
+
+
+def module_without_parameters(n_features, n_classes):
+    return nn.Flatten()
+
+
+def wide_module(n_features, n_classes):
+    return nn.Linear(n_features + 1, n_classes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_build_network_builds_an_mlp_by_default(dtype):
+    network = build(dtype=dtype)
+    assert isinstance(network, MLP)
+    assert {parameter.dtype for parameter in network.parameters()} == {dtype}
+    assert feature_width(network, (9,), dtype) == 6
+    names = ["body.0.weight", "body.0.bias", "body.4.weight", "body.4.bias"]
+    assert list(network.state_dict()) == [*names, "head.weight", "head.bias"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("module", "row_shape", "width"), [(vector_module, (9,), 4), (image_module, (2, 3, 3), 18)]
+)
+def test_build_network_passes_the_size_of_a_row_to_the_module(module, row_shape, width, dtype):
+    network = build(module, row_shape, dtype)
+    logits, features = network(torch.randn(5, *row_shape, dtype=dtype))
+    assert logits.shape == (5, 3)
+    assert logits.dtype == dtype
+    assert features.shape[1] == feature_width(network, row_shape, dtype) == width
+
+
+@pytest.mark.parametrize(
+    ("module", "error", "message"),
+    [
+        (no_module, TypeError, r"module must build a torch\.nn\.Module .*got 'a network'"),
+        (module_without_parameters, ValueError, "module Flatten has no parameters to train"),
+        (wide_module, ValueError, r"module Linear cannot take a batch of shape \(2, 9\)"),
+    ],
+)
+def test_build_network_rejects_a_module_that_cannot_be_trained(module, error, message):
+    with pytest.raises(error, match=message):
+        build(module)
