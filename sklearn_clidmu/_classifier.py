@@ -31,14 +31,12 @@ from sklearn_clidmu._validation import (
     sparse_unit,
 )
 from sklearn_clidmu.noise.transition_matrix import count_joint, find_wrong, transition_matrix
-from sklearn_clidmu.training.callbacks import progress
 from sklearn_clidmu.training.data import as_rows, hold_out, make_training_data, trained_rows
 from sklearn_clidmu.training.net import ReweightedNet
 from sklearn_clidmu.training.stages import (
     Prior,
     Stage,
     class_probabilities,
-    estimate_prior,
     explained_memory_errors,
     join_curves,
     read_rows,
@@ -102,8 +100,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
 
     virtual_step : {"head", "full"}, default="head"
         Parameters that the virtual step moves. "head": the last layer, whose hypergradient has
-        a closed form. "full": all of them, as in the paper; two to three times the time. A
-        ``module`` whose output is not that of a linear layer always takes the full step.
+        a closed form. "full": all of them, as in the paper; two to three times the time, and
+        what a ``module`` gets whose output is not that of a linear layer.
 
     temperature : float, default=0.5
         Temperature of the feature graph, at least 1e-6. Lower values compare nearer rows only.
@@ -213,8 +211,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
     noise_rate_ : float
         Estimated share of wrong labels among those passed to ``fit``. A label counts as wrong if it
         is not the suggested one and, with "evidence" weighting, if it is among the highest noise
-        scores of its class, at most 1.25 times as many as ``noise_estimate_`` gives. Without that
-        bound the other weightings count more right labels as wrong where classes overlap.
+        scores of its class, at most as many as ``noise_estimate_`` gives. Without that bound the
+        other weightings count more right labels as wrong where classes overlap.
 
     transition_matrix_ : ndarray of shape (n_classes, n_classes)
         Estimated probability of the given label (column) in a true class (row), in the order of
@@ -245,9 +243,9 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         Number of epochs of the stage that predicts.
 
     history_ : dict of ndarray of shape (n_epochs,)
-        Curves over the epochs of all stages: "train_loss", "meta_loss" (nan where no meta step was
-        taken), "clid" (CLID - log n on up to 500 fixed training rows), "disagreement" (share of
-        these rows whose given label is not the predicted one) and, with ``early_stopping``,
+        Curves over the epochs of all stages: "train_loss", "meta_loss" (nan where it was
+        not measured), "clid" (CLID - log n on up to 500 fixed training rows), "disagreement" (share
+        of these rows whose given label is not the predicted one) and, with ``early_stopping``,
         "valid_loss" and "valid_score"; "stage" (number of the stage, from 1) and "chosen" (whether
         the epoch's network predicts).
 
@@ -387,12 +385,19 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
             weight = row_weights(classes, codes, sample_weight, self.class_weight, self.unlabeled)
             if start is None:
                 X = self._set_unit(X, weight)
-            with local_generators(self.random_state, resolve_device(self.device)) as seed:
+            device = resolve_device(self.device)
+            with local_generators(self.random_state, device) as seed:
                 held_out = np.empty(0, dtype=np.int64)
                 if self.early_stopping:
                     candidates = np.flatnonzero((codes >= 0) & (weight > 0))
                     held_out = hold_out(codes, candidates, self.validation_fraction, seed)
-                self._train(X, codes, weight, held_out, classes, start)
+                settings = self._resolve(X, codes, weight, held_out, start)
+                with explained_memory_errors():
+                    data = make_training_data(
+                        X, codes, weight, held_out, len(classes), settings.dtype, device
+                    )
+                    stages, predicting, prior = run_stages(settings, data, start)
+                    self._set_fitted(settings, stages, predicting, prior, codes, classes)
         return self
 
     def partial_fit(
@@ -454,43 +459,19 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
             if not earlier:
                 X = self._set_unit(X, weight)
             n_epochs, start = earlier.get("n_iter_", 0), earlier.get("net_")
-            with local_generators(self.random_state, resolve_device(self.device), n_epochs):
+            device = resolve_device(self.device)
+            with local_generators(self.random_state, device, n_epochs):
                 held_out = np.empty(0, dtype=np.int64)
-                self._train(X, codes, weight, held_out, known, start, n_epochs)
+                settings = self._resolve(X, codes, weight, held_out, start, n_epochs)
+                with explained_memory_errors():
+                    data = make_training_data(
+                        X, codes, weight, held_out, len(known), settings.dtype, device
+                    )
+                    stages, predicting, prior = run_stages(settings, data, start)
+                    self._set_fitted(settings, stages, predicting, prior, codes, known)
             if earlier:
                 self._append_to(earlier)
         return self
-
-    def _train(
-        self,
-        X: Any,
-        codes: np.ndarray,
-        weight: np.ndarray,
-        held_out: np.ndarray,
-        classes: np.ndarray,
-        start: ReweightedNet | None,
-        n_epochs_before: int | None = None,
-    ) -> None:
-        """Run the stages of a fit on encoded rows, and set the fitted attributes."""
-        settings = resolve(
-            self.get_params(deep=False),
-            n_features=int(np.prod(X.shape[1:])),
-            n_labeled=int(trained_rows(codes, weight, held_out).sum()),
-            n_unlabeled=int(((weight > 0) & (codes < 0)).sum()),
-            warm=start is not None,
-            n_epochs_before=n_epochs_before,
-            n_steps_before=0 if start is None else start.n_steps_,
-        )
-        device = resolve_device(self.device)
-        with explained_memory_errors(), progress(self.verbose, settings.n_trainings) as watchers:
-            data = make_training_data(
-                X, codes, weight, held_out, len(classes), settings.dtype, device
-            )
-            prior = None
-            if settings.weighting == "evidence" or settings.n_spreadings:
-                prior = estimate_prior(data, settings.one_batch)
-            stages, predicting = run_stages(settings, data, prior, start, watchers)
-            self._set_fitted(settings, stages, predicting, prior, codes, classes)
 
     def predict(self, X: Any) -> np.ndarray:
         """Most probable class of each row.
@@ -584,8 +565,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
     def noise_report(self) -> str:
         """Report in plain language which labels passed to ``fit`` look wrong.
 
-        The report gives how many labels are wrong, of which classes and what they should be, and
-        which rows to look at first. Of many classes and rows, the worst are named.
+        It says how many labels are estimated to be wrong, of which classes, what they should be,
+        and which rows to look at first.
 
         Returns
         -------
@@ -614,6 +595,25 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         self._unit = sparse_unit(X, weight)
         return divided(X, self._unit)
 
+    def _resolve(
+        self,
+        X: Any,
+        codes: np.ndarray,
+        weight: np.ndarray,
+        held_out: np.ndarray,
+        start: ReweightedNet | None,
+        n_epochs_before: int | None = None,
+    ) -> Settings:
+        return resolve(
+            self.get_params(deep=False),
+            n_features=int(np.prod(X.shape[1:])),
+            n_labeled=int(trained_rows(codes, weight, held_out).sum()),
+            n_unlabeled=int(((weight > 0) & (codes < 0)).sum()),
+            warm=start is not None,
+            n_epochs_before=n_epochs_before,
+            n_steps_before=0 if start is None else start.n_steps_,
+        )
+
     def _set_fitted(
         self,
         settings: Settings,
@@ -634,7 +634,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         self.noise_scores_ = np.where(labeled, scores, np.nan)
         self.suggested_labels_ = classes[predicted]
         self.noise_estimate_, precision = None, None
-        if settings.weighting == "evidence" and prior is not None:
+        if prior is not None:
             matrix, rate, precision = (part.double().cpu().numpy() for part in prior.noise)
             self.noise_estimate_ = {
                 "noise_rate": float(rate),
@@ -682,14 +682,14 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
                 f"The weighting collapsed in epoch {self.collapse_epoch_}: training continued with "
                 "equal weights. Raise warmup_epochs or lower meta_lr.",
                 ConvergenceWarning,
-                stacklevel=5,
+                stacklevel=4,
             )
         if self.net_.diverged_:
             warnings.warn(
                 f"Training diverged in epoch {self.n_iter_} and ended with the last finite "
                 "network. Lower lr, or scale the features.",
                 ConvergenceWarning,
-                stacklevel=5,
+                stacklevel=4,
             )
 
     def __sklearn_tags__(self) -> Tags:

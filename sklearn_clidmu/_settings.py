@@ -54,13 +54,9 @@ META_BATCH_ROWS = (32, 64)
 """Fewest and most rows of a meta batch. CLID compares rows, so few tell little, and its graphs are
 square: 64 rows of a batch of 256 are 0.1 points better than all (standard error 0.1)."""
 
-META_STEP_BATCHES, META_STEP_ROWS = 8, 1024
-"""Most batches, and most rows, of one meta step of the evidence net. Joining saves a fifth of the
-time on small batches; accuracy is the same."""
-
-KL_WEIGHT = 1e-3
-"""Weight of VRI's Kullback-Leibler divergence in the meta objective: only large enough to keep the
-posterior bounded."""
+META_STEP_BATCHES = 8
+"""Batches of one meta step of the evidence net. Joining saves a fifth of the time on small batches;
+accuracy is the same."""
 
 COLLAPSE_EPOCHS = 3
 """Epochs in a row of poor CLID that make a collapse; single ones are noise."""
@@ -84,8 +80,8 @@ ONE_BATCH_KERNEL, ONE_BATCH_ROWS = (0.3, 3.0), 64
 """Inverse width and penalty for a training set that fits in one batch, which counts as so many rows
 there: a choice by left-out rows would depend on how often a row is repeated."""
 
-ANCHORS, MIN_ANCHORS = 0.2, 5
-"""Share of the rows predicted to be of a class, the surest, that show its noise, and the fewest."""
+ANCHORS = 0.2
+"""Share of the rows predicted to be of a class, the surest, that show its noise."""
 
 PRIOR_ROWS = 10
 """As many further rows of each class show the noise of all classes together."""
@@ -93,10 +89,6 @@ PRIOR_ROWS = 10
 COMMON_SHARE = 0.25
 """Shrinkage of each class's label precision towards the common one. Unshrunk, it is off by 0.09 on
 average on real data, shrunk by 0.07."""
-
-ERROR_ALLOWANCE = 1.25
-"""Most labels of a class that count as wrong, in units of what the kernel regression estimates. On
-clean cells the network alone calls 5.4 % of the labels wrong, with this bound 2.4 %."""
 
 # Rows without a label
 
@@ -176,6 +168,7 @@ class Settings:
     one_batch: bool
     """Whether the training set fits in one batch, where a row of weight s counts as s rows."""
     dtype: torch.dtype
+    verbose: int
 
     @property
     def n_trainings(self) -> int:
@@ -207,12 +200,6 @@ def resolve(
         Whether training continues an earlier network, in one stage.
     n_epochs_before, n_steps_before : int, optional
         Of earlier calls of ``partial_fit``, which trains for one epoch; None in ``fit``.
-
-    Raises
-    ------
-    ValueError
-        If ``hidden_layer_sizes`` is not made of positive integers, or if ``warmup_epochs`` leaves
-        no epoch for the meta step.
     """
     weighting, batch_size = params["weighting"], int(params["batch_size"])
     one_batch = n_labeled <= batch_size
@@ -246,6 +233,7 @@ def resolve(
         spread=_schedule(params, n_labeled + n_unlabeled),
         one_batch=one_batch,
         dtype=torch.float64 if one_batch else torch.float32,
+        verbose=params["verbose"],
     )
 
 
@@ -316,7 +304,7 @@ def _meta_step_batches(params: Mapping[str, Any], one_batch: bool) -> int:
     alone = params["weighting"] != "evidence" or params["virtual_step"] != "head" or one_batch
     if alone or params["module"] is not None or _meta_batch_size(params) is not None:
         return 1
-    return min(max(META_STEP_ROWS // params["batch_size"], 1), META_STEP_BATCHES)
+    return META_STEP_BATCHES
 
 
 def _weight_decay(n_features: int, n_rows: int | None) -> float:

@@ -190,7 +190,7 @@ def test_rings_name_every_unit_of_the_package():
     assert units - {"__init__"} == set(LEVELS)
 
 
-@pytest.mark.parametrize("unit", LEVELS)
+@pytest.mark.parametrize("unit", sorted(LEVELS))
 def test_rings_import_inwards_only(unit):
     folder = ROOT / PACKAGE
     problems = []

@@ -72,7 +72,6 @@ def influence(grad_logits: Tensor, tangent: Tensor) -> Tensor:
     return -(grad_logits * tangent).sum(dim=-1)
 
 
-@torch.no_grad()
 def head_tangent(
     logits: Tensor,
     features: Tensor,
@@ -103,14 +102,15 @@ def head_tangent(
     bias : bool, default=True
         Whether the layer has one.
     """
-    # Products of few classes are faster with classes as rows.
-    step = ((grad_logits.mT @ features) @ meta_features.mT).mT
-    if bias:
-        step = step + grad_logits.sum(dim=-2, keepdim=True)
-    value, by_logits = objective(meta_features, meta_logits - lr * step, *meta_batch)
-    tangent = ((by_logits.mT @ meta_features) @ features.mT).mT
-    if bias:
-        tangent = tangent + by_logits.sum(dim=-2, keepdim=True)
+    with torch.no_grad():
+        # Products of few classes are faster with classes as rows.
+        step = ((grad_logits.mT @ features) @ meta_features.mT).mT
+        if bias:
+            step = step + grad_logits.sum(dim=-2, keepdim=True)
+        value, by_logits = objective(meta_features, meta_logits - lr * step, *meta_batch)
+        tangent = ((by_logits.mT @ meta_features) @ features.mT).mT
+        if bias:
+            tangent = tangent + by_logits.sum(dim=-2, keepdim=True)
     return MetaTangent(logits, tangent, value)
 
 

@@ -29,10 +29,6 @@ objective, shape (...), and its gradient by the logits. Features are constants."
 EPSILON = 1e-7
 """Added to S inside the logarithm, as in the published code."""
 
-TOTAL_WEIGHT = 256.0
-"""Sum of the sample weights of a meta batch. The published gradient depends on it; so scaled, the
-gradient depends neither on the scale of the weights nor on the number of rows."""
-
 
 def feature_graph(
     features: Tensor, temperature: float = 0.5, sample_weight: Tensor | None = None
@@ -168,7 +164,11 @@ def clid_loss(
 
 
 def clid_gradient(
-    features: Tensor, logits: Tensor, temperature: float, sample_weight: Tensor
+    features: Tensor,
+    logits: Tensor,
+    targets: Tensor | None,
+    sample_weight: Tensor,
+    temperature: float = 0.5,
 ) -> tuple[Tensor, Tensor]:
     """CLID and its published gradient in closed form, several times as fast as by autograd.
 
@@ -180,8 +180,10 @@ def clid_gradient(
 
     Parameters
     ----------
-    features, logits, temperature, sample_weight
+    features, logits, sample_weight, temperature
         As in :func:`clid_loss`; or stacks of them, one for each of several batches of one size.
+    targets
+        Ignored: CLID reads no label. A meta objective is given them.
 
     Returns
     -------
@@ -236,7 +238,7 @@ def make_objective(meta_objective: str | Callable, temperature: float) -> MetaOb
         return partial(_differentiate, meta_objective)
     if meta_objective == "mae":
         return partial(_differentiate, mean_absolute_error)
-    return partial(_clid, temperature)
+    return partial(clid_gradient, temperature=temperature)
 
 
 def mean_absolute_error(
@@ -248,13 +250,6 @@ def mean_absolute_error(
     """
     given = logits.softmax(dim=1).gather(1, targets[:, None]).squeeze(1)
     return weighted_mean(2 * (1 - given), sample_weight)
-
-
-def _clid(
-    temperature: float, features: Tensor, logits: Tensor, targets: Tensor, sample_weight: Tensor
-) -> tuple[Tensor, Tensor]:
-    weight = sample_weight * (TOTAL_WEIGHT / sample_weight.sum(dim=-1, keepdim=True))
-    return clid_gradient(features, logits, temperature, weight)
 
 
 def _differentiate(

@@ -20,7 +20,7 @@ N_EVIDENCE = 5
 """Columns of evidence against a label; see :class:`EvidenceNet`."""
 
 N_BISECTIONS = 30
-"""Halvings of the range in which the offset of a class is searched."""
+"""Halvings of the range in which the offset of a class is searched: to 1e-9 of it."""
 
 CHUNK = 65536
 """Rows whose hidden units are in memory at a time, where all rows are scored."""
@@ -196,14 +196,14 @@ class EvidenceNet(nn.Module):
     ----------
     label_precision : Tensor of shape (n_classes,)
         Share of right labels among those given to each class, in (0, 1).
-    n_hidden : int, default=64
+    n_hidden : int, default=32
         Width of the hidden layer.
     """
 
     label_precision: Tensor
     offset: Tensor
 
-    def __init__(self, label_precision: Tensor, n_hidden: int = 64) -> None:
+    def __init__(self, label_precision: Tensor, n_hidden: int = 32) -> None:
         super().__init__()
         self.hidden = nn.Linear(N_EVIDENCE - 1, n_hidden)
         self.output = nn.Linear(n_hidden, 1, bias=False)  # the softmax ignores a bias

@@ -25,7 +25,7 @@ N_SELECTION = 2_000
 
 FAR = 1e6
 """Rows farther from the mean, in units of about the kernel's width, are moved there: they are near
-nobody, and must not overflow."""
+no other row, and must not overflow."""
 
 CHUNK, CHUNK_ENTRIES = 2048, 2**22
 """Rows that are in memory at a time with their Fourier features, and at most as many entries. Of
@@ -188,7 +188,7 @@ class Ridge:
         return (Y - predicted) / kept[:, None]
 
     def _features(self, X: Tensor) -> Tensor:
-        """Fourier features of the rows as columns, which makes every stripe of them dense."""
+        """Fourier features of the rows, as columns: cosines, sines and a constant."""
         angles, n = self.frequencies.T @ X.T, self.frequencies.shape[1]
         features = angles.new_ones(2 * n + 1, len(X))
         torch.cos(angles, out=features[:n])
@@ -206,7 +206,8 @@ def _choose_kernel(
         drawn = drawn[draw.to(drawn.device)]
     parts = [(*table.rows(rows), weight[rows]) for rows in drawn.split(table.chunk)]
 
-    found = [(*_best_penalty(parts, frequencies * w**0.5), w) for w in INVERSE_WIDTHS]
+    half = frequencies[:, ::2]  # enough to compare kernels, and five times as fast
+    found = [(*_best_penalty(parts, half * w**0.5), w) for w in INVERSE_WIDTHS]
     _, penalty, inverse_width = min(found)
     return Kernel(inverse_width, penalty)
 

@@ -15,8 +15,6 @@ from torch import Tensor
 from sklearn_clidmu._settings import (
     ANCHORS,
     COMMON_SHARE,
-    ERROR_ALLOWANCE,
-    MIN_ANCHORS,
     ONE_BATCH_KERNEL,
     ONE_BATCH_ROWS,
     PRIOR_ROWS,
@@ -59,7 +57,7 @@ def estimate_noise(
     surest, predicted = proba.max(dim=1)
     weight = sample_weight.to(proba)
     mass = class_sums(weight, predicted, n_classes)
-    anchors = _anchor_weight(surest, predicted, weight, mass, row)
+    anchors = _anchor_weight(surest, predicted, weight, mass)
     counts = proba.new_zeros(n_classes, n_classes)
     counts.index_put_((predicted, targets), anchors, accumulate=True)
     n_anchors = counts.sum(dim=1)
@@ -76,14 +74,12 @@ def estimate_noise(
     return NoiseEstimate(matrix, noise_rate, label_precision)
 
 
-def _anchor_weight(
-    surest: Tensor, predicted: Tensor, weight: Tensor, mass: Tensor, row: float
-) -> Tensor:
+def _anchor_weight(surest: Tensor, predicted: Tensor, weight: Tensor, mass: Tensor) -> Tensor:
     """Weight with which each row is an anchor of its predicted class, shape (n,).
 
     The surest rows of a class are taken until their weight is reached; of the last one, a part.
     """
-    wanted = torch.maximum(ANCHORS * mass, mass.clamp_max(MIN_ANCHORS * row))
+    wanted = ANCHORS * mass
     order = torch.argsort(surest, descending=True, stable=True)
     order = order[torch.argsort(predicted[order], stable=True)]
     reached = weight[order].cumsum(dim=0)
@@ -139,9 +135,9 @@ def find_wrong(
 ) -> np.ndarray:
     """Mask of the labels that count as wrong, shape (n,), bool.
 
-    A label counts as wrong if it is not the most probable class. In each class at most
-    :data:`ERROR_ALLOWANCE` times as many do as the label precision allows, those of the highest
-    scores: where classes overlap the network disagrees with right labels, too.
+    A label counts as wrong if it is not the most probable class. In each class at most as many do
+    as the label precision allows, those of the highest scores: where classes overlap the network
+    disagrees with right labels, too.
 
     Parameters
     ----------
@@ -157,7 +153,7 @@ def find_wrong(
         return wrong
     for code, share in enumerate(label_precision):
         rows = np.flatnonzero(wrong & (given == code))
-        allowed = round(ERROR_ALLOWANCE * (1 - share) * np.count_nonzero(given == code))
+        allowed = round((1 - share) * np.count_nonzero(given == code))
         order = np.argsort(-scores[rows], kind="stable")
         wrong[rows[order[allowed:]]] = False
     return wrong

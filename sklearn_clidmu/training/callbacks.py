@@ -82,18 +82,7 @@ class Monitor(Callback):
     """Records CLID - log n, the disagreement rate, predicted classes, and the validation score.
 
     All but the last on fixed training rows. The disagreement rate is the share of rows whose given
-    label is not the predicted one.
-
-    Parameters
-    ----------
-    table : Table
-        Training set.
-    temperature : float
-        Of the feature graph.
-    history : SampleHistory
-        Receives the losses of the held-out rows.
-    held_out : Table or None
-        Rows kept from training, with noisy labels.
+    label is not the predicted one. ``history`` receives the losses of the held-out rows.
     """
 
     def __init__(
@@ -116,7 +105,7 @@ class Monitor(Callback):
         """Measure and record."""
         labels = self.rows.labels
         logits, features = net.evaluate(self.rows.X)
-        clid, _ = clid_gradient(features, logits, self.temperature, labels.sample_weight)
+        clid, _ = clid_gradient(features, logits, None, labels.sample_weight, self.temperature)
         excess = clid - uniform_clid(len(self.rows), labels.sample_weight).to(clid)
         net.history.record("clid", excess.item())
         predicted = logits.argmax(dim=1)
@@ -151,10 +140,9 @@ class CollapseDetector(Callback):
     history : SampleHistory
         Restored too: an epoch that is not sound leaves no trace.
     n_classes : int
-        Classes that must be predicted where there is no warm-up to compare with. With two classes
-        one is enough after warm-up, too, if the weights of each class are calibrated.
+        Classes that must be predicted where there is no warm-up to compare with.
     calibrated : bool
-        Whether they are.
+        Whether the weights of each class are: then of two classes one is enough.
     """
 
     def __init__(
@@ -234,14 +222,7 @@ class EarlyStopping(Callback):
 
 @contextmanager
 def progress(verbose: int, n_stages: int) -> Iterator[list[tuple[str, Callback]]]:
-    """Yield the callback that shows a progress bar; none with ``verbose=0``.
-
-    Parameters
-    ----------
-    verbose : int
-    n_stages : int
-        Stages that the fit is expected to run; all of them share the callback.
-    """
+    """Yield the callback that shows one progress bar for all stages; none with ``verbose=0``."""
     if not verbose:
         yield []
         return

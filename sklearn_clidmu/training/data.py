@@ -34,15 +34,7 @@ class Labels(NamedTuple):
 
 
 class SparseRows:
-    """Rows of a sparse matrix, which become dense batch by batch.
-
-    Parameters
-    ----------
-    matrix : scipy.sparse.csr_array or csr_matrix of shape (n, d)
-    dtype : torch.dtype
-    device : torch.device
-        Of the dense batches; the matrix stays where it is.
-    """
+    """Rows of a csr matrix, which become dense on the device batch by batch."""
 
     def __init__(self, matrix: Any, dtype: torch.dtype, device: torch.device) -> None:
         self.matrix = matrix
@@ -54,7 +46,7 @@ class SparseRows:
         return self.shape[0]
 
     def index_select(self, dim: int, index: Tensor) -> Tensor:
-        """Make some of the rows dense; as of a tensor, but along ``dim=0`` alone."""
+        """Make some of the rows dense."""
         return self._dense(self.matrix[index.cpu().numpy()])
 
     def take(self, index: Tensor) -> SparseRows:
@@ -74,14 +66,7 @@ class SparseRows:
 class Table(Dataset):
     """Rows with their labels, on one device.
 
-    Parameters
-    ----------
-    X : Tensor of shape (n, ...), or SparseRows of shape (n, d)
-    targets : Tensor of shape (n,)
-        Given labels; kept as int32.
-    sample_weight : Tensor of shape (n,)
-    rows : Tensor of shape (n,), int64, optional
-        Positions among all rows passed to fit; by default these are all of them.
+    ``rows`` are the positions among all rows passed to fit, int64; None where these are all.
     """
 
     def __init__(
@@ -139,12 +124,6 @@ class ShuffledBatches:
 
     There is no small last batch, and from ``batch_size=3`` on none of a single row. A table that
     fits in one batch is passed whole and in its own order.
-
-    Parameters
-    ----------
-    table : Table
-    batch_size : int
-        The largest batch.
     """
 
     def __init__(self, table: Table, batch_size: int) -> None:
@@ -172,11 +151,9 @@ class SampleHistory:
     sample_weight : Tensor of shape (n,)
         How much each row counts where rows are compared; 0 for rows that are not trained on.
     n_classes : int
-        Losses are read in units of log(n_classes), the loss of a uniform guess.
-    loo_margin : Tensor of shape (n,)
-        Margin of the strongest other class in the leave-one-out kernel regression.
-    prior_log_odds : Tensor of shape (n,), optional
-        Log odds of a wrong label that the stage before has left; by default 0.
+        The unit of losses is log(n_classes), the loss of a uniform guess.
+    loo_margin, prior_log_odds : Tensor of shape (n,)
+        Evidence that does not change; see ``EvidenceNet``.
     """
 
     def __init__(
@@ -241,25 +218,18 @@ def make_training_data(
     dtype: torch.dtype,
     device: torch.device,
 ) -> TrainingData:
-    """Put the rows of one fit on the device.
+    """Put the rows of one fit on the device; ValueError if a value is too large for the dtype.
 
     Parameters
     ----------
-    X : ndarray of shape (n, ...), or csr_array or csr_matrix of shape (n, d)
+    X : ndarray of shape (n, ...), or csr matrix of shape (n, d)
     codes : ndarray of shape (n,), int
         Encoded labels, -1 for none.
     sample_weight : ndarray of shape (n,)
         Rows of weight zero take no part.
     held_out : ndarray of int
         Rows kept from training.
-    n_classes : int
-    dtype : torch.dtype
-    device : torch.device
-
-    Raises
-    ------
-    ValueError
-        If X has values that are too large for the dtype.
+    n_classes, dtype, device
     """
 
     def tensor(values: np.ndarray, kind: torch.dtype) -> Tensor:
@@ -292,22 +262,9 @@ def trained_rows(codes: np.ndarray, sample_weight: np.ndarray, held_out: np.ndar
 
 
 def hold_out(codes: np.ndarray, candidates: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Choose rows to keep from training, stratified where every class has two rows to split.
+    """Choose a fraction of the candidates to keep from training; their sorted positions.
 
-    Parameters
-    ----------
-    codes : ndarray of shape (n,), int
-        Encoded labels.
-    candidates : ndarray of int
-        Rows that may be held out.
-    fraction : float
-        Share of the candidates.
-    seed : int
-
-    Returns
-    -------
-    ndarray of int
-        Sorted positions among all rows.
+    Stratified where every class has two rows to split.
     """
     counts = np.bincount(codes[candidates])
     n_held_out = int(np.ceil(fraction * len(candidates)))

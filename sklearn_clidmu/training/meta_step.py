@@ -25,6 +25,10 @@ from sklearn_clidmu.clid.weighted import standard_deviation
 from sklearn_clidmu.training.data import Labels, SampleHistory, Table
 from sklearn_clidmu.training.net import ReweightedNet
 
+META_BATCH_WEIGHT = 256.0
+"""Sum of the sample weights of a meta batch. CLID's published gradient depends on it; so scaled, it
+depends neither on the scale of the weights nor on the number of rows."""
+
 
 class MetaStep(Callback):
     """What both kinds of meta step share: the virtual step, and the optimizer of the weighting net.
@@ -117,10 +121,10 @@ class MetaStep(Callback):
         """
         lr, head = net.optimizer_.param_groups[0]["lr"], self._head(net)
         own = slice(self._n_own(len(logits)))
-        X_meta, meta = X[own], MetaBatch(labels.targets[own], labels.sample_weight[own])
+        X_meta, meta = X[own], make_meta_batch(labels, own)
         if self.meta_batch_size is not None:
             X_meta, drawn = self._draw_meta_batch(self.meta_batch_size)
-            meta = MetaBatch(drawn.targets, drawn.sample_weight)
+            meta = make_meta_batch(drawn)
         with evaluation(net.module_):
             if head is None:
                 args = (X, grad_logits, X_meta, meta, self.objective, lr)
@@ -207,7 +211,7 @@ class Visit(NamedTuple):
 
 
 class BlockMetaStep(MetaStep):
-    """Meta step of the evidence net on a block of batches, after their real steps.
+    """Meta step of the evidence net on a block of batches.
 
     Evidence and weights stay for an epoch. So the virtual steps of several batches can be taken
     together, each from where the network stood with its batch, and the weighting net takes one step
@@ -216,8 +220,8 @@ class BlockMetaStep(MetaStep):
     Parameters
     ----------
     n_batches : int
-        Batches of a block. More than one needs a virtual step of the head and meta batches that
-        are not drawn.
+        Batches of a block. It is one where the meta step needs passes through the network: for a
+        virtual step that is not of the head, and for meta batches that are drawn.
     """
 
     weight_net: EvidenceNet
@@ -248,7 +252,9 @@ class BlockMetaStep(MetaStep):
         features: Tensor,
         losses: Tensor,
     ) -> Tensor | None:
-        """Loss of the batch under the weights of this epoch."""
+        """Loss of the batch under the weights of this epoch; a block of one batch ends here."""
+        if self.enabled and self.n_batches == 1:
+            self._single(net, X, labels, logits.detach(), features.detach())
         if not self.reweighting:
             return None
         weight = self.weights[labels.rows] * labels.sample_weight
@@ -263,15 +269,11 @@ class BlockMetaStep(MetaStep):
         **kwargs: Any,
     ) -> None:
         """Add the batch to the block; step if the block is full."""
-        if not self.enabled:
+        if not self.enabled or self.n_batches == 1:
             return
-        X, labels = batch
         if self.block and len(self.block[0].logits) != len(y_pred):
             self._end_block(net)
-        if self.n_batches == 1 or self._head(net) is None:
-            self._single(net, X, labels, y_pred, features)
-            return
-        self.block.append(Visit(labels, y_pred, features))
+        self.block.append(Visit(batch[1], y_pred, features))
         if len(self.block) == self.n_batches:
             self._end_block(net)
 
@@ -295,7 +297,7 @@ class BlockMetaStep(MetaStep):
             shares.detach()[..., None] * by_row,
             logits[:, own],
             features[:, own],
-            MetaBatch(labels.targets[:, own], labels.sample_weight[:, own]),
+            make_meta_batch(labels, own),
             self.objective,
             net.optimizer_.param_groups[0]["lr"],
             bias=self._head(net).bias is not None,
@@ -328,6 +330,13 @@ class BlockMetaStep(MetaStep):
         self.meta_losses.append(meta_loss.reshape(-1))
         if self.reweighting:
             self._step((shares * harm).sum())
+
+
+def make_meta_batch(labels: Labels, part: slice = slice(None)) -> MetaBatch:
+    """Labels of a part of each batch, with weights that add up to :data:`META_BATCH_WEIGHT`."""
+    weight = labels.sample_weight[..., part]
+    scale = META_BATCH_WEIGHT / weight.sum(dim=-1, keepdim=True)
+    return MetaBatch(labels.targets[..., part], scale * weight)
 
 
 def make_rows(logits: Tensor, features: Tensor, labels: Labels) -> Rows:

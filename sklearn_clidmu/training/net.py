@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from copy import deepcopy
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sklearn_clidmu.clid.weighted import weighted_mean
-from sklearn_clidmu.training.data import Labels, SparseRows
+from sklearn_clidmu.training.data import SparseRows
 
 
 class StopTraining(Exception):  # noqa: N818, an order and not an error
@@ -22,21 +22,6 @@ class StopTraining(Exception):  # noqa: N818, an order and not an error
 
     skorch itself ends training with KeyboardInterrupt and so swallows a real Ctrl-C.
     """
-
-
-class Reweighting(Protocol):
-    """What the net asks of the callback that takes the meta steps."""
-
-    def training_loss(
-        self,
-        net: ReweightedNet,
-        X: Tensor,
-        labels: Labels,
-        logits: Tensor,
-        features: Tensor,
-        losses: Tensor,
-    ) -> Tensor | None:
-        """Loss of a batch, with its graph; None for the plain one."""
 
 
 class ReweightedNet(NeuralNet):
@@ -54,8 +39,8 @@ class ReweightedNet(NeuralNet):
         Builds the weighting net from the network; None for none.
     averaged : bool, default=False
         Whether there is an ``averaged_module_``, for a callback to move.
-    meta_step : callback or None
-        Also among the callbacks; gives the loss of each batch.
+    meta_step : MetaStep or None
+        Gives the loss of each batch; to be put among the callbacks, too.
     **kwargs
         As in :class:`skorch.NeuralNet`. ``optimizer=None`` makes a net that only predicts.
     """
@@ -69,7 +54,7 @@ class ReweightedNet(NeuralNet):
         *,
         weight_net: Callable[[nn.Module], nn.Module] | None = None,
         averaged: bool = False,
-        meta_step: Reweighting | None = None,
+        meta_step: Any = None,
         criterion: type[nn.Module] = nn.CrossEntropyLoss,
         **kwargs: Any,
     ) -> None:
@@ -143,19 +128,9 @@ class ReweightedNet(NeuralNet):
     def outputs(
         self, X: Tensor | SparseRows, batch_size: int = 4096
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Logits and features in evaluation mode, without a gradient, batch by batch.
+        """Yield logits and features in evaluation mode, without a gradient, batch by batch.
 
-        Parameters
-        ----------
-        X : Tensor of shape (n, ...), or SparseRows
-            On any device and of any floating-point type; moved to the net's batch by batch.
-        batch_size : int, default=4096
-            Bounds the memory of one forward pass.
-
-        Yields
-        ------
-        tuple of Tensor of shape (m, n_classes) and (m, d)
-            On the net's device.
+        X may be on any device and of any floating-point type.
         """
         module = self.evaluated_module.eval()
         dtype = next(module.parameters()).dtype

@@ -11,21 +11,10 @@ from torch import Tensor, nn
 
 
 class MLP(nn.Module):
-    """Multi-layer perceptron with layer normalisation, ReLU and dropout after every layer.
+    """Multi-layer perceptron with layer normalization, ReLU and dropout after every layer.
 
-    Parameters
-    ----------
-    n_features : int
-        Number of input features.
-    n_classes : int
-        Number of logits.
-    hidden_layer_sizes : sequence of int
-        Widths of the hidden layers, at least one.
-    dropout : float
-        Share of the hidden units that is dropped in training.
-    one_mask : bool, default=False
-        Drop the same units in all rows of a batch, so that the randomness does not depend on
-        the number of rows.
+    With ``one_mask`` the same units are dropped in all rows of a batch, so that the randomness does
+    not depend on the number of rows.
     """
 
     def __init__(
@@ -84,18 +73,8 @@ class FeatureTap(nn.Module):
     A module that returns such a pair itself is taken at its word; of any other, the features
     are the input of the linear layer that comes last in ``module.modules()``.
 
-    Parameters
-    ----------
-    module : nn.Module
-        Maps a batch to logits of shape (n, n_classes), or to (logits, features). Of whatever
-        floating-point type they are, they are converted to that of the batch.
-    n_classes : int
-        Number of logits it must return.
-
-    Raises
-    ------
-    ValueError
-        In a pass, if the module returns something else; the message names it.
+    Both are converted to the floating-point type of the batch. A pass raises a ValueError if the
+    module returns something else.
     """
 
     def __init__(self, module: nn.Module, n_classes: int) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from skorch.callbacks import Callback, LRScheduler, PassthroughScoring
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from sklearn_clidmu._settings import KL_WEIGHT, Schedule, Settings
+from sklearn_clidmu._settings import Schedule, Settings
 from sklearn_clidmu.clid.objective import make_objective
 from sklearn_clidmu.clid.weight_nets import VRI, EvidenceNet, WNet
 from sklearn_clidmu.clid.weighted import class_means
@@ -36,6 +37,7 @@ from sklearn_clidmu.training.callbacks import (
     LossRecorder,
     Monitor,
     ParameterAverage,
+    progress,
 )
 from sklearn_clidmu.training.data import (
     SampleHistory,
@@ -57,6 +59,8 @@ CHUNK = 8192
 N_SAMPLED = 500
 """Rows whose evidence is kept, to show what the weighting net makes of it."""
 
+Callbacks = list[tuple[str, Callback]]
+
 CURVES = ("train_loss", "meta_loss", "clid", "disagreement", "valid_loss", "valid_score")
 """Entries of a net's history that are passed on."""
 
@@ -71,7 +75,8 @@ class Prior(NamedTuple):
     noise: NoiseEstimate
 
 
-class Stage(NamedTuple):
+@dataclass(eq=False)
+class Stage:
     """One training."""
 
     net: ReweightedNet
@@ -87,83 +92,63 @@ class Stage(NamedTuple):
 
 
 class Readings(NamedTuple):
-    """What the final pass reads out of a stage, for every row passed to fit."""
+    """What the final pass reads out of a stage for every row, each of shape (n,)."""
 
     confidence: Tensor
-    """In the row's label, in [0, 1] and not zero for all rows, shape (n,)."""
+    """In the row's label, in [0, 1] and not zero for all rows."""
     predicted: Tensor
-    """Most probable class, shape (n,), int64."""
+    """Most probable class, int64."""
     noise_scores: Tensor
-    """In [0, 1], shape (n,)."""
+    """One minus the geometric mean, over the epochs, of the given label's probability."""
 
 
-def estimate_prior(data: TrainingData, one_batch: bool) -> Prior:
-    """Hold each label against all other rows, before any training."""
+def run_stages(
+    settings: Settings, data: TrainingData, start: ReweightedNet | None
+) -> tuple[list[Stage], int, Prior | None]:
+    """Train, stage by stage; the last sound stage predicts.
+
+    The first stage starts from the parameters of ``start``, the net of an earlier fit. Returns the
+    stages, the position of the one that predicts, and what was known of the given labels, which is
+    None without evidence weighting.
+    """
+    stages: list[Stage] = []
+    predicting, log_odds, schedule = 0, None, settings.labeled
+    given = prior = estimate_prior(data, settings)
+    with progress(settings.verbose, settings.n_trainings) as watchers:
+        for number in range(settings.n_trainings):
+            if number >= settings.n_stages:
+                if prior is None or stages[predicting].outcome != "finished":
+                    break
+                data, prior = pseudo_label(data, prior, stages[predicting].net)
+                schedule, log_odds = settings.spread, None
+            stage = prepare_stage(settings, schedule, data, prior, log_odds, watchers)
+            if start is not None and not stages:
+                start_from(stage.net, start)
+            stage.net.partial_fit(data.training)
+            stage.net.callbacks = stage.net.callbacks_ = []  # with what they keep of every row
+            stage.net.meta_step = None
+            stages.append(stage)
+            if stage.outcome == "finished" or stages[predicting].outcome != "finished":
+                predicting = number
+            if stage.outcome == "finished" and number + 1 < settings.n_stages:
+                confidence = read_rows(stage).confidence
+                log_odds = -confidence.clamp(*CONFIDENCE_BOUNDS).logit()
+    return stages, predicting, given if settings.weighting == "evidence" else None
+
+
+def estimate_prior(data: TrainingData, settings: Settings) -> Prior | None:
+    """Compare each label with all other rows, before any training, if the fit needs it."""
+    if settings.weighting != "evidence" and not settings.n_spreadings:
+        return None
     labels, X = data.table.labels, data.table.X
     if isinstance(X, SparseRows):
         dense = torch.from_numpy(dense_rows(X.matrix, torch.initial_seed() % 2**32))
         X = dense.to(X.device, X.dtype)
+    weight = trained_weight(data)
     proba, noise = estimate_label_noise(
-        X, labels.targets, data.n_classes, trained_weight(data), one_batch
+        X, labels.targets, data.n_classes, weight, settings.one_batch
     )
     return Prior(X, proba, noise)
-
-
-def run_stages(
-    settings: Settings,
-    data: TrainingData,
-    prior: Prior | None,
-    start: ReweightedNet | None,
-    watchers: list[tuple[str, Callback]],
-) -> tuple[list[Stage], int]:
-    """Train, stage by stage; the last sound stage predicts.
-
-    Parameters
-    ----------
-    settings : Settings
-    data : TrainingData
-    prior : Prior or None
-        Needed with evidence weighting and for pseudo-labels.
-    start : ReweightedNet or None
-        Net of an earlier fit whose parameters the first stage starts from.
-    watchers : list of (str, Callback)
-        Callbacks that follow all stages.
-
-    Returns
-    -------
-    stages : list of Stage
-    predicting : int
-        Position of the stage that predicts.
-    """
-    stages: list[Stage] = []
-    predicting, log_odds, schedule = 0, None, settings.labeled
-    for number in range(settings.n_trainings):
-        if number >= settings.n_stages:
-            assert prior is not None
-            if stages[predicting].outcome != "finished":
-                break
-            data, prior = pseudo_label(data, prior, stages[predicting].net)
-            schedule, log_odds = settings.spread, None
-        weight = trained_weight(data)
-        margin = torch.zeros_like(weight)
-        if prior is not None:
-            margin = loo_margin(prior.proba, data.table.labels.targets).to(weight)
-        history = SampleHistory(weight, data.n_classes, margin, log_odds)
-        continued = log_odds is not None
-        net = build_net(settings, data, history, prior, schedule, continued, watchers)
-        if start is not None and not stages:
-            start_from(net, start)
-        net.partial_fit(data.training)
-        net.callbacks = net.callbacks_ = []  # with what they keep of every row
-        net.meta_step = None
-        stages.append(Stage(net, data, history))
-        finished = stages[-1].outcome == "finished"
-        if finished or stages[predicting].outcome != "finished":
-            predicting = number
-        if finished and number + 1 < settings.n_stages:
-            confidence = read_rows(stages[-1]).confidence
-            log_odds = -confidence.clamp(*CONFIDENCE_BOUNDS).logit()
-    return stages, predicting
 
 
 def trained_weight(data: TrainingData) -> Tensor:
@@ -173,42 +158,64 @@ def trained_weight(data: TrainingData) -> Tensor:
     return weight.index_copy(0, labels.rows, labels.sample_weight)
 
 
-def build_net(
+def prepare_stage(
     settings: Settings,
-    data: TrainingData,
-    history: SampleHistory,
-    prior: Prior | None,
     schedule: Schedule,
-    continued: bool,
-    watchers: list[tuple[str, Callback]],
-) -> ReweightedNet:
-    """Build the skorch net of a stage with its callbacks, initialized.
+    data: TrainingData,
+    prior: Prior | None,
+    log_odds: Tensor | None,
+    watchers: Callbacks,
+) -> Stage:
+    """Build the net of a stage, initialized, and the callbacks that will train it.
 
-    ``continued`` stages start from prior log odds: there is no warm-up, and the first epochs may
-    predict a single class.
+    A stage that starts from prior log odds has no warm-up.
     """
-    table, device = data.training, data.training.X.device
+    weight = trained_weight(data)
+    margin = torch.zeros_like(weight)
+    if prior is not None:
+        margin = loo_margin(prior.proba, data.table.labels.targets).to(weight)
+    history = SampleHistory(weight, data.n_classes, margin, log_odds)
+    net = build_net(settings, schedule.n_epochs, data, prior)
+    if log_odds is not None:
+        schedule = schedule._replace(n_warmup=0)
+    # Without a warm-up to compare with, the first epochs may predict a single class.
+    n_predicted = 1 if log_odds is not None or schedule.n_steps is None else 2
+    if settings.weighting is not None:
+        net.meta_step = build_meta_step(
+            settings, net.weight_net_, data.training, history, schedule.n_warmup
+        )
+    net.callbacks = build_callbacks(settings, schedule, data, history, net.meta_step, n_predicted)
+    net.callbacks += watchers
+    net.initialize_callbacks()
+    return Stage(net, data, history)
+
+
+def build_net(
+    settings: Settings, n_epochs: int, data: TrainingData, prior: Prior | None
+) -> ReweightedNet:
+    """Build the skorch net of a stage, initialized, without callbacks."""
+    device = data.training.X.device
     network = partial(
         build_network,
         module=settings.module,
         hidden_layer_sizes=settings.hidden_layer_sizes,
         dropout=settings.dropout,
         one_mask=settings.one_batch,
-        row_shape=tuple(table.X.shape[1:]),
+        row_shape=tuple(data.training.X.shape[1:]),
         n_classes=data.n_classes,
         dtype=settings.dtype,
     )
-    build_weighting = None
+    weight_net = None
     if settings.weighting is not None:
-        build_weighting = partial(
+        weight_net = partial(
             build_weight_net,
             weighting=settings.weighting,
             arguments=network.keywords,
             label_precision=None if prior is None else prior.noise.label_precision,
         )
-    net = ReweightedNet(
+    return ReweightedNet(
         network,
-        weight_net=build_weighting,
+        weight_net=weight_net,
         averaged=True,
         lr=settings.lr,
         optimizer=torch.optim.SGD,
@@ -216,7 +223,7 @@ def build_net(
         optimizer__nesterov=True,
         optimizer__weight_decay=settings.weight_decay,
         optimizer__fused=device.type in ("cpu", "cuda"),
-        max_epochs=schedule.n_epochs,
+        max_epochs=n_epochs,
         batch_size=settings.batch_size,
         iterator_train=ShuffledBatches,
         train_split=None,
@@ -224,11 +231,19 @@ def build_net(
         device=device,
         verbose=0,
     ).initialize()
-    if settings.weighting is not None:
-        n_warmup = 0 if continued else schedule.n_warmup
-        net.meta_step = build_meta_step(settings, net.weight_net_, table, history, n_warmup)
-    meta_step: Any = net.meta_step
-    callbacks: list[tuple[str, Callback]] = [("losses", LossRecorder(history))]
+
+
+def build_callbacks(
+    settings: Settings,
+    schedule: Schedule,
+    data: TrainingData,
+    history: SampleHistory,
+    meta_step: Any,
+    n_predicted: int,
+) -> Callbacks:
+    """Build the callbacks of a stage; of one batch they are called in this order."""
+    table = data.training
+    callbacks: Callbacks = [("losses", LossRecorder(history))]
     if meta_step is not None:
         callbacks.append(("meta_step", meta_step))
     if schedule.n_steps is not None:
@@ -236,19 +251,16 @@ def build_net(
             CosineAnnealingLR, T_max=schedule.n_steps, step_every="batch", event_name=None
         )
         callbacks.append(("schedule", cosine))
-    n_predicted = 1 if continued or schedule.n_steps is None else 2
     evidence = settings.weighting == "evidence"
     callbacks += [
         ("average", ParameterAverage()),
         ("train_loss", PassthroughScoring("train_loss", on_train=True)),
         ("monitor", Monitor(table, settings.temperature, history, data.held_out)),
         ("collapse", CollapseDetector(meta_step, history, n_predicted, evidence)),
-        *watchers,
     ]
     if data.held_out is not None:
         callbacks.append(("early_stopping", EarlyStopping()))
-    net.callbacks = callbacks
-    return net.initialize_callbacks()
+    return callbacks
 
 
 def build_weight_net(
@@ -265,7 +277,7 @@ def build_weight_net(
         weight_net = WNet()
     else:
         width = feature_width(network, arguments["row_shape"], dtype)
-        weight_net = VRI(width, n_classes, kl_weight=KL_WEIGHT)
+        weight_net = VRI(width, n_classes)
     return weight_net.to(dtype)
 
 
@@ -289,13 +301,7 @@ def build_meta_step(
 
 
 def start_from(net: ReweightedNet, start: ReweightedNet) -> None:
-    """Give a net the parameters of a trained one, and of its weighting net if it is of a kind.
-
-    Raises
-    ------
-    ValueError
-        If the networks differ.
-    """
+    """Give a net the parameters of a trained one, and of its weighting net if it is of a kind."""
     try:
         net.module_.load_state_dict(start.module_.state_dict())
     except RuntimeError as error:
@@ -337,17 +343,11 @@ def pseudo_label(
 
 
 def read_rows(stage: Stage) -> Readings:
-    """Read label confidence, predicted class and noise score of every row, in one final pass.
+    """Read every row in one final pass; ValueError if the net's output for one is not finite.
 
-    A noise score is one minus the geometric mean, over the epochs, of the probability of the given
-    label. The evidence of up to :data:`N_SAMPLED` rows stays with the net, as ``evidence_sample_``.
-
-    Raises
-    ------
-    ValueError
-        If the net's output for a row is not finite.
+    The evidence of up to :data:`N_SAMPLED` rows stays with the net, as ``evidence_sample_``.
     """
-    net, data, history = stage
+    net, data, history = stage.net, stage.data, stage.history
     weight_net = getattr(net, "weight_net_", None) if stage.outcome == "finished" else None
     labels, training = data.table.labels, data.training.labels
     _record_unseen(stage)
@@ -392,13 +392,7 @@ def _record_unseen(stage: Stage) -> None:
 
 
 def class_probabilities(logits: Tensor, network: nn.Module) -> Tensor:
-    """Probability of each class, shape (n, n_classes), float64.
-
-    Raises
-    ------
-    ValueError
-        If there are probabilities that are not finite.
-    """
+    """Probability of each class, float64; ValueError if one is not finite."""
     probabilities = logits.double().softmax(dim=1)
     if not probabilities.isfinite().all():
         fault = "X has rows too large for the network, whose output overflows"

@@ -44,9 +44,9 @@ def trainings(monkeypatch):
     recorded = []
 
     def watched(*args):
-        stages, predicting = run_stages(*args)
+        stages, *rest = run_stages(*args)
         recorded.extend(stage.data for stage in stages)
-        return stages, predicting
+        return stages, *rest
 
     monkeypatch.setattr(_classifier, "run_stages", watched)
     return recorded

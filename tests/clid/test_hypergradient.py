@@ -278,8 +278,7 @@ def weighted_step(network, X, y, X_meta, lr=0.7):
     steps = torch.autograd.grad(weight @ losses, list(params.values()), create_graph=True)
     moved = {k: p - lr * g for (k, p), g in zip(params.items(), steps, strict=True)}
     logits, features = functional_call(network, moved, (X_meta,))
-    sample_weight = torch.full((len(X_meta),), 256 / len(X_meta))
-    value = clid_loss(features, logits, 0.5, sample_weight=sample_weight)
+    value = clid_loss(features, logits, 0.5)
     return weight.detach(), value.detach(), torch.autograd.grad(value, weight)[0] / lr
 
 

@@ -19,7 +19,6 @@ NOISE = {
 def round_numbers(monkeypatch):
     """Settings for which the numbers below were worked out."""
     monkeypatch.setattr(transition_matrix, "ANCHORS", 0.1)
-    monkeypatch.setattr(transition_matrix, "MIN_ANCHORS", 5)
     monkeypatch.setattr(transition_matrix, "PRIOR_ROWS", 10)
     monkeypatch.setattr(transition_matrix, "COMMON_SHARE", 0.0)
 
@@ -60,7 +59,7 @@ def random_rows(n_rows=300, n_classes=4):
 @pytest.mark.usefixtures("round_numbers")
 @pytest.mark.parametrize("class_logits", [(0.0, 0.0, 0.0), (4.0, 0.0, -4.0)], ids=str)
 @pytest.mark.parametrize("name", NOISE)
-def test_known_noise_is_recovered(name, class_logits, dtype):
+def test_estimate_noise_recovers_known_noise(name, class_logits, dtype):
     known = Known(NOISE[name], class_logits=class_logits)
     found = estimate_noise(known.shares.to(dtype), known.given, torch.ones(len(known.given)))
     assert {figures.dtype for figures in found} == {dtype}
@@ -81,27 +80,27 @@ def test_estimate_noise_finds_the_rate_of_pair_flips_and_of_symmetric_noise(rate
         assert found.rate.item() == pytest.approx(rate, abs=0.02)
 
 
-def test_clean_labels_are_believed():
+def test_estimate_noise_finds_clean_labels_precise():
     known = Known(NOISE["none"], n_rows=600)
     assert (estimate_noise(known.shares, known.given, torch.ones(600)).label_precision > 0.95).all()
 
 
-def test_belief_in_a_class_is_drawn_a_quarter_of_the_way_to_that_in_all_together(monkeypatch):
+def test_label_precision_of_a_class_is_shrunk_by_a_quarter_to_the_common_one(monkeypatch):
     known = Known(NOISE["one class"])
     monkeypatch.setattr(transition_matrix, "PRIOR_ROWS", 0)
-    believed = []
+    precision = []
     for share in (0.0, 0.25, 1 - 1e-9):
         monkeypatch.setattr(transition_matrix, "COMMON_SHARE", share)
-        believed.append(
+        precision.append(
             estimate_noise(known.shares, known.given, torch.ones(40_000)).label_precision
         )
-    alone, drawn, together = believed
+    alone, drawn, together = precision
     torch.testing.assert_close(drawn, 0.75 * alone + 0.25 * together, rtol=0, atol=2e-3)
     assert (together - together[0]).abs().max() < 1e-4
     assert (drawn - alone).abs().max() > 0.02
 
 
-def test_class_that_is_never_predicted_is_believed_less_but_not_abandoned():
+def test_label_precision_of_a_class_never_predicted_is_lower_but_not_least():
     shares = torch.tensor([[0.9, 0.1, 0.0]]).repeat(100, 1)
     given = torch.zeros(100, dtype=torch.int64)
     given[::10], given[5::10] = 1, 2
@@ -114,52 +113,51 @@ def test_class_that_is_never_predicted_is_believed_less_but_not_abandoned():
 
 
 @pytest.mark.usefixtures("round_numbers")
-def test_noise_of_six_rows_is_that_worked_out_by_hand():
+def test_estimate_noise_of_six_rows_is_that_worked_out_by_hand(monkeypatch):
+    monkeypatch.setattr(transition_matrix, "ANCHORS", 5 / 7)
     # Two classes; each row as (its surest share, predicted, given, weight).
     rows = [
-        (0.60, 0, 1, 1.0),  # less sure than five rows' weight: no anchor
+        (0.60, 0, 1, 1.0),  # less sure than five sevenths of the weight: no anchor
         (0.90, 0, 0, 2.0),
         (0.95, 1, 1, 1.0),
         (0.70, 0, 0, 2.0),  # the last anchor of class 0, of which half is wanted
-        (0.55, 1, 0, 0.5),
+        (0.55, 1, 0, 0.5),  # an anchor of class 1 by a fourteenth
         (0.80, 0, 1, 2.0),
     ]
     shares = torch.tensor([[s, 1 - s] if p == 0 else [1 - s, s] for s, p, _, _ in rows])
     given = torch.tensor([row[2] for row in rows])
     weight = torch.tensor([row[3] for row in rows])
 
-    counts = [[3, 2], [Fraction(1, 2), 1]]
+    counts = [[3, 2], [Fraction(1, 14), 1]]
     mass = [7, Fraction(3, 2)]
-    wrong = (mass[0] * Fraction(2, 5) + mass[1] * Fraction(1, 3)) / sum(mass)
+    wrong = (mass[0] * Fraction(2, 5) + mass[1] * Fraction(1, 15)) / sum(mass)
     prior = [[1 - wrong, wrong], [wrong, 1 - wrong]]
     anchors = [sum(row) for row in counts]
     both = (0, 1)
     matrix = [[(counts[i][j] + 10 * prior[i][j]) / (anchors[i] + 10) for j in both] for i in both]
     joint = [[mass[i] * matrix[i][j] for j in both] for i in both]
     right = [joint[j][j] + 10 * (1 - wrong) for j in both]
-    believed = [right[j] / (joint[0][j] + joint[1][j] + 10) for j in both]
+    precision = [right[j] / (joint[0][j] + joint[1][j] + 10) for j in both]
 
     found = estimate_noise(shares, given, weight)
     floats = [[float(entry) for entry in row] for row in matrix]
     torch.testing.assert_close(found.matrix, torch.tensor(floats))
-    torch.testing.assert_close(found.label_precision, torch.tensor([float(b) for b in believed]))
+    torch.testing.assert_close(found.label_precision, torch.tensor([float(b) for b in precision]))
     assert found.rate.item() == pytest.approx(float(wrong))
 
 
 @pytest.mark.usefixtures("round_numbers")
-def test_asymmetry_of_ten_rows_is_that_worked_out_by_hand():
-    # Four classes, the last of them never predicted; so few rows that all are anchors.
+def test_estimate_noise_rate_of_ten_rows_is_that_worked_out_by_hand(monkeypatch):
+    monkeypatch.setattr(transition_matrix, "ANCHORS", 1.0)
+    # Four classes, the last of them never predicted.
     predicted = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 2, 2])
     given = torch.tensor([0, 0, 1, 1, 0, 1, 2, 2, 2, 2])
     found = estimate_noise(torch.eye(4)[predicted], given, torch.ones(10))
-    # The prior rows give every wrong label of a class as much: only counted ones tell.
-    leads = [Fraction(2 - 0, 4 + 10), (2 - Fraction(1 + 0, 2)) / (4 + 10), 0]
-    assert (4 * leads[0] + 4 * leads[1] + 2 * leads[2]) / 10 == Fraction(1, 10)
     assert found.rate.item() == pytest.approx(5 / 10)
 
 
 @pytest.mark.usefixtures("round_numbers")
-def test_anchors_of_many_rows_are_the_surest_share():
+def test_estimate_noise_takes_the_surest_rows_as_anchors():
     n_rows, n_anchors = 1000, 100
     sure = torch.linspace(0.5, 1.0, n_rows)
     given = torch.ones(n_rows, dtype=torch.int64)
@@ -247,7 +245,7 @@ def test_class_never_predicted_has_the_noise_of_all_and_a_belief_within_bounds(n
     assert found.matrix[2, 0].item() == pytest.approx(found.matrix[2, 1].item())
 
 
-def test_rare_class_never_predicted_is_believed_where_no_noise_is_seen():
+def test_rare_class_never_predicted_is_precision_where_no_noise_is_seen():
     given = torch.arange(300) % 2
     shares = torch.eye(3)[given]
     shares[4:] *= 2
@@ -276,7 +274,7 @@ def test_hardly_any_rows_give_beliefs_within_bounds(n_rows, n_classes):
     check_bounds(estimate_noise(*random_rows(n_rows, n_classes), torch.ones(n_rows)))
 
 
-def test_no_class_is_believed_beyond_the_bounds():
+def test_no_class_is_precision_beyond_the_bounds():
     given = torch.arange(300) % 30
     surely_right, surely_wrong = torch.eye(30)[given], torch.eye(30)[(given + 1) % 30]
     highest = estimate_noise(surely_right, given, torch.ones(300)).label_precision

@@ -1,6 +1,7 @@
 """The stages of a fit: what starts from what, which predicts, and what is read out of it."""
 
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from sklearn_clidmu.clid.weight_nets import EvidenceNet
 from sklearn_clidmu.clid.weighted import class_means
 from sklearn_clidmu.noise.label_spreading import spread_labels
 from sklearn_clidmu.noise.loo_kernel_ridge import loo_margin
+from sklearn_clidmu.training import stages as module_of_stages
 from sklearn_clidmu.training.data import make_training_data
 from sklearn_clidmu.training.stages import (
     CONFIDENCE_BOUNDS,
@@ -43,6 +45,7 @@ PARAMS = {
     "meta_lr": "auto",
     "weight_decay": "auto",
     "n_stages": 2,
+    "verbose": 0,
 }
 
 
@@ -56,7 +59,7 @@ def blobs(n=90, n_wrong=9, n_unlabeled=0):
     return X.astype(np.float32), codes
 
 
-def run(*watchers, n_unlabeled=0, weight=None, held_out=(), start=None, **params):
+def run(watcher=None, n_unlabeled=0, weight=None, held_out=(), start=None, **params):
     """Fit the blobs; return the stages, the one that predicts, the data and the prior."""
     X, codes = blobs(n_unlabeled=n_unlabeled)
     weight = np.ones(len(X)) if weight is None else weight
@@ -67,12 +70,14 @@ def run(*watchers, n_unlabeled=0, weight=None, held_out=(), start=None, **params
     held_out = np.array(held_out, dtype=int)
     cpu = torch.device("cpu")
     data = make_training_data(X, codes, weight, held_out, N_CLASSES, settings.dtype, cpu)
-    prior = None
-    if settings.weighting == "evidence" or n_unlabeled:
-        prior = estimate_prior(data, settings.one_batch)
-    callbacks = [(f"watcher_{i}", watcher) for i, watcher in enumerate(watchers)]
-    stages, predicting = run_stages(settings, data, prior, start, callbacks)
-    return stages, predicting, data, prior
+    with pytest.MonkeyPatch.context() as patch:
+        if watcher is not None:  # in the place of the progress bar, which follows all stages, too
+            patch.setattr(
+                module_of_stages, "progress", lambda *_: nullcontext([("watcher", watcher)])
+            )
+        stages, predicting, prior = run_stages(settings, data, start)
+    assert (prior is None) == (settings.weighting != "evidence")
+    return stages, predicting, data, estimate_prior(data, settings)
 
 
 class PoisonStage(Callback):
