@@ -15,11 +15,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.metrics import ConfusionMatrixDisplay
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sklearn_clidmu import CLIDMUClassifier, TransitionMatrixDisplay, find_label_issues
+from sklearn_clidmu import CLIDMUClassifier, find_label_issues
 from sklearn_clidmu.datasets import make_label_noise
 
 # %%
@@ -80,10 +81,14 @@ print(f"{'CLIDMUClassifier':40s}test accuracy {pipe.score(X_test, y_test):.3f}")
 # Row: true class; column: given label. Rows add up to one.
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5), layout="constrained")
-TransitionMatrixDisplay.from_estimator(pipe, ax=left)
-TransitionMatrixDisplay.from_predictions(y, y_noisy, ax=right)
-left.set_title(f"estimated: {left.get_title()}")
-right.set_title(f"true: {right.get_title()}")
+style = {"cmap": "Blues", "values_format": ".2f", "xticks_rotation": 45}
+estimated = ConfusionMatrixDisplay(pipe[-1].transition_matrix_, display_labels=pipe.classes_)
+estimated.plot(ax=left, **style)
+ConfusionMatrixDisplay.from_predictions(y, y_noisy, normalize="true", ax=right, **style)
+left.set(title=f"estimated, noise rate {pipe[-1].noise_rate_:.1%}")
+right.set(title=f"true, noise rate {(y != y_noisy).mean():.1%}")
+for axes in (left, right):
+    axes.set(xlabel="given label", ylabel="true class")
 
 figure.savefig("audit.png", dpi=120)
 print("figure: audit.png")

@@ -6,7 +6,7 @@ Two labels in five of scikit-learn's bundled digits are made wrong. The four dis
 package show what ``CLIDMUClassifier`` learned:
 
 - ``NoiseScoreDisplay``: the noise scores of right and wrong labels, with ROC curve;
-- ``TransitionMatrixDisplay``: the transition matrix and the noise rate;
+- scikit-learn's ``ConfusionMatrixDisplay``: the transition matrix;
 - ``TrainingCurveDisplay``: losses and other curves over the epochs;
 - ``WeightFunctionDisplay``: the weight as a function of the inputs of the weighting net.
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 from sklearn.datasets import load_digits
+from sklearn.metrics import ConfusionMatrixDisplay
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -22,7 +23,6 @@ from sklearn_clidmu import (
     CLIDMUClassifier,
     NoiseScoreDisplay,
     TrainingCurveDisplay,
-    TransitionMatrixDisplay,
     WeightFunctionDisplay,
 )
 from sklearn_clidmu.datasets import make_label_noise
@@ -52,10 +52,13 @@ print("figure: noise_scores.png")
 # Estimated from the noisy labels alone, and counted with the true ones.
 
 figure, (estimated, known) = plt.subplots(1, 2, figsize=(13, 5), layout="constrained")
-TransitionMatrixDisplay.from_estimator(pipe, ax=estimated)
-TransitionMatrixDisplay.from_predictions(y, y_noisy, ax=known)
-estimated.set_title(f"estimated: {estimated.get_title()}")
-known.set_title(f"true: {known.get_title()}")
+style = {"cmap": "Blues", "values_format": ".2f"}
+ConfusionMatrixDisplay(pipe[-1].transition_matrix_).plot(ax=estimated, **style)
+ConfusionMatrixDisplay.from_predictions(y, y_noisy, normalize="true", ax=known, **style)
+estimated.set(title=f"estimated, noise rate {pipe[-1].noise_rate_:.1%}")
+known.set(title=f"true, noise rate {(y != y_noisy).mean():.1%}")
+for axes in (estimated, known):
+    axes.set(xlabel="given label", ylabel="true class")
 figure.savefig("transition_matrix.png", dpi=120)
 print("figure: transition_matrix.png")
 

@@ -15,14 +15,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import ConfusionMatrixDisplay, roc_auc_score
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 
 from sklearn_clidmu import (
     CLIDMUClassifier,
     NoiseScoreDisplay,
-    TransitionMatrixDisplay,
     find_label_issues,
 )
 
@@ -161,8 +160,10 @@ print(f"logistic regression, sample weights   test accuracy {model.score(test, y
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
 NoiseScoreDisplay.from_estimator(pipe, wrong=wrong, ax=left)
 left.set_title("noise scores of the labels")
-TransitionMatrixDisplay.from_estimator(pipe, ax=right)
-right.set_title(f"estimated transition matrix: {right.get_title()}")
+matrix = ConfusionMatrixDisplay(pipe[-1].transition_matrix_, display_labels=pipe.classes_)
+matrix.plot(ax=right, cmap="Blues", values_format=".2f")
+title = f"estimated transition matrix, noise rate {pipe[-1].noise_rate_:.1%}"
+right.set(title=title, xlabel="given label", ylabel="true class")
 
 figure.savefig("text.png", dpi=120)
 print("figure: text.png")

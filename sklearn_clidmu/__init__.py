@@ -9,7 +9,6 @@ from sklearn_clidmu.metrics import clid_score, noisy_label_scorer
 from sklearn_clidmu.plotting import (
     NoiseScoreDisplay,
     TrainingCurveDisplay,
-    TransitionMatrixDisplay,
     WeightFunctionDisplay,
 )
 
@@ -18,7 +17,6 @@ __all__ = [
     "CLIDMUClassifier",
     "NoiseScoreDisplay",
     "TrainingCurveDisplay",
-    "TransitionMatrixDisplay",
     "WNet",
     "WeightFunctionDisplay",
     "clid_loss",

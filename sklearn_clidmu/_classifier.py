@@ -66,18 +66,15 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
     hidden_layer_sizes : int or sequence of int, default=(256, 128)
         Widths of the hidden layers. Each is followed by layer normalization, ReLU and dropout.
         Ignored with ``module``.
-
     dropout : float, default=0.3
         Fraction of hidden units dropped in training, in [0, 1). Dropout limits memorization of
         wrong labels. Ignored with ``module``.
-
     module : callable or None, default=None
         A ``torch.nn.Module`` class, or any callable, that builds the network when called as
         ``module(n_features, n_classes)``. Its output is the logits, of shape (n_samples,
         n_classes); the features are the input of its last linear layer. It may also return the
         pair (logits, features). Rows of X may then have any shape; if they are not vectors, the
         first argument is that shape. None builds a multi-layer perceptron.
-
     weighting : {"evidence", "wnet", "vri"} or None, default="evidence"
         Input of the weighting net and effect of the weights.
 
@@ -89,79 +86,62 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         - "vri": features and label; the weights scale the row's logits inside the loss. The
           paper's VRI.
         - None: trains the same network without weights, for comparison.
-
     meta_objective : {"clid", "mae"} or callable, default="clid"
         Objective that the weighting net minimizes.
 
         - "clid": cross-layer information divergence; uses no label.
         - "mae": mean absolute error to the given labels.
         - a callable ``(features, logits, targets, sample_weight) -> scalar tensor``. Features are
-          constants: no gradient flows into them.
-
+          constants: no gradient flows into them. The weights of a meta batch add up to 256.
     virtual_step : {"head", "full"}, default="head"
         Parameters that the virtual step moves. "head": the last layer, whose hypergradient has
         a closed form. "full": all of them, as in the paper; two to three times the time, and
         what a ``module`` gets whose output is not that of a linear layer.
-
     temperature : float, default=0.5
         Temperature of the feature graph, at least 1e-6. Lower values compare nearer rows only.
-
     max_epochs : int or "auto", default="auto"
         Number of epochs of a stage; "auto" takes 15, and up to 30 where they are fewer than 900
         steps. The learning rate falls to zero along a cosine. An epoch of a small data set passes
         over it until ten steps have been taken.
-
     warmup_epochs : int or "auto", default="auto"
         Epochs of plain training before the first meta step. With too few, classes that were not
         learned yet are lost; with too many, wrong labels are memorized. "auto" takes as many
         epochs as give 80 steps, or 200 with "wnet", at most a third of all epochs.
-
     batch_size : int, default=64
         Largest batch. A training set that fits in one batch is always used whole, in float64, and
         there a row of integer sample weight s counts exactly as s identical rows.
-
     meta_batch_size : int or None, default=None
         Rows on which the meta objective is measured at each meta step, drawn from the training
         set. None takes up to 64 rows of the training batch, whose features are already computed;
         for batches of fewer than 32 rows, 32 are drawn.
-
     lr : float or "auto", default="auto"
         Initial learning rate of SGD with Nesterov momentum 0.9; "auto" is 0.05.
-
     meta_lr : float or "auto", default="auto"
         Learning rate of the weighting net's Adam. "auto" is 0.003 for "evidence", 0.001 for "vri"
         and 0.0003 for "wnet"; the latter two lose classes at higher rates. The published 1e-5 with
         plain gradient descent barely moves them.
-
     weight_decay : float or "auto", default="auto"
         Weight decay of the network. "auto" is 0.002 times the square root of the number of
         features, since more features give more ways to learn wrong labels. On fewer than 4,000
         rows it is multiplied by 4,000 / n_rows, at most by 20; but not for a ``module``, in
         :meth:`partial_fit`, or where all rows fit in one batch.
-
     n_stages : int, default=2
         Networks trained one after the other with "evidence" weighting. The first has learned from
         wrong labels before they were known to be wrong. Each later one is new and starts from the
         label confidence of the one before. 1 trains once, as in the paper, in half the time.
-
     early_stopping : bool, default=False
         Hold out ``validation_fraction`` of the rows, with their noisy labels, and stop when the
         accuracy on them has not risen for 5 epochs. The best epoch predicts.
-
     validation_fraction : float, default=0.1
         Fraction of the rows held out with ``early_stopping``, in (0, 1).
-
     class_weight : "balanced", dict or None, default=None
         Weights of the classes, as in scikit-learn. They multiply ``sample_weight``.
-
     warm_start : bool, default=False
         Whether ``fit`` continues with the network of the last one, in one stage, instead of a new
         one. Classes, features and ``hidden_layer_sizes`` must be the same.
-
     missing_label : int, float, str or None, default=None
         Value in ``y`` that marks a row without a label: -1, a string, nan or pandas.NA (either
         means None and the other, too). None means that every row has a label.
-
     unlabeled : {"consistency", "ignore"}, default="consistency"
         Use of rows without a label.
 
@@ -169,14 +149,11 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
           label spreading from network and kernel regression. Then all rows are trained on, and the
           weighting net learns which labels to trust; this is done twice.
         - "ignore": none, as if they had not been passed.
-
     device : str or torch.device, default="auto"
         Torch device for training and prediction. "auto" is CUDA where available, else the CPU.
-
     random_state : int, RandomState instance or None, default=None
         Controls initialization, shuffling, meta batches, dropout and the hold-out. The global
         generators of NumPy and torch keep their state.
-
     verbose : int, default=0
         1 or more shows a progress bar on standard error.
 
@@ -184,18 +161,14 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
     ----------
     classes_ : ndarray of shape (n_classes,)
         Class labels, sorted.
-
     n_features_in_ : int
         Number of features seen in ``fit``.
-
     feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, where they were all strings.
-
     sample_weights_ : ndarray of shape (n_samples,)
         Learned confidence in the label of each row passed to ``fit``, >= 0 with mean 1, in the
         caller's order. All ones without weighting and after a collapse. Rows without a label have
         0, and the others mean 1.
-
     noise_scores_ : ndarray of shape (n_samples,)
         In-sample score of the label of each row passed to ``fit``, in [0, 1]; higher means more
         likely wrong. It is one minus the geometric mean, over the epochs of the stage that
@@ -204,51 +177,40 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         :func:`~sklearn_clidmu.cross_val_noise_scores` gives out-of-fold scores. Rows of zero weight
         and held-out rows are scored by networks that did not train on them. nan for rows without a
         label.
-
     suggested_labels_ : ndarray of shape (n_samples,)
         Most probable class of each row passed to ``fit``, of the dtype of ``classes_``.
-
     noise_rate_ : float
         Estimated share of wrong labels among those passed to ``fit``. A label counts as wrong if it
         is not the suggested one and, with "evidence" weighting, if it is among the highest noise
         scores of its class, at most as many as ``noise_estimate_`` gives. Without that bound the
         other weightings count more right labels as wrong where classes overlap.
-
     transition_matrix_ : ndarray of shape (n_classes, n_classes)
         Estimated probability of the given label (column) in a true class (row), in the order of
         ``classes_``: rows add up to one. It counts the same labels as ``noise_rate_`` as wrong, and
         the suggested ones as right. cleanlab's ``noise_matrix`` is its transpose.
-
     noise_estimate_ : dict or None
         Estimate of the noise before training, by leave-one-out kernel regression, with "evidence"
         weighting: "noise_rate" (float), "transition_matrix" (like ``transition_matrix_``) and
         "label_precision" (ndarray of shape (n_classes,), the share of right labels among those
         given to each class). None with other weightings.
-
     stages_ : list of dict
         The trainings of the fit in their order: "weighting" (str or None), "n_rows" and "n_epochs"
         (int), "outcome" ("finished", "collapsed" or "diverged") and "predicts" (bool).
-
     net_ : ReweightedNet
         The trained skorch net, ready to predict; ``net_.module_`` is the torch module.
-
     weight_net_ : torch.nn.Module or None
         The trained weighting net.
-
     device_ : str
         Device of training and prediction. A pickled model is loaded to it if there is one, else to
         the CPU.
-
     n_iter_ : int
         Number of epochs of the stage that predicts.
-
     history_ : dict of ndarray of shape (n_epochs,)
         Curves over the epochs of all stages: "train_loss", "meta_loss" (nan where it was
         not measured), "clid" (CLID - log n on up to 500 fixed training rows), "disagreement" (share
         of these rows whose given label is not the predicted one) and, with ``early_stopping``,
         "valid_loss" and "valid_score"; "stage" (number of the stage, from 1) and "chosen" (whether
         the epoch's network predicts).
-
     collapse_epoch_ : int or None
         Epoch of the stage that predicts, from 1, at which the weighting collapsed: after it,
         training continued from the epoch before with equal weights. None if it did not.

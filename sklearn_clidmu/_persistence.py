@@ -22,12 +22,7 @@ WEIGHTINGS: dict[type, str] = {EvidenceNet: "evidence", WNet: "wnet", VRI: "vri"
 def describe_net(net: ReweightedNet) -> dict[str, Any]:
     """Trained net as plain Python and NumPy arrays, with no trace of torch or of a device.
 
-    Returns
-    -------
-    dict
-        "network": arguments of ``build_network``; "parameters": its arrays; "weighting" and
-        "weight_net": kind and arrays of the weighting net, or None and no arrays; "n_steps" and
-        "evidence_sample": what training has left beside them.
+    "network" are the arguments of ``build_network``, "parameters" its arrays.
     """
     arguments = net.module.keywords
     weight_net = getattr(net, "weight_net_", None)
@@ -42,14 +37,9 @@ def describe_net(net: ReweightedNet) -> dict[str, Any]:
 
 
 def restore_net(description: dict[str, Any], device: str) -> ReweightedNet:
-    """Net from its description: predicts to the bit as the described one did on this device.
+    """Net from its description, which predicts to the bit as before on the same device.
 
-    Parameters
-    ----------
-    description : dict
-        Made by :func:`describe_net`.
-    device : str
-        Where it was; without such a device here, it is on the CPU.
+    Where there is no such device, the net is on the CPU.
     """
     arguments = {**description["network"]}
     arguments["dtype"] = {"float32": torch.float32, "float64": torch.float64}[arguments["dtype"]]

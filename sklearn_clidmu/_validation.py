@@ -34,13 +34,7 @@ def as_numpy(values: Any) -> Any:
 
 
 def check_vector(values: Any, name: str) -> np.ndarray:
-    """Convert values to shape (n,); a column of shape (n, 1) is accepted.
-
-    Raises
-    ------
-    ValueError
-        If the shape is another.
-    """
+    """Convert values to shape (n,); a column of shape (n, 1) is accepted."""
     array = np.asarray(as_numpy(values))
     if array.ndim == 2 and array.shape[1] == 1:
         return array[:, 0]
@@ -53,13 +47,7 @@ def check_vector(values: Any, name: str) -> np.ndarray:
 
 
 def check_numbers(values: Any, name: str) -> np.ndarray:
-    """Convert values to float64.
-
-    Raises
-    ------
-    ValueError
-        If a value is not a number.
-    """
+    """Convert values to float64."""
     try:
         return np.asarray(as_numpy(values), dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -67,13 +55,7 @@ def check_numbers(values: Any, name: str) -> np.ndarray:
 
 
 def check_scores(scores: Any, name: str) -> np.ndarray:
-    """Convert noise scores to float64 of shape (n,); nan marks rows without a label.
-
-    Raises
-    ------
-    ValueError
-        If a score is outside of [0, 1], or if all are nan.
-    """
+    """Convert noise scores to float64 of shape (n,); nan marks rows without a label."""
     numbers = check_numbers(check_vector(scores, name), name)
     known = numbers[~np.isnan(numbers)]
     if not len(known):
@@ -88,13 +70,7 @@ def check_scores(scores: Any, name: str) -> np.ndarray:
 
 
 def check_same_length(**arrays: np.ndarray) -> None:
-    """Check that all arguments, passed by name, have the same number of rows.
-
-    Raises
-    ------
-    ValueError
-        If the numbers differ.
-    """
+    """Check that all arguments, passed by name, have the same number of rows."""
     lengths = {name: len(values) for name, values in arrays.items()}
     if len(set(lengths.values())) > 1:
         found = ", ".join(f"{name} has {length}" for name, length in lengths.items())
@@ -126,18 +102,9 @@ def _is_nullable(y: Any) -> bool:
 
 
 def is_missing(y: Any, missing_label: Any) -> np.ndarray:
-    """Find the rows without a label.
+    """Mask of the rows without a label, shape (n,).
 
-    Parameters
-    ----------
-    y : array-like of shape (n,)
-    missing_label : int, float, str or None
-        Marker of a missing label. nan and pandas.NA match each other and None. None means that
-        every row has a label.
-
-    Returns
-    -------
-    ndarray of bool, shape (n,)
+    As markers, nan and pandas.NA match each other and None; None means that every row has a label.
     """
     y = check_labels(y)
     if missing_label is None:
@@ -157,27 +124,7 @@ def _is_null(label: Any) -> bool:
 
 
 def encode_labels(y: Any, missing_label: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Find the classes and encode labels as positions among them.
-
-    Parameters
-    ----------
-    y : array-like of shape (n,)
-    missing_label : int, float, str or None
-
-    Returns
-    -------
-    classes : ndarray of shape (n_classes,)
-        Sorted.
-    codes : ndarray of shape (n,), int64
-        -1 for a missing label.
-
-    Raises
-    ------
-    ValueError
-        If the labels are not classes, or if there are fewer than two classes.
-    TypeError
-        If some labels are strings and others are not.
-    """
+    """Sorted classes, and labels as int64 positions among them, -1 for a missing label."""
     y = check_labels(y)
     missing = is_missing(y, missing_label)
     given = y[~missing]
@@ -208,24 +155,7 @@ def encode_labels(y: Any, missing_label: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def known_classes(classes: Any, before: np.ndarray | None) -> np.ndarray:
-    """Check the argument ``classes`` of ``partial_fit``.
-
-    Parameters
-    ----------
-    classes : array-like of shape (n_classes,) or None
-    before : ndarray of shape (n_classes,) or None
-        Classes of earlier calls; None in the first call.
-
-    Returns
-    -------
-    ndarray of shape (n_classes,)
-        Sorted.
-
-    Raises
-    ------
-    ValueError
-        If they are missing in the first call, or differ from those of earlier calls.
-    """
+    """Sorted classes of ``partial_fit``; None stands for those of earlier calls, ``before``."""
     if classes is None:
         if before is None:
             raise ValueError("classes must be passed to the first call of partial_fit.")
@@ -239,23 +169,7 @@ def known_classes(classes: Any, before: np.ndarray | None) -> np.ndarray:
 
 
 def encode_known(y: Any, classes: np.ndarray, missing_label: Any) -> np.ndarray:
-    """Encode labels as positions among known classes, -1 for a missing label.
-
-    Parameters
-    ----------
-    y : array-like of shape (n,)
-    classes : ndarray of shape (n_classes,)
-    missing_label : int, float, str or None
-
-    Returns
-    -------
-    ndarray of shape (n,), int64
-
-    Raises
-    ------
-    ValueError
-        If a label is not among the classes, or if all labels are missing.
-    """
+    """Encode labels as positions among known classes, -1 for a missing label."""
     y = check_labels(y)
     given = ~is_missing(y, missing_label)
     if not given.any():
@@ -266,13 +180,7 @@ def encode_known(y: Any, classes: np.ndarray, missing_label: Any) -> np.ndarray:
 
 
 def check_one_type(labels: np.ndarray) -> None:
-    """Check that all labels are strings or none is, since others cannot be sorted.
-
-    Raises
-    ------
-    TypeError
-        If only some labels are strings.
-    """
+    """Check that all labels are strings or none is, since others cannot be sorted."""
     kinds = {str if isinstance(label, str) else type(label) for label in labels}
     if str in kinds and len(kinds) > 1:
         names = sorted(kind.__name__ for kind in kinds)
@@ -283,13 +191,7 @@ def check_one_type(labels: np.ndarray) -> None:
 
 
 def positions(y: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Positions of labels among the classes, shape (n,), int64.
-
-    Raises
-    ------
-    ValueError
-        If a label is not among the classes.
-    """
+    """Positions of labels among the classes, shape (n,), int64."""
     # Compare Python objects: NumPy would match the string "1" with the number 1.
     codes = {label: code for code, label in enumerate(classes.tolist())}
     labels = y.tolist()
@@ -305,26 +207,10 @@ def positions(y: np.ndarray, classes: np.ndarray) -> np.ndarray:
 
 
 def check_rows(estimator: BaseEstimator, X: Any, *, reset: bool, allow_nd: bool) -> Any:
-    """Convert rows to finite float32 or float64; half precision becomes float32.
+    """Convert rows to a finite ndarray or csr matrix of float32 or float64.
 
-    Parameters
-    ----------
-    estimator : BaseEstimator
-        Its feature names and number of features are set or compared.
-    X : array-like, sparse matrix or sparse array of shape (n, d), or array-like of shape (n, ...)
-    reset : bool
-        Whether to set the names and number instead of comparing them.
-    allow_nd : bool
-        Whether X may have more than two dimensions.
-
-    Returns
-    -------
-    ndarray, csr_array or csr_matrix
-
-    Raises
-    ------
-    ValueError
-        If the conversion is impossible. For strings and dates the message says how to encode them.
+    Half precision becomes float32. ``reset`` sets the feature names and number of the estimator,
+    which are else compared.
     """
     X = as_numpy(X)
     half = getattr(X, "dtype", None) == np.float16
@@ -350,12 +236,6 @@ def sparse_unit(X: Any, sample_weight: np.ndarray) -> float:
     Dividing by it is exact. Rows of unit length with many columns have entries that are too small
     for a network, and standardizing would make the table dense. The unit is 1 if the root mean
     square is within a factor of 8 of 1, and for dense tables, which the user can standardize.
-
-    Parameters
-    ----------
-    X : ndarray, csr_array or csr_matrix
-    sample_weight : ndarray of shape (n,)
-        A row of weight s counts like s equal rows.
     """
     if isinstance(X, np.ndarray):
         return 1.0
@@ -383,24 +263,7 @@ def row_weights(
 ) -> np.ndarray:
     """Product of sample weights and class weights; the weights that are not zero have mean 1.
 
-    Parameters
-    ----------
-    classes : ndarray of shape (n_classes,)
-    codes : ndarray of shape (n,), int
-        Encoded labels. Class weights do not apply to rows of code -1.
-    sample_weight : array-like of shape (n,) or None
-    class_weight : dict, "balanced" or None
-    unlabeled : {"consistency", "ignore"}
-        "ignore" sets the weight of rows without a label to zero.
-
-    Returns
-    -------
-    ndarray of shape (n,), float64
-
-    Raises
-    ------
-    ValueError
-        If a weight is negative or not finite, or if all sample weights are zero.
+    Class weights do not apply to rows without a label, whose weight is 0 with "ignore".
     """
     labeled = codes != NO_LABEL
     if not isinstance(sample_weight, (Real, type(None))):

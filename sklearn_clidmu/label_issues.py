@@ -385,16 +385,7 @@ def shorten(label: object) -> str:
 
 
 def noise_report(joint: np.ndarray, classes: np.ndarray, scores: np.ndarray) -> str:
-    """Report on the labels in plain language, in fewer than 25 lines.
-
-    Parameters
-    ----------
-    joint : ndarray of shape (n_classes, n_classes), int
-        Number of rows of each estimated true class (row) and given label (column).
-    classes : ndarray of shape (n_classes,)
-    scores : ndarray of shape (n,)
-        Noise scores; nan for rows without a label.
-    """
+    """Report on the labels in plain language, in fewer than 25 lines."""
     n_labels, n_rows = int(joint.sum()), len(scores)
     n_wrong = n_labels - int(joint.trace())
     unlabeled = f", and {n_rows - n_labels} rows without a label" if n_rows > n_labels else ""

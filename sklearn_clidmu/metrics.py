@@ -166,19 +166,6 @@ def fit_noise_channel(probabilities: Tensor, targets: Tensor, n_labels: int) -> 
     """Noise channel that maximizes the likelihood of the given labels and of the prior rows.
 
     The log likelihood is sum_i log(p_i T)[y_i].
-
-    Parameters
-    ----------
-    probabilities : Tensor of shape (n, n_classes)
-        Predicted.
-    targets : Tensor of shape (n,), int64
-        Given labels, below ``n_labels``.
-    n_labels : int
-        At least n_classes. The labels from n_classes on were not in the classifier's training set.
-
-    Returns
-    -------
-    Tensor of shape (n_classes, n_labels)
     """
     n_classes = probabilities.shape[1]
     eye = torch.eye(n_classes, n_labels, dtype=probabilities.dtype, device=probabilities.device)

@@ -17,7 +17,6 @@ from sklearn_clidmu import (
     CLIDMUClassifier,
     NoiseScoreDisplay,
     TrainingCurveDisplay,
-    TransitionMatrixDisplay,
     WeightFunctionDisplay,
 )
 from sklearn_clidmu.plotting._weight_function import PRIOR
@@ -27,7 +26,6 @@ import matplotlib.pyplot as plt
 
 N_AXES = {
     NoiseScoreDisplay: 1,
-    TransitionMatrixDisplay: 1,
     TrainingCurveDisplay: 4,
     WeightFunctionDisplay: 2,
 }
@@ -74,10 +72,6 @@ def close_figures():
 def lines(ax):
     """Lines on axes by their label; matplotlib calls lines without a label _child0 and so on."""
     return {line.get_label(): line for line in ax.get_lines()}
-
-
-def tick_labels(axis):
-    return [label.get_text() for label in axis.get_ticklabels()]
 
 
 # All displays
@@ -172,12 +166,12 @@ def test_noise_score_display_draws_the_curves_of_scikit_learn(clf):
     fpr, tpr, _ = roc_curve(WRONG, clf.noise_scores_)
     line, _ = roc.get_lines()
     np.testing.assert_array_equal(line.get_xydata(), np.column_stack([fpr, tpr]))
-    assert line.get_label() == f"AUROC = {roc_auc_score(WRONG, clf.noise_scores_):.3f}"
+    assert f"AUC = {roc_auc_score(WRONG, clf.noise_scores_):.2f}" in line.get_label()
     precision, recall, _ = precision_recall_curve(WRONG, clf.noise_scores_)
     line, level = precision_recall.get_lines()
     np.testing.assert_array_equal(line.get_xydata(), np.column_stack([recall, precision]))
     mean = -np.sum(np.diff(recall) * precision[:-1])
-    assert line.get_label() == f"average precision = {mean:.3f}"
+    assert f"AP = {mean:.2f}" in line.get_label()
     np.testing.assert_allclose(level.get_ydata(), WRONG.mean())
 
 
@@ -200,61 +194,6 @@ def test_noise_score_display_draws_the_histogram_alone_on_single_axes(clf):
 def test_noise_score_display_rejects_an_invalid_mask(wrong, message, clf):
     with pytest.raises(ValueError, match=message):
         NoiseScoreDisplay.from_estimator(clf, wrong=wrong)
-
-
-# Transition matrix
-
-
-def test_transition_matrix_display_shows_matrix_classes_and_noise_rate(clf):
-    drawn = TransitionMatrixDisplay.from_estimator(clf)
-    np.testing.assert_array_equal(drawn.im_.get_array(), clf.transition_matrix_)
-    assert tick_labels(drawn.ax_.xaxis) == tick_labels(drawn.ax_.yaxis) == ["0", "1", "2"]
-    assert drawn.ax_.get_title() == f"noise rate {100 * clf.noise_rate_:.1f}%"
-    assert (drawn.ax_.get_ylabel(), drawn.ax_.get_xlabel()) == ("true class", "given label")
-
-
-def test_transition_matrix_display_writes_readable_numbers_into_their_cells():
-    drawn = TransitionMatrixDisplay(np.array([[0.9, 0.1], [0.0, 1.0]]), ["no", "yes"], 0.05).plot()
-    found = [[text.get_text() for text in row] for row in drawn.text_]
-    assert found == [["0.90", "0.10"], ["", "1.00"]]
-    places = [[text.get_position() for text in row] for row in drawn.text_]
-    assert places == [[(0, 0), (1, 0)], [(0, 1), (1, 1)]]  # (column, row)
-    colours = [[text.get_color() for text in row] for row in drawn.text_]
-    assert colours == [["white", "black"], ["black", "white"]]
-
-
-def test_transition_matrix_from_predictions_has_a_row_for_each_true_class():
-    true, given = ["a", "a", "a", "a", "b", "b"], ["a", "a", "a", "b", "b", "b"]
-    drawn = TransitionMatrixDisplay.from_predictions(true, given, display_labels=["ant", "bee"])
-    np.testing.assert_allclose(drawn.transition_matrix, [[0.75, 0.25], [0, 1]])
-    assert tick_labels(drawn.ax_.xaxis) == ["ant", "bee"]
-    assert drawn.ax_.get_title() == "noise rate 16.7%"
-
-
-def test_transition_matrix_from_predictions_rejects_missing_labels():
-    with pytest.raises(ValueError, match="y_noisy must have no nan or None"):
-        TransitionMatrixDisplay.from_predictions([0, 1], [0, np.nan])
-
-
-def test_transition_matrix_display_cuts_and_turns_long_names():
-    name = "a class of a name that is much too long for it"
-    drawn = TransitionMatrixDisplay(np.eye(2), [name, "another"], 0.0).plot()
-    assert tick_labels(drawn.ax_.yaxis) == ["a class of a name that …", "another"]
-    many = TransitionMatrixDisplay(np.eye(4), [name] * 4, 0.0).plot()
-    assert {label.get_rotation() for label in drawn.ax_.get_xticklabels()} == {0}
-    assert {label.get_rotation() for label in many.ax_.get_xticklabels()} == {90}
-
-
-def test_transition_matrix_display_of_many_classes_omits_numbers_and_names():
-    drawn = TransitionMatrixDisplay(np.eye(100), range(100), 0.0).plot()
-    assert drawn.text_ is None
-    np.testing.assert_array_equal(drawn.ax_.get_xticks(), np.arange(0, 100, 4))
-    assert tick_labels(drawn.ax_.yaxis)[:3] == ["0", "4", "8"]
-
-
-def test_transition_matrix_display_needs_a_name_for_each_class(clf):
-    with pytest.raises(ValueError, match="must name all 3 classes, got 2 names"):
-        TransitionMatrixDisplay.from_estimator(clf, display_labels=["ant", "bee"])
 
 
 # Training curves

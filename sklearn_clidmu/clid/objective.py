@@ -83,35 +83,6 @@ def prediction_graph(
     return similarity / (row_sum.detach() if gradient == "published" else row_sum)
 
 
-def clid_per_row(
-    features: Tensor,
-    logits: Tensor,
-    temperature: float = 0.5,
-    gradient: Gradient = "published",
-    sample_weight: Tensor | None = None,
-) -> Tensor:
-    """Each row's share of CLID: the cross entropy from its row of P to its row of S.
-
-    Parameters and errors are those of :func:`clid_loss`.
-
-    Returns
-    -------
-    Tensor of shape (n,)
-    """
-    if gradient not in ("published", "normalized"):
-        raise ValueError(f"gradient must be 'published' or 'normalized', got {gradient!r}.")
-    if features.ndim != 2 or logits.ndim != 2 or len(features) != len(logits):
-        raise ValueError(
-            "features and logits must be 2-d with one row per sample each, got shapes "
-            f"{tuple(features.shape)} and {tuple(logits.shape)}."
-        )
-    target = prediction_graph(logits, gradient, sample_weight)
-    log_reference = (feature_graph(features, temperature, sample_weight) + EPSILON).log()
-    if sample_weight is not None:
-        log_reference = log_reference * sample_weight
-    return -(target * log_reference).sum(dim=1)
-
-
 def clid_loss(
     features: Tensor,
     logits: Tensor,
@@ -157,10 +128,18 @@ def clid_loss(
     >>> bool(aligned < constant)
     True
     """
-    rows = clid_per_row(features, logits, temperature, gradient, sample_weight)
+    if gradient not in ("published", "normalized"):
+        raise ValueError(f"gradient must be 'published' or 'normalized', got {gradient!r}.")
+    if features.ndim != 2 or logits.ndim != 2 or len(features) != len(logits):
+        raise ValueError(
+            "features and logits must be 2-d with one row per sample each, got shapes "
+            f"{tuple(features.shape)} and {tuple(logits.shape)}."
+        )
+    P = prediction_graph(logits, gradient, sample_weight)
+    log_S = (feature_graph(features, temperature, sample_weight) + EPSILON).log()
     if sample_weight is None:
-        return rows.mean()
-    return weighted_mean(rows, sample_weight)
+        return -(P * log_S).sum(dim=1).mean()
+    return weighted_mean(-(P * log_S) @ sample_weight, sample_weight)
 
 
 def clid_gradient(

@@ -170,16 +170,7 @@ class Ridge:
     def residuals(
         self, features: Tensor, squares: Tensor, Y: Tensor, left_out: Tensor, penalty: float
     ) -> Tensor:
-        """Errors at rows of which the weight ``left_out`` is not used, shape (m, n_classes).
-
-        Parameters
-        ----------
-        features, squares : Tensor of shape (m, 2 * n_frequencies + 1)
-            From :meth:`project`.
-        Y : Tensor of shape (m, n_classes)
-        left_out : Tensor of shape (m,)
-        penalty : float
-        """
+        """Errors at rows of which the weight ``left_out`` is not used, shape (m, n_classes)."""
         shrinkage = 1 / (self.eigenvalues + penalty)
         coefficients = (shrinkage[:, None] * self.cross).to(features)
         leverage = left_out * (squares @ shrinkage.to(features))
@@ -227,27 +218,14 @@ def _best_penalty(
 
 
 def loo_margin(proba: Tensor, targets: Tensor) -> Tensor:
-    """Margin of the strongest other class over the given one, shape (n,).
-
-    Parameters
-    ----------
-    proba : Tensor of shape (n, n_classes)
-    targets : Tensor of shape (n,), int64
-        Given labels.
-    """
+    """Margin of the strongest other class over the given one, shape (n,)."""
     given = targets[:, None]
     others = proba.scatter(1, given, -torch.inf).amax(dim=1)
     return others - proba.gather(1, given).squeeze(1)
 
 
 def dense_rows(X: Any, seed: int) -> np.ndarray:
-    """Rows as a dense array: of a wide sparse table, its first singular vectors.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n, ...), or sparse matrix of shape (n, d)
-    seed : int
-    """
+    """Rows as a dense array: of a wide sparse table, its first singular vectors."""
     if isinstance(X, np.ndarray):
         return X
     if X.shape[1] <= N_COMPONENTS:

@@ -101,22 +101,7 @@ def estimate_label_noise(
 ) -> tuple[Tensor, NoiseEstimate]:
     """Compare each label with a leave-one-out kernel regression on all other rows.
 
-    Parameters
-    ----------
-    X : Tensor of shape (n, ...)
-    targets : Tensor of shape (n,), int64
-        Given labels.
-    n_classes : int
-    sample_weight : Tensor of shape (n,)
-        Rows of weight 0 are predicted but not fitted.
-    one_batch : bool
-        Whether the training set fits in one batch, where no kernel is chosen.
-
-    Returns
-    -------
-    proba : Tensor of shape (n, n_classes)
-        Probability of each given label.
-    noise : NoiseEstimate
+    Returns the probability of each given label at each row, (n, n_classes), and the noise estimate.
     """
     # Its own generator: with and without reweighting, training draws the same numbers.
     generator = torch.Generator().manual_seed(torch.initial_seed())
@@ -138,15 +123,6 @@ def find_wrong(
     A label counts as wrong if it is not the most probable class. In each class at most as many do
     as the label precision allows, those of the highest scores: where classes overlap the network
     disagrees with right labels, too.
-
-    Parameters
-    ----------
-    scores : ndarray of shape (n,)
-        Noise scores; not read for rows without a label.
-    given, suggested : ndarray of shape (n,), int
-        Codes of the given label and of the most probable class.
-    label_precision : ndarray of shape (n_classes,) or None
-        Share of right labels among those given to each class; None for no bound.
     """
     wrong = (given != suggested) & (given != -1)
     if label_precision is None:
@@ -162,19 +138,7 @@ def find_wrong(
 def count_joint(
     wrong: np.ndarray, given: np.ndarray, suggested: np.ndarray, n_classes: int
 ) -> np.ndarray:
-    """Count labeled rows by true class (row) and given label (column).
-
-    Parameters
-    ----------
-    wrong : ndarray of shape (n,), bool
-        From :func:`find_wrong`. The true class of a wrong label is the suggested one.
-    given, suggested : ndarray of shape (n,), int
-    n_classes : int
-
-    Returns
-    -------
-    ndarray of shape (n_classes, n_classes), int
-    """
+    """Count labeled rows by true class (row) and given label (column)."""
     labeled = given != -1
     true = np.where(wrong, suggested, given)[labeled]
     joint = np.zeros((n_classes, n_classes), dtype=np.int64)

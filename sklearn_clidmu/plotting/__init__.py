@@ -2,12 +2,10 @@
 
 from sklearn_clidmu.plotting._noise_scores import NoiseScoreDisplay
 from sklearn_clidmu.plotting._training_curves import TrainingCurveDisplay
-from sklearn_clidmu.plotting._transition_matrix import TransitionMatrixDisplay
 from sklearn_clidmu.plotting._weight_function import WeightFunctionDisplay
 
 __all__ = [
     "NoiseScoreDisplay",
     "TrainingCurveDisplay",
-    "TransitionMatrixDisplay",
     "WeightFunctionDisplay",
 ]

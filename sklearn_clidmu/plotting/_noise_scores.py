@@ -5,24 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import (
-    average_precision_score,
-    precision_recall_curve,
-    roc_auc_score,
-    roc_curve,
-)
+from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay
 
 from sklearn_clidmu._validation import check_same_length, check_scores, check_vector
 from sklearn_clidmu.plotting._drawing import (
     BLUE,
-    GUIDE,
-    STYLES,
     VERMILLION,
     fitted_classifier,
     make_axes,
 )
 
-UNIT_SQUARE: dict[str, Any] = {"xlim": (-0.02, 1.02), "ylim": (-0.02, 1.02)}
+CURVES = (RocCurveDisplay, PrecisionRecallDisplay)
 
 
 class NoiseScoreDisplay:
@@ -139,8 +132,9 @@ class NoiseScoreDisplay:
         axes = make_axes(self, ax, shape, size)
         self._draw_histogram(axes[0], bins)
         if not single:
-            self._draw_roc(axes[1])
-            self._draw_precision_recall(axes[2])
+            for curve, part in zip(CURVES, axes[1:], strict=True):
+                known = self.wrong, self.noise_scores
+                curve.from_predictions(*known, ax=part, name="noise scores", plot_chance_level=True)
         self.ax_ = axes[0] if single else axes
         self.figure_ = axes[0].figure
         return self
@@ -158,20 +152,3 @@ class NoiseScoreDisplay:
             draw(self.noise_scores[self.wrong], **outline, label="label wrong")
             ax.legend()
         ax.set(xlabel="noise score", ylabel="number of labels", xlim=(0, 1))
-
-    def _draw_roc(self, ax: Any) -> None:
-        fpr, tpr, _ = roc_curve(self.wrong, self.noise_scores)
-        label = f"AUROC = {roc_auc_score(self.wrong, self.noise_scores):.3f}"
-        ax.plot(fpr, tpr, **STYLES[0], label=label)
-        ax.plot([0, 1], [0, 1], **GUIDE, label="chance")
-        ax.set(xlabel="false positive rate", ylabel="true positive rate", **UNIT_SQUARE)
-        ax.legend(loc="lower right")
-
-    def _draw_precision_recall(self, ax: Any) -> None:
-        precision, recall, _ = precision_recall_curve(self.wrong, self.noise_scores)
-        mean = average_precision_score(self.wrong, self.noise_scores)
-        label = f"average precision = {mean:.3f}"
-        ax.plot(recall, precision, **STYLES[0], drawstyle="steps-post", label=label)
-        ax.axhline(precision[0], **GUIDE, label="chance")
-        ax.set(xlabel="recall", ylabel="precision", **UNIT_SQUARE)
-        ax.legend(loc="lower left")

@@ -134,15 +134,8 @@ class CollapseDetector(Callback):
     then. CLID alone would raise false alarms: with two classes and much noise, right predictions
     are nearly constant. Where nothing reweights, a collapse ends training.
 
-    Parameters
-    ----------
-    meta_step : MetaStep or None
-    history : SampleHistory
-        Restored too: an epoch that is not sound leaves no trace.
-    n_classes : int
-        Classes that must be predicted where there is no warm-up to compare with.
-    calibrated : bool
-        Whether the weights of each class are: then of two classes one is enough.
+    ``n_classes`` must be predicted where there is no warm-up to compare with. Where the weights of
+    each class are ``calibrated``, of two classes one is enough after it.
     """
 
     def __init__(

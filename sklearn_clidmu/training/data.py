@@ -96,8 +96,7 @@ class Table(Dataset):
     @property
     def labels(self) -> Labels:
         """Those of all rows of the table; made anew at every call."""
-        rows = torch.arange(len(self), device=self.X.device) if self.rows is None else self.rows
-        return Labels(rows, self.targets.long(), self.sample_weight)
+        return self._labels(torch.arange(len(self), device=self.X.device))
 
     def _labels(self, index: Tensor) -> Labels:
         rows = index if self.rows is None else self.rows.index_select(0, index)
@@ -220,16 +219,7 @@ def make_training_data(
 ) -> TrainingData:
     """Put the rows of one fit on the device; ValueError if a value is too large for the dtype.
 
-    Parameters
-    ----------
-    X : ndarray of shape (n, ...), or csr matrix of shape (n, d)
-    codes : ndarray of shape (n,), int
-        Encoded labels, -1 for none.
-    sample_weight : ndarray of shape (n,)
-        Rows of weight zero take no part.
-    held_out : ndarray of int
-        Rows kept from training.
-    n_classes, dtype, device
+    Labels are encoded, -1 for none. Rows of weight zero, and those held out, are not trained on.
     """
 
     def tensor(values: np.ndarray, kind: torch.dtype) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from skorch.callbacks import Callback
@@ -202,14 +202,6 @@ class BatchMetaStep(MetaStep):
         return noise.normal_(generator=self.generator)
 
 
-class Visit(NamedTuple):
-    """One batch, after its training step."""
-
-    labels: Labels
-    logits: Tensor
-    features: Tensor
-
-
 class BlockMetaStep(MetaStep):
     """Meta step of the evidence net on a block of batches.
 
@@ -233,7 +225,7 @@ class BlockMetaStep(MetaStep):
     def on_epoch_begin(self, net: ReweightedNet, **kwargs: Any) -> None:
         """Compute the evidence, and from it the weights of this epoch."""
         super().on_epoch_begin(net, **kwargs)
-        self.block: list[Visit] = []
+        self.block: list[tuple[Labels, Tensor, Tensor]] = []
         self.evidence = self.history.evidence()
         if self.reweighting:
             rows, targets, sample_weight = self.table.labels
@@ -271,9 +263,9 @@ class BlockMetaStep(MetaStep):
         """Add the batch to the block; step if the block is full."""
         if not self.enabled or self.n_batches == 1:
             return
-        if self.block and len(self.block[0].logits) != len(y_pred):
+        if self.block and len(self.block[0][1]) != len(y_pred):
             self._end_block(net)
-        self.block.append(Visit(batch[1], y_pred, features))
+        self.block.append((batch[1], y_pred, features))
         if len(self.block) == self.n_batches:
             self._end_block(net)
 
@@ -285,10 +277,10 @@ class BlockMetaStep(MetaStep):
 
     def _end_block(self, net: ReweightedNet) -> None:
         """Take the virtual steps of all batches of the block, and one meta step."""
-        labels = Labels(*map(torch.stack, zip(*(v.labels for v in self.block), strict=True)))
-        logits = torch.stack([visit.logits for visit in self.block])
-        features = torch.stack([visit.features for visit in self.block])
+        parts, *outputs = zip(*self.block, strict=True)
         self.block = []
+        labels = Labels(*map(torch.stack, zip(*parts, strict=True)))
+        logits, features = map(torch.stack, outputs)
         own, by_row = slice(self._n_own(logits.shape[1])), row_grad_logits(logits, labels.targets)
         shares = self._virtual_shares(labels)
         found = head_tangent(

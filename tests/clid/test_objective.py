@@ -7,7 +7,6 @@ import torch
 from sklearn_clidmu.clid.objective import (
     clid_gradient,
     clid_loss,
-    clid_per_row,
     feature_graph,
     make_objective,
     mean_absolute_error,
@@ -158,7 +157,6 @@ def test_the_published_form_is_the_default():
     def gradients(*form):
         values = (
             (factors * prediction_graph(logits, *form)).sum(),
-            clid_per_row(features, logits, 0.5, *form).sum(),
             clid_loss(features, logits, 0.5, *form),
         )
         return [gradient_of(value, logits) for value in values]
@@ -186,15 +184,6 @@ def test_clid_is_the_formula_of_the_paper_written_out():
             s = attention[j] / sum(attention)
             total -= alike[j] / sum(alike) * math.log(s + 1e-7) / 4
     assert clid_loss(features, logits).item() == pytest.approx(total, rel=1e-13)
-
-
-@pytest.mark.parametrize("weighted", [False, True])
-def test_divergences_of_the_rows_average_to_the_loss(weighted):
-    features, logits = batch()
-    weight = torch.rand(10) + 0.5 if weighted else None
-    rows = clid_per_row(features, logits, 0.3, sample_weight=weight).detach().numpy()
-    mean = (rows * (weight.numpy() / weight.sum().item())).sum() if weighted else rows.mean()
-    assert clid_loss(features, logits, 0.3, sample_weight=weight).item() == pytest.approx(mean)
 
 
 @pytest.mark.parametrize(

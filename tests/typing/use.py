@@ -10,7 +10,6 @@ from sklearn_clidmu import (
     CLIDMUClassifier,
     NoiseScoreDisplay,
     TrainingCurveDisplay,
-    TransitionMatrixDisplay,
     WeightFunctionDisplay,
     clid_loss,
     clid_score,
@@ -39,6 +38,5 @@ def use(X: np.ndarray, y: np.ndarray, logits: Tensor, features: Tensor, path: Pa
     assert_type(noisy_label_scorer(clf, X, noisy), float)
     assert_type(clid_loss(features, logits), Tensor)
     assert_type(NoiseScoreDisplay.from_estimator(clf), NoiseScoreDisplay)
-    assert_type(TransitionMatrixDisplay.from_estimator(clf), TransitionMatrixDisplay)
     assert_type(TrainingCurveDisplay.from_estimator(clf), TrainingCurveDisplay)
     assert_type(WeightFunctionDisplay.from_estimator(clf), WeightFunctionDisplay)
