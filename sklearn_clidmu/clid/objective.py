@@ -171,9 +171,9 @@ def clid_gradient(
         By the logits.
     """
     with torch.no_grad():
-        norm = torch.linalg.vector_norm(features, dim=-1, keepdim=True).clamp_min_(1e-12)
-        unit = features / norm.mul_(temperature**0.5)
-        affinity = (unit @ unit.mT).clamp_min_(0)
+        affinity = (features @ features.mT).clamp_min_(0)
+        unit = affinity.diagonal(dim1=-2, dim2=-1).clamp_min(1e-24).rsqrt()[..., None]
+        affinity = affinity.mul_(unit).mul_(unit.mT / temperature)
         # Each row's largest, the one to itself, cancels in the softmax.
         affinity = (affinity - affinity.diagonal(dim1=-2, dim2=-1)[..., None]).exp_()
         row_sum = affinity @ sample_weight[..., None]

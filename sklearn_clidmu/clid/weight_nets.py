@@ -237,8 +237,10 @@ class EvidenceNet(nn.Module):
         return weight / weight.sum(dim=-1, keepdim=True)
 
     @torch.no_grad()
-    def calibrate(self, evidence: Tensor, targets: Tensor, sample_weight: Tensor) -> None:
+    def calibrate(self, evidence: Tensor, targets: Tensor, sample_weight: Tensor) -> Tensor:
         """Set the offsets so that the mean weight of each class is its label precision.
+
+        Returns the weights of the rows, shape (n,).
 
         Parameters
         ----------
@@ -256,6 +258,7 @@ class EvidenceNet(nn.Module):
             short = class_sums(weights, targets, n_classes) < wanted
             low, high = torch.where(short, offset, low), torch.where(short, high, offset)
         self.offset.copy_(offset)
+        return (score + offset[targets]).sigmoid()
 
 
 def _shares(weights: Tensor, rows: Rows) -> Tensor:

@@ -230,10 +230,8 @@ class BlockMetaStep(MetaStep):
         if self.reweighting:
             rows, targets, sample_weight = self.table.labels
             evidence = self.evidence[rows]
-            self.weight_net.calibrate(evidence, targets, sample_weight)
-            self.weights = torch.zeros_like(self.history.loss)
-            with torch.no_grad():
-                self.weights[rows] = self.weight_net.weights(evidence, targets)
+            weights = self.weight_net.calibrate(evidence, targets, sample_weight)
+            self.weights = torch.zeros_like(self.history.loss).index_copy(0, rows, weights)
 
     def training_loss(
         self,
@@ -312,7 +310,9 @@ class BlockMetaStep(MetaStep):
     def _virtual_shares(self, labels: Labels) -> Tensor:
         """Factors of the rows' losses in the virtual steps, with the weighting net's graph."""
         if self.reweighting:
-            return self.weight_net.virtual_shares(self.evidence[labels.rows], labels.sample_weight)
+            evidence = self.evidence.index_select(0, labels.rows.flatten())
+            evidence = evidence.view(*labels.rows.shape, -1)
+            return self.weight_net.virtual_shares(evidence, labels.sample_weight)
         return labels.sample_weight / labels.sample_weight.sum(dim=-1, keepdim=True)
 
     def _learn(self, labels: Labels, shares: Tensor, harm: Tensor, meta_loss: Tensor) -> None:

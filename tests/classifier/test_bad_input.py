@@ -14,7 +14,7 @@ from sklearn_clidmu._settings import PARAMETER_CONSTRAINTS
 
 from .data import SMALL, make_rows
 
-pytestmark = pytest.mark.usefixtures("coarse_kernel")
+pytestmark = pytest.mark.usefixtures("coarse_kernel", "few_steps")
 
 X, y, _ = make_rows()
 

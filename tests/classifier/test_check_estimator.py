@@ -5,15 +5,15 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from sklearn_clidmu import CLIDMUClassifier
 
-SMALL = {"hidden_layer_sizes": (16, 8), "max_epochs": 4}
+SMALL = {"hidden_layer_sizes": (16, 8), "max_epochs": 3}
 
 
 # Some checks train on labels that are pure noise, and some of them from a random seed.
 @pytest.mark.filterwarnings("ignore:The weighting collapsed:sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.usefixtures("coarse_kernel")
+@pytest.mark.usefixtures("coarse_kernel", "few_steps")
 @parametrize_with_checks(
     [
-        CLIDMUClassifier(hidden_layer_sizes=(32, 16), max_epochs=5),
+        CLIDMUClassifier(**SMALL),
         CLIDMUClassifier(weighting="vri", virtual_step="full", meta_objective="mae", **SMALL),
         CLIDMUClassifier(weighting="wnet", **SMALL),
         CLIDMUClassifier(weighting=None, **SMALL),

@@ -10,11 +10,11 @@ import torch
 from sklearn.utils.class_weight import compute_sample_weight
 from torch import nn
 
-from sklearn_clidmu import CLIDMUClassifier
+from sklearn_clidmu import CLIDMUClassifier, clid_loss
 
 from .data import SMALL, make_rows
 
-pytestmark = pytest.mark.usefixtures("coarse_kernel")
+pytestmark = pytest.mark.usefixtures("coarse_kernel", "few_steps")
 
 X, y, _ = make_rows()
 X_three, y_three, _ = make_rows(60, n_classes=3)
@@ -192,6 +192,7 @@ def test_meta_objective_is_called_with_the_meta_batch(
         assert (logits.shape, logits.dtype) == ((n, 2), torch.float32)
         assert (targets.shape, targets.dtype) == ((n,), torch.int64)
         assert (sample_weight.shape, sample_weight.dtype) == ((n,), torch.float32)
+        assert sample_weight.sum().item() == pytest.approx(256)
         calls.append(n)
         return (logits.softmax(dim=1) ** 2).sum()
 
@@ -201,15 +202,15 @@ def test_meta_objective_is_called_with_the_meta_batch(
     assert clf.collapse_epoch_ is None
 
 
+def test_temperature_is_by_default_that_of_the_authors():
+    features, logits = torch.randn(2, 9, 3, generator=torch.Generator().manual_seed(0))
+    assert clid_loss(features, logits) == clid_loss(features, logits, temperature=0.5)
+    assert_equal_fits(*(small(**params).fit(X, y) for params in ({}, {"temperature": 0.5})))
+
+
 @pytest.mark.parametrize(
     ("weighting", "meta_objective"),
-    [
-        ("evidence", "clid"),
-        ("wnet", "clid"),
-        ("vri", "clid"),
-        ("evidence", "mae"),
-        ("vri", "mae"),
-    ],
+    [("evidence", "clid"), ("wnet", "clid"), ("vri", "clid"), ("evidence", "mae"), ("vri", "mae")],
 )
 def test_fit_learns_the_weighting_net(weighting, meta_objective):
     def weight_net(meta_lr):

@@ -1,10 +1,13 @@
 """The classifier among scikit-learn's own tools, and with frames of pandas and polars."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import sklearn
 import torch
 from packaging.version import Version
+from scipy.sparse import csr_array
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import (
@@ -14,23 +17,21 @@ from sklearn.ensemble import (
     VotingClassifier,
 )
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import (
-    GridSearchCV,
-    cross_val_predict,
-    cross_val_score,
-)
+from sklearn.model_selection import GridSearchCV, cross_val_predict, cross_val_score
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.semi_supervised import SelfTrainingClassifier
 from sklearn.utils import estimator_html_repr
 
-from sklearn_clidmu import (
-    CLIDMUClassifier,
-)
+from sklearn_clidmu import CLIDMUClassifier
 
 from .data import SMALL, make_rows
 
+pytestmark = pytest.mark.usefixtures("coarse_kernel", "few_steps")
+
 X, y, _ = make_rows(60, n_classes=3)
+WEIGHT = np.linspace(0, 2, len(X))
 NAMES = np.array(["ant", "bee", "cat"])
 
 
@@ -64,20 +65,14 @@ def test_pipeline_sets_every_parameter():
     assert clone(pipe).get_params()["clidmuclassifier__temperature"] == 0.25
 
 
-def test_grid_search_finds_the_same_in_one_process_and_in_two():
-    def search(n_jobs):
-        grid = {"clidmuclassifier__weighting": ["evidence", None], "clidmuclassifier__lr": [1e-3]}
-        pipe = make_pipeline(StandardScaler(), small(batch_size=16))
-        return GridSearchCV(pipe, grid, cv=2, n_jobs=n_jobs, scoring="neg_log_loss").fit(X, y)
-
-    one, two = search(1), search(2)
-    assert one.best_params_ == two.best_params_
-    for key in ("split0_test_score", "split1_test_score", "mean_test_score"):
-        # The workers may sum in another order, with another number of threads.
-        np.testing.assert_allclose(one.cv_results_[key], two.cv_results_[key], rtol=1e-4)
-    for found in (one, two):
-        best = found.best_estimator_[-1]
-        assert best.noise_scores_.shape == best.sample_weights_.shape == (len(X),)
+def test_grid_search_finds_the_best_parameters_and_refits_them():
+    # Processes and threads: tests/faults/test_concurrency.py and tests/test_determinism.py.
+    grid = {"clidmuclassifier__weighting": ["evidence", None], "clidmuclassifier__lr": [1e-9, 0.1]}
+    pipe = make_pipeline(StandardScaler(), small(batch_size=16))
+    search = GridSearchCV(pipe, grid, cv=2, scoring="neg_log_loss").fit(X, y)
+    assert search.best_params_["clidmuclassifier__lr"] == 0.1
+    best = search.best_estimator_[-1]
+    assert best.noise_scores_.shape == best.sample_weights_.shape == (len(X),)
 
 
 def test_cross_validation_scores_and_predicts_every_row():
@@ -105,24 +100,30 @@ def test_meta_estimator_fits_and_predicts_with_string_labels(wrapper):
     assert_sound(clone(wrapper).fit(X, NAMES[y]), X)
 
 
+def test_self_training_labels_rows_by_the_classifiers_probabilities():
+    given = np.where(np.arange(len(X)) % 3 == 2, -1, y)
+    wrapper = SelfTrainingClassifier(small(), threshold=0.5, max_iter=2).fit(X, given)
+    assert_sound(wrapper, X)
+    first = small().fit(X[given >= 0], y[given >= 0])
+    sure = (given < 0) & (first.predict_proba(X).max(axis=1) > 0.5)
+    assert sure.any()
+    np.testing.assert_array_equal(wrapper.labeled_iter_ == 1, sure)
+    np.testing.assert_array_equal(wrapper.transduction_[sure], first.predict(X)[sure])
+
+
 # Metadata routing
 
 
 def test_pipeline_routes_sample_weights():
-    weight = np.linspace(0, 2, len(X))
-    direct = small().fit(StandardScaler().fit_transform(X), y, weight)
+    direct = small().fit(StandardScaler().fit_transform(X), y, WEIGHT)
     with sklearn.config_context(enable_metadata_routing=True):
         clf = small().set_fit_request(sample_weight=True)
         pipe = make_pipeline(StandardScaler().set_fit_request(sample_weight=False), clf)
-        pipe.fit(X, y, sample_weight=weight)
+        pipe.fit(X, y, sample_weight=WEIGHT)
     np.testing.assert_array_equal(pipe[-1].noise_scores_, direct.noise_scores_)
 
 
-WEIGHT = np.linspace(0, 2, len(X))
-
-
 # Arrays of other libraries
-
 
 IN_TIME = Version(sklearn.__version__) >= Version("1.8")
 
@@ -167,6 +168,17 @@ def test_pandas_frame_gives_its_names_and_nothing_else():
     for key in ("noise_scores_", "sample_weights_"):
         np.testing.assert_array_equal(getattr(clf, key), getattr(plain, key))
     np.testing.assert_array_equal(clf.predict_proba(frame), plain.predict_proba(X))
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_pipeline_of_transformers_that_return_frames_gives_what_arrays_give(library):
+    pytest.importorskip(library)
+    names = [f"x{i}" for i in range(4)]
+    plain = make_pipeline(StandardScaler(), small()).fit(X, y)
+    pipe = make_pipeline(StandardScaler(), small()).set_output(transform=library).fit(X, y)
+    assert list(pipe[-1].feature_names_in_) == names
+    np.testing.assert_array_equal(pipe.predict_proba(X), plain.predict_proba(X))
+    np.testing.assert_array_equal(pipe[-1].noise_scores_, plain[-1].noise_scores_)
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])
@@ -274,7 +286,25 @@ def test_lists_give_what_arrays_give():
     np.testing.assert_array_equal(clf.noise_scores_, small().fit(X, y).noise_scores_)
 
 
-# Tables on disk
+# Large tables
+
+
+def test_wide_sparse_table_is_never_dense_as_a_whole():
+    n_rows, n_columns, n_words = 1000, 100_000, 20  # 800 MB, were it dense
+    rng = np.random.RandomState(0)
+    words = rng.randint(n_columns, size=(n_rows, n_words))
+    rows = np.repeat(np.arange(n_rows), n_words)
+    table = csr_array((np.ones(rows.size), (rows, words.ravel())), shape=(n_rows, n_columns))
+    clf = small(weighting=None, hidden_layer_sizes=4, max_epochs=1)
+    clf.fit(table[:40, :10], y[np.arange(40)])  # what is imported at first takes memory, too
+    tracemalloc.start()
+    try:
+        clf.fit(table, np.arange(n_rows) % 2)
+        assert clf.predict(table).shape == clf.noise_scores_.shape == (n_rows,)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 400e6
 
 
 def mapped(path, dtype):

@@ -12,6 +12,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn_clidmu import CLIDMUClassifier
 from sklearn_clidmu._settings import WARMUP_STEPS
 
+pytestmark = pytest.mark.usefixtures("coarse_kernel")
+
 CLASSES = ["a", "b", "c"]
 NAMES = ("sample_weights_", "noise_scores_", "suggested_labels_")
 

@@ -19,7 +19,7 @@ from .graph import names_of_cuda, tensors
 
 cloudpickle = pytest.importorskip("cloudpickle")
 
-pytestmark = pytest.mark.usefixtures("coarse_kernel")
+pytestmark = pytest.mark.usefixtures("coarse_kernel", "few_steps")
 
 X, y, _ = make_rows()
 OWN_TYPE = "sklearn_clidmu._classifier.CLIDMUClassifier"
@@ -245,12 +245,3 @@ def test_walk_finds_what_is_hidden():
     assert "['a'][0].args[0]" in tensors(root)
     assert names_of_cuda(root) == ["['b']<closure>"]
     assert any(path.startswith("['c'].net_") for path in tensors(root))
-
-
-# Earlier versions
-
-
-# What is refused
-
-
-# Files made to do harm

@@ -16,7 +16,7 @@ from sklearn_clidmu.training.stages import run_stages
 
 from .data import SMALL, make_rows
 
-pytestmark = pytest.mark.usefixtures("coarse_kernel")
+pytestmark = pytest.mark.usefixtures("coarse_kernel", "few_steps")
 
 X, y_full, _ = make_rows(60, n_classes=3)
 LABELED = np.random.RandomState(0).uniform(size=60) < 0.6

@@ -28,7 +28,7 @@ def batch(n=10, d=5, n_classes=3):
 
 
 @pytest.mark.parametrize("case", range(7))
-def test_clid_reproduces_the_published_values_and_gradients(reference, case):
+def test_clid_loss_reproduces_the_published_values_and_gradients(reference, case):
     features = reference[f"clid{case}_features"].requires_grad_()
     logits = reference[f"clid{case}_logits"].clone().requires_grad_()
     loss = clid_loss(features, logits, float(reference[f"clid{case}_temperature"]))
@@ -40,7 +40,7 @@ def test_clid_reproduces_the_published_values_and_gradients(reference, case):
 
 
 @pytest.mark.parametrize("case", range(7))
-def test_closed_form_reproduces_the_published_values_and_gradients(reference, case):
+def test_clid_gradient_reproduces_the_published_values_and_gradients(reference, case):
     features, logits, temperature, value, gradient = (
         reference[f"clid{case}_{name}"]
         for name in ("features", "logits", "temperature", "loss", "grad_logits")
@@ -74,7 +74,7 @@ def hostile(kind, n=40, d=6, n_classes=4):
     "kind",
     ["random", "zero rows", "no features", "hidden units", "opposite", "equal", "sure"],
 )
-def test_closed_form_is_the_loss_and_its_published_gradient(kind, temperature, weighted):
+def test_clid_gradient_is_clid_loss_and_its_published_gradient(kind, temperature, weighted):
     features, logits = hostile(kind)
     weight = 5 * torch.rand(len(logits)) + 0.1 if weighted else torch.ones(len(logits))
     leaf = logits.clone().requires_grad_()
@@ -92,7 +92,7 @@ def test_closed_form_is_the_loss_and_its_published_gradient(kind, temperature, w
     assert torch.equal(leaf, logits)
 
 
-def test_closed_form_of_a_stack_is_that_of_every_batch():
+def test_clid_gradient_of_a_stack_is_that_of_every_batch():
     batches = [hostile(kind) for kind in ("zero rows", "hidden units", "opposite")]
     weights = 5 * torch.rand(3, 40) + 0.1
     features, logits = (torch.stack(parts) for parts in zip(*batches, strict=True))
@@ -104,7 +104,7 @@ def test_closed_form_of_a_stack_is_that_of_every_batch():
         torch.testing.assert_close(gradients[i], gradient, rtol=1e-11, atol=1e-15)
 
 
-def test_closed_form_of_integer_weights_equals_repeated_rows():
+def test_clid_gradient_counts_a_row_of_weight_s_as_s_rows():
     features, logits = batch()
     times = torch.tensor([1, 3, 2, 1, 1, 4, 2, 1, 1, 2])
     copies = (column.detach().repeat_interleave(times, dim=0) for column in (features, logits))
@@ -115,7 +115,7 @@ def test_closed_form_of_integer_weights_equals_repeated_rows():
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_both_forms_have_the_same_value_and_different_gradients(weighted):
+def test_clid_loss_has_the_same_value_and_another_gradient_in_either_form(weighted):
     features, logits = batch()
     sample_weight = torch.rand(10) + 0.5 if weighted else None
     published, normalized = (
@@ -127,7 +127,7 @@ def test_both_forms_have_the_same_value_and_different_gradients(weighted):
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_normalized_gradient_is_that_of_the_value(weighted):
+def test_clid_loss_has_the_gradient_of_its_value_in_the_normalized_form(weighted):
     features, logits = batch()
     sample_weight = torch.rand(10) + 0.5 if weighted else None
 
@@ -150,7 +150,7 @@ def test_graphs_are_row_stochastic_under_their_weights():
         torch.testing.assert_close((graph * weight).sum(dim=1), torch.ones(10))
 
 
-def test_the_published_form_is_the_default():
+def test_clid_loss_and_prediction_graph_take_the_published_form_by_default():
     features, logits = batch()
     factors = torch.randn(10, 10)
 
@@ -168,7 +168,7 @@ def test_the_published_form_is_the_default():
         assert relative_error(default, normalized) > 1e-2
 
 
-def test_clid_is_the_formula_of_the_paper_written_out():
+def test_clid_loss_is_the_formula_of_the_paper_written_out():
     features, logits = batch(n=4)
     h, p = features.tolist(), logits.softmax(dim=1).tolist()
 
@@ -191,19 +191,19 @@ def test_clid_is_the_formula_of_the_paper_written_out():
     [lambda: torch.randn(12, 4), lambda: torch.eye(12), lambda: torch.ones(12, 4)],
     ids=["random", "orthogonal", "equal"],
 )
-def test_constant_predictor_never_falls_below_log_n(make_features):
+def test_clid_loss_of_a_constant_predictor_is_not_below_log_n(make_features):
     logits = torch.tensor([[2.0, -1.0, 0.5]]).expand(12, 3)
     slack = 12 * 1e-7  # for the constant inside the logarithm
     assert clid_loss(make_features(), logits).item() >= math.log(12) - slack
 
 
-def test_predictions_aligned_with_the_features_fall_below_log_n():
+def test_clid_loss_of_predictions_aligned_with_the_features_is_below_log_n():
     logits = 5 * torch.eye(3).repeat(4, 1)
     assert clid_loss(logits, logits).item() < math.log(12) - 0.1
 
 
 @pytest.mark.parametrize("gradient", GRADIENTS)
-def test_integer_weights_equal_repeated_rows(gradient):
+def test_clid_loss_counts_a_row_of_weight_s_as_s_rows(gradient):
     features, logits = batch()
     times = torch.tensor([1, 3, 2, 1, 1, 4, 2, 1, 1, 2])
     copies = logits.detach().repeat_interleave(times, dim=0).requires_grad_()
@@ -215,7 +215,7 @@ def test_integer_weights_equal_repeated_rows(gradient):
 
 
 @pytest.mark.parametrize("gradient", GRADIENTS)
-def test_unit_weights_change_nothing(gradient):
+def test_clid_loss_of_unit_weights_is_that_without_weights(gradient):
     features, logits = batch()
     plain = clid_loss(features, logits, 0.3, gradient)
     weighted = clid_loss(features, logits, 0.3, gradient, torch.ones(10))
@@ -223,7 +223,7 @@ def test_unit_weights_change_nothing(gradient):
     assert relative_error(gradient_of(weighted, logits), gradient_of(plain, logits)) < 1e-12
 
 
-def test_unknown_gradient_is_an_error():
+def test_clid_loss_refuses_an_unknown_form():
     with pytest.raises(ValueError, match="'published' or 'normalized', got 'exact'"):
         clid_loss(torch.zeros(4, 2), torch.zeros(4, 2), gradient="exact")
 
@@ -231,7 +231,7 @@ def test_unknown_gradient_is_an_error():
 @pytest.mark.parametrize(
     ("features", "logits"), [((4, 2), (5, 2)), ((4,), (4, 2)), ((4, 2), (4,)), ((4, 2, 2), (4, 2))]
 )
-def test_shapes_that_do_not_belong_together_are_an_error(features, logits):
+def test_clid_loss_refuses_shapes_that_do_not_belong_together(features, logits):
     with pytest.raises(ValueError, match="one row per sample"):
         clid_loss(torch.zeros(features), torch.zeros(logits))
 
@@ -250,7 +250,7 @@ def test_uniform_clid_is_the_value_of_two_uniform_graphs():
 
 
 @pytest.mark.parametrize("temperature", [1e-4, 1e-3, 5e-3, 0.01])
-def test_closed_form_is_the_loss_however_low_the_temperature(temperature, dtype):
+def test_clid_gradient_is_that_of_clid_loss_however_low_the_temperature(temperature, dtype):
     features, logits = (column.to(dtype) for column in hostile("zero rows"))
     weight, leaf = torch.ones(len(logits), dtype=dtype), logits.double().requires_grad_()
     value = clid_loss(features.double(), leaf, temperature, sample_weight=weight.double())
@@ -303,18 +303,6 @@ def test_make_objective_clid_does_not_depend_on_targets():
     found = objective(features, logits, targets.flip(0), weight)
     assert torch.equal(found[0], value)
     assert torch.equal(found[1], gradient)
-
-
-@pytest.mark.parametrize("name", ["clid", "mae"])
-def test_make_objective_counts_a_row_of_weight_s_as_s_rows(name):
-    features, logits = (part.detach() for part in batch())
-    columns, times = (features, logits, torch.arange(10) % 3), torch.arange(10) % 3 + 1
-    copies = [column.repeat_interleave(times, dim=0) for column in columns]
-    objective = make_objective(name, 0.5)
-    value, gradient = objective(*columns, times.double())
-    repeated = objective(*copies, torch.ones(len(copies[0])))
-    torch.testing.assert_close(value, repeated[0])
-    assert relative_error(gradient, sum_copies(repeated[1], times)) < 1e-10
 
 
 def test_make_objective_gives_no_gradient_where_a_callable_ignores_the_logits():

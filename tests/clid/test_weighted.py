@@ -35,7 +35,7 @@ def test_normal_rank_does_not_depend_on_the_unit():
     torch.testing.assert_close(normal_rank(3 * values + 5, weight), normal_rank(values, weight))
 
 
-def test_values_of_no_weight_change_no_other_normal_rank_by_a_bit():
+def test_normal_rank_does_not_see_values_of_weight_zero():
     values, weight = torch.randn(50), torch.rand(50) + 0.5
     weight[::4] = 0
     found = normal_rank(values, weight)
@@ -44,7 +44,7 @@ def test_values_of_no_weight_change_no_other_normal_rank_by_a_bit():
 
 
 @pytest.mark.parametrize(("dtype", "step"), [(torch.float32, 1e-30), (torch.float64, 1e-170)])
-def test_values_too_close_for_their_squares_to_be_told_from_zero_stand_alike(dtype, step):
+def test_normal_rank_of_values_whose_squares_vanish_is_one_half(dtype, step):
     values = step * torch.arange(5, dtype=dtype)
     assert values.diff().min() > 0
     found = normal_rank(values, torch.ones(5, dtype=dtype))

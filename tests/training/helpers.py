@@ -1,9 +1,10 @@
-"""What several test files share: small networks, tables, nets, and callbacks that watch."""
+"""What several test files share: tables, nets, and callbacks that watch."""
 
 from copy import deepcopy
 from functools import partial
 
 import torch
+from clid.helpers import N_CLASSES, N_FEATURES, WIDTH, mlp
 from skorch.callbacks import Callback
 from torch import nn
 
@@ -12,55 +13,9 @@ from sklearn_clidmu.clid.weight_nets import VRI, EvidenceNet, WNet
 from sklearn_clidmu.training.data import Labels, SampleHistory, ShuffledBatches, Table
 from sklearn_clidmu.training.meta_step import BatchMetaStep, BlockMetaStep
 from sklearn_clidmu.training.net import ReweightedNet
-from sklearn_clidmu.training.networks import MLP, FeatureTap
 
-N_FEATURES, N_CLASSES, WIDTH = 9, 3, 6
 DTYPE = torch.float64
 PRECISION = torch.tensor([0.9, 0.6, 0.75], dtype=DTYPE)
-
-
-class Pair(nn.Module):
-    """Returns (logits, features) itself, with no layer after the features but its head."""
-
-    def __init__(self, bias=True):
-        super().__init__()
-        self.body = nn.Sequential(nn.Linear(N_FEATURES, WIDTH), nn.Tanh())
-        self.head = nn.Linear(WIDTH, N_CLASSES, bias=bias)
-
-    def forward(self, X):
-        features = self.body(X)
-        return self.head(features), features
-
-
-def tapped(*layers):
-    return FeatureTap(nn.Sequential(*layers), N_CLASSES)
-
-
-def mlp(**settings):
-    return MLP(N_FEATURES, N_CLASSES, (7, WIDTH), **{"dropout": 0.0, **settings})
-
-
-NETWORKS = {
-    "mlp": mlp,
-    "tapped sequence": lambda: tapped(
-        nn.Linear(N_FEATURES, WIDTH), nn.ReLU(), nn.Linear(WIDTH, N_CLASSES)
-    ),
-    "tapped batch norm": lambda: tapped(
-        nn.Linear(N_FEATURES, WIDTH), nn.BatchNorm1d(WIDTH), nn.ReLU(), nn.Linear(WIDTH, N_CLASSES)
-    ),
-    "tapped convolution": lambda: tapped(
-        nn.Unflatten(1, (1, 3, 3)),
-        nn.Conv2d(1, 4, 2),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(16, N_CLASSES),
-    ),
-    "tapped pair": lambda: FeatureTap(Pair(), N_CLASSES),
-}
-"""Every kind of network, by name; each maps (n, N_FEATURES) to N_CLASSES logits."""
-
-
-# Training
 
 
 def make_table(n, sample_weight=None, rows=None):
@@ -142,15 +97,16 @@ class Diary(Callback):
     def on_train_begin(self, net, **kwargs):
         self.n_ends = 0
         self.initial = deepcopy(net.module_)
-        self.batches, self.losses, self.modules, self.weight_nets = [], [], [], []
-        self.averages, self.epochs, self.evaluated = [], [], []
+        self.batches, self.losses, self.states = [], [], []
+        self.averages, self.weight_nets, self.epochs, self.evaluated = [], [], [], []
 
     def on_batch_end(self, net, batch, y_pred, loss, **kwargs):
         self.batches.append((*batch, y_pred))
         self.losses.append(loss.item())
-        self.modules.append(deepcopy(net.module_))
-        self.averages.append(deepcopy(net.evaluated_module))
-        self.weight_nets.append(deepcopy(getattr(net, "weight_net_", None)))
+        self.states.append({k: v.clone() for k, v in net.module_.state_dict().items()})
+        self.averages.append(vector(net.evaluated_module))
+        if hasattr(net, "weight_net_"):
+            self.weight_nets.append(vector(net.weight_net_))
 
     def on_epoch_end(self, net, **kwargs):
         self.epochs.append(deepcopy(net.module_))
@@ -158,6 +114,14 @@ class Diary(Callback):
 
     def on_train_end(self, net, **kwargs):
         self.n_ends += 1
+
+    @property
+    def modules(self):
+        """The network after every batch."""
+        networks = [deepcopy(self.initial) for _ in self.states]
+        for network, state in zip(networks, self.states, strict=True):
+            network.load_state_dict(state)
+        return networks
 
     def before(self):
         """The network before every batch."""

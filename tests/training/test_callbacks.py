@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from clid.helpers import N_CLASSES, NETWORKS
 from sklearn.metrics import accuracy_score, log_loss
 from skorch.callbacks import Callback, PassthroughScoring
 from torch import nn
@@ -25,8 +26,6 @@ from sklearn_clidmu.training.net import StopTraining
 
 from .helpers import (
     DTYPE,
-    N_CLASSES,
-    NETWORKS,
     Diary,
     Raise,
     Script,
@@ -80,12 +79,13 @@ def ramped_average(vectors):
 
 def test_parameter_average_follows_its_recursion_and_predicts_in_the_end():
     diary, table = Diary(), make_table(20)
-    net = make_net(ParameterAverage(), diary, averaged=True, max_epochs=80).partial_fit(table)
-    vectors = [vector(module) for module in diary.modules]
+    settings = {"averaged": True, "max_epochs": 90, "batch_size": len(table)}
+    net = make_net(ParameterAverage(), diary, **settings).partial_fit(table)
+    vectors = [nn.utils.parameters_to_vector(state.values()) for state in diary.states]
     assert len(vectors) / (9 + len(vectors)) > EMA_DECAY
     for n_steps in (1, 2, 3, 50, len(vectors)):
         expected = ramped_average(vectors[:n_steps])
-        found = vector(diary.averages[n_steps - 1])
+        found = diary.averages[n_steps - 1]
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-13)
     assert torch.equal(vector(net.module_), found)
     assert net.evaluated_module is net.module_
@@ -112,10 +112,10 @@ def test_parameter_average_has_the_last_running_statistics():
     network = NETWORKS["tapped batch norm"]
     net = make_net(ParameterAverage(), diary, averaged=True, network=network)
     net.partial_fit(make_table(20))
-    last = dict(diary.modules[-1].named_buffers())
-    assert len(last) == 3
-    for name, value in net.module_.named_buffers():
-        torch.testing.assert_close(value, last[name])
+    buffers = dict(net.module_.named_buffers())
+    assert len(buffers) == 3
+    for name, value in buffers.items():
+        torch.testing.assert_close(value, diary.states[-1][name])
 
 
 # The monitor

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from clid.helpers import N_CLASSES, N_FEATURES, NETWORKS, WIDTH, Pair, mlp, tapped
 from skorch.callbacks import Callback
 from torch import nn
 from torch.func import functional_call
@@ -21,22 +22,15 @@ from sklearn_clidmu.training.net import StopTraining
 
 from .helpers import (
     DTYPE,
-    N_CLASSES,
-    N_FEATURES,
-    NETWORKS,
     PRECISION,
-    WIDTH,
     Diary,
-    Pair,
     add_meta_step,
     close,
     flat_gradient,
     make_history,
     make_net,
     make_table,
-    mlp,
     plain_loss,
-    tapped,
     vector,
 )
 
@@ -433,7 +427,7 @@ def test_block_meta_step_learns_from_joined_batches_as_much_as_from_single_ones(
 @pytest.mark.parametrize("n", BLOCKS)
 def test_block_meta_step_takes_one_step_a_block(n):
     net, gradients, diary = one_epoch(n, 5, "clid", META_LR)
-    vectors = [*map(vector, diary.weight_nets), vector(net.weight_net_)]
+    vectors = [*diary.weight_nets, vector(net.weight_net_)]
     moved = [b for b in range(2, 14) if not torch.equal(vectors[b - 2], vectors[b - 1])]
     assert moved == list(BLOCKS[n])
     first = min(BLOCKS[n])
@@ -452,7 +446,7 @@ def test_block_meta_step_calibrates_its_weights_before_every_epoch():
             for code, precision in enumerate(PRECISION):
                 mine = targets == code
                 mean = share(sample_weight[mine]) @ self.weights[table.rows[mine]]
-                assert mean.item() == pytest.approx(precision.item(), abs=1e-6)
+                assert mean.item() == pytest.approx(precision.item(), abs=1e-5)
 
         def on_batch_end(self, net, **kwargs):
             assert torch.equal(step.weights, self.weights)
@@ -497,8 +491,8 @@ def test_meta_step_waits_for_the_end_of_warm_up(weighting, virtual_step, size):
         assert loss == pytest.approx(plain_loss(logits, labels).item())
     assert diary.losses[:n] == plain.losses[:n]
     assert diary.losses[n + 1 :] != plain.losses[n + 1 :]
-    first, *nets = [vector(weight_net) for weight_net in diary.weight_nets]
-    assert all(torch.equal(weight_net, first) for weight_net in nets[: n - 1])
+    first = diary.weight_nets[0]
+    assert all(torch.equal(weights, first) for weights in diary.weight_nets[:n])
     assert not torch.equal(vector(net.weight_net_), first)
     # The batches and the dropped units stay the same, whatever the meta step draws.
     assert all(torch.equal(a[0], b[0]) for a, b in zip(diary.batches, plain.batches, strict=True))

@@ -6,6 +6,7 @@ from copy import deepcopy
 import numpy as np
 import pytest
 import torch
+from clid.helpers import N_CLASSES, NETWORKS, mlp
 from scipy.sparse import csr_array
 from skorch.callbacks import Callback
 from torch.nn import functional as F
@@ -14,8 +15,6 @@ from sklearn_clidmu.training.data import as_rows
 from sklearn_clidmu.training.net import StopTraining
 
 from .helpers import (
-    N_CLASSES,
-    NETWORKS,
     WEIGHT_NETS,
     Diary,
     Raise,
@@ -24,7 +23,6 @@ from .helpers import (
     make_history,
     make_net,
     make_table,
-    mlp,
     plain_loss,
     vector,
 )

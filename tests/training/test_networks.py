@@ -4,11 +4,10 @@ import pickle
 
 import pytest
 import torch
+from clid.helpers import N_CLASSES, N_FEATURES, NETWORKS, WIDTH, Pair, mlp, tapped
 from torch import nn
 
 from sklearn_clidmu.training.networks import MLP, Dropout, FeatureTap, OneMaskDropout
-
-from .helpers import N_CLASSES, N_FEATURES, NETWORKS, WIDTH, Pair, mlp, tapped
 
 
 def inputs(n_rows=8):
@@ -31,7 +30,7 @@ def test_mlp_returns_logits_and_last_hidden_features(hidden_layer_sizes):
     torch.testing.assert_close(logits, network.head(features), rtol=0, atol=0)
 
 
-def test_mask_is_the_same_for_all_rows_only_where_asked_for():
+def test_one_mask_dropout_draws_one_mask_for_all_rows_of_an_mlp_that_asks_for_it():
     drop, ones = OneMaskDropout(0.5), torch.ones(8, 200)
     masked = drop(ones)
     assert torch.equal(masked, masked[:1].expand(8, 200))
@@ -43,7 +42,7 @@ def test_mask_is_the_same_for_all_rows_only_where_asked_for():
 
 
 @pytest.mark.parametrize("one_mask", [True, False])
-def test_dropout_is_off_in_evaluation(one_mask):
+def test_mlp_drops_nothing_in_evaluation(one_mask):
     network, X = mlp(dropout=0.5, one_mask=one_mask), inputs()
     assert not torch.equal(network(X)[0], network(X)[0])
     plain = mlp()
@@ -58,13 +57,9 @@ SHARES = [0.1, 0.3, 0.5, 0.9]
 
 
 @pytest.mark.parametrize("p", [0.0, 0.5, 0.999999])
-def test_dropout_changes_nothing_in_evaluation(p):
+def test_dropout_changes_nothing_in_evaluation_or_of_nothing(p):
     X = inputs()
     assert torch.equal(Dropout(p).eval()(X), X)
-
-
-def test_dropout_of_nothing_changes_nothing():
-    X = inputs()
     assert torch.equal(Dropout(0.0)(X), X)
 
 
@@ -114,7 +109,7 @@ def test_dropout_follows_the_seed():
     assert not torch.equal(drop(X), first)
 
 
-def test_gradient_of_dropout_is_its_mask_and_its_input_is_left_as_it_was():
+def test_dropout_has_its_mask_as_gradient_and_leaves_its_input_alone():
     X = torch.randn(20, 9, requires_grad=True)
     before = X.detach().clone()
     dropped = Dropout(0.3)(X)
@@ -126,7 +121,7 @@ def test_gradient_of_dropout_is_its_mask_and_its_input_is_left_as_it_was():
 # Features of any module
 
 
-def test_tap_takes_the_input_of_the_last_linear_layer_for_the_features():
+def test_feature_tap_takes_the_input_of_the_last_linear_layer_for_the_features():
     first, activation, last = layers()
     X = inputs()
     logits, features = tapped(first, activation, last)(X)
@@ -134,13 +129,13 @@ def test_tap_takes_the_input_of_the_last_linear_layer_for_the_features():
     assert torch.equal(logits, last(features))
 
 
-def test_tap_takes_a_pair_at_its_word():
+def test_feature_tap_takes_a_pair_at_its_word():
     network, X = Pair(), inputs()
     for here, there in zip(FeatureTap(network, N_CLASSES)(X), network(X), strict=True):
         assert torch.equal(here, there)
 
 
-def test_tap_flattens_features():
+def test_feature_tap_flattens_features():
     class Image(nn.Module):
         def forward(self, X):
             return X[:, :N_CLASSES], X.reshape(-1, 1, 3, 3)
@@ -149,7 +144,7 @@ def test_tap_flattens_features():
     assert torch.equal(FeatureTap(Image(), N_CLASSES)(X)[1], X)
 
 
-def test_head_is_the_linear_layer_whose_output_is_the_logits():
+def test_feature_tap_head_is_the_linear_layer_whose_output_is_the_logits():
     network = tapped(*layers())
     assert network.head is None  # not known before the first forward
     network(inputs())
@@ -160,7 +155,7 @@ def test_head_is_the_linear_layer_whose_output_is_the_logits():
 
 
 @pytest.mark.parametrize("after", [nn.LogSoftmax(dim=1), nn.ReLU(), nn.ReLU(inplace=True)], ids=str)
-def test_head_is_none_where_something_follows_the_linear_layer(after):
+def test_feature_tap_head_is_none_where_something_follows_the_linear_layer(after):
     network = tapped(*layers(), after)
     logits, features = network(inputs())
     assert network.head is None
@@ -168,7 +163,7 @@ def test_head_is_none_where_something_follows_the_linear_layer(after):
     assert torch.equal(logits, after(network.module[2](features)))
 
 
-def test_head_is_none_where_a_pair_comes_with_other_features():
+def test_feature_tap_head_is_none_where_a_pair_comes_with_other_features():
     class Normalised(Pair):
         def forward(self, X):
             logits, features = super().forward(X)
@@ -179,13 +174,13 @@ def test_head_is_none_where_a_pair_comes_with_other_features():
     assert network.head is None
 
 
-def test_module_without_a_linear_layer_or_a_pair_is_an_error_that_names_it():
+def test_feature_tap_refuses_a_module_without_a_linear_layer_or_a_pair():
     network = FeatureTap(nn.Flatten(), N_FEATURES)
     with pytest.raises(ValueError, match=r"Flatten has no torch\.nn\.Linear layer"):
         network(inputs())
 
 
-def test_wrong_number_of_outputs_is_an_error_that_says_both():
+def test_feature_tap_refuses_a_wrong_number_of_outputs():
     first, activation, last = layers()
     network = FeatureTap(nn.Sequential(first, activation, last), 5)
     with pytest.raises(
@@ -194,7 +189,7 @@ def test_wrong_number_of_outputs_is_an_error_that_says_both():
         network(inputs())
 
 
-def test_output_that_is_not_a_matrix_is_an_error():
+def test_feature_tap_refuses_logits_that_are_no_matrix():
     with pytest.raises(ValueError, match=r"\(n_samples, 3\), got \(8, 3, 1\)"):
         tapped(*layers(), nn.Unflatten(1, (N_CLASSES, 1)))(inputs())
 
@@ -203,7 +198,7 @@ def test_output_that_is_not_a_matrix_is_an_error():
 @pytest.mark.parametrize(
     "copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"]
 )
-def test_copy_of_a_tap_works_on_its_own(copied, used):
+def test_feature_tap_copies_work_on_their_own(copied, used):
     original, X = tapped(*layers()), inputs()
     expected = original(X) if used else None
     twin = copied(original)
@@ -218,11 +213,8 @@ def test_copy_of_a_tap_works_on_its_own(copied, used):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_forward_leaves_the_keys_of_the_state_as_they_were(name):
+def test_networks_keep_the_keys_of_their_state_in_a_pass(name):
     network = NETWORKS[name]()
     before = list(network.state_dict())
     network(inputs())
     assert list(network.state_dict()) == before
-
-
-# Ensembles
