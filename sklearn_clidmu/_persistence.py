@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sklearn_clidmu._random import forked_generators, resolve_device
+from sklearn_clidmu._scaling import RobustScaler
 from sklearn_clidmu.clid.weight_nets import VRI, EvidenceNet, WNet
 from sklearn_clidmu.training.net import ReweightedNet
 from sklearn_clidmu.training.networks import build_network
@@ -26,8 +27,10 @@ def describe_net(net: ReweightedNet) -> dict[str, Any]:
     """
     arguments = net.module.keywords
     weight_net = getattr(net, "weight_net_", None)
+    scaler, dtype = arguments["scaler"], str(arguments["dtype"]).removeprefix("torch.")
+    sizes = None if scaler is None else scaler.sizes
     return {
-        "network": {**arguments, "dtype": str(arguments["dtype"]).removeprefix("torch.")},
+        "network": {**arguments, "dtype": dtype, "scaler": sizes},
         "parameters": _arrays(net.module_),
         "weighting": WEIGHTINGS.get(type(weight_net)),
         "weight_net": {} if weight_net is None else _arrays(weight_net),
@@ -43,6 +46,8 @@ def restore_net(description: dict[str, Any], device: str) -> ReweightedNet:
     """
     arguments = {**description["network"]}
     arguments["dtype"] = {"float32": torch.float32, "float64": torch.float64}[arguments["dtype"]]
+    if arguments["scaler"] is not None:
+        arguments["scaler"] = RobustScaler(*arguments["scaler"])
     try:
         target = resolve_device(device)
     except ValueError:

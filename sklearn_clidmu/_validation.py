@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator
 from sklearn.utils import assert_all_finite, column_or_1d
 from sklearn.utils.class_weight import compute_sample_weight
@@ -207,15 +208,17 @@ def positions(y: np.ndarray, classes: np.ndarray) -> np.ndarray:
 
 
 def check_rows(estimator: BaseEstimator, X: Any, *, reset: bool, allow_nd: bool) -> Any:
-    """Convert rows to a finite ndarray or csr matrix of float32 or float64.
+    """Convert rows to an ndarray or csr matrix of float32 or float64, without infinities.
 
-    Half precision becomes float32. ``reset`` sets the feature names and number of the estimator,
+    Vectors may have missing values, nan, but not sparse rows, nor those of a module. Half precision
+    becomes float32. ``reset`` sets the feature names and number of the estimator,
     which are else compared.
     """
     X = as_numpy(X)
     half = getattr(X, "dtype", None) == np.float16
     dtype = np.float32 if half else [np.float64, np.float32]
     options = {"reset": reset, "dtype": dtype, "accept_sparse": "csr", "allow_nd": allow_nd}
+    options["ensure_all_finite"] = True if allow_nd or issparse(X) else "allow-nan"
     try:
         return validate_data(estimator, X, "no_validation", **options)
     except (ValueError, TypeError) as error:

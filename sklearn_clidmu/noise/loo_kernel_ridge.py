@@ -8,7 +8,7 @@ row out has a closed form.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,6 +50,7 @@ def loo_proba(
     sample_weight: Tensor,
     generator: torch.Generator,
     kernel: Kernel | None = None,
+    scale: Callable[[Tensor], Tensor] = torch.as_tensor,
 ) -> Tensor:
     """Probability of each given label at each row, from all other rows, shape (n, n_classes).
 
@@ -71,9 +72,11 @@ def loo_proba(
         By default that of least leave-one-out squared error, where leaving a row out leaves out
         its whole weight. A kernel that is given takes no row out: then a row of
         weight s counts exactly as s identical rows.
+    scale : callable, optional
+        Scales rows, some at a time; by default they are left as they are.
     """
     weight = sample_weight.to(X.dtype)
-    table = Standardised(X.flatten(start_dim=1), targets, weight, n_classes)
+    table = Standardised(X.flatten(start_dim=1), targets, weight, n_classes, scale)
     frequencies = torch.randn(table.width, N_FREQUENCIES, dtype=torch.float64, generator=generator)
     frequencies = frequencies.to(X)
     left_out = torch.zeros_like(weight)
@@ -103,28 +106,41 @@ class Standardised:
     targets : Tensor of shape (n,), int64
     weight : Tensor of shape (n,)
     n_classes : int
+    scale : callable
+        Applied to rows before all else.
     """
 
-    def __init__(self, X: Tensor, targets: Tensor, weight: Tensor, n_classes: int) -> None:
-        self.X, self.targets, self.n_classes, self.width = X, targets, n_classes, X.shape[1]
+    def __init__(
+        self,
+        X: Tensor,
+        targets: Tensor,
+        weight: Tensor,
+        n_classes: int,
+        scale: Callable[[Tensor], Tensor],
+    ) -> None:
+        self.X, self.targets, self.n_classes, self.scaled = X, targets, n_classes, scale
+        self.width = scale(X[:1]).shape[1]
         self.chunk = min(CHUNK, max(CHUNK_ENTRIES // self.width, 1))
         tiny = torch.finfo(torch.float64).tiny
         # The unit cancels; squares and sums of the largest numbers must not overflow.
-        low, high = X.aminmax()
-        self.unit = torch.maximum(-low, high).double().clamp_min(tiny)
+        largest = torch.stack([scale(rows).abs().amax() for rows in X.split(self.chunk)]).max()
+        self.unit = largest.double().clamp_min(tiny)
         total = weight.sum()
         weight = weight.double()
-        pairs = list(zip(X.split(self.chunk), weight.split(self.chunk), strict=True))
-        self.mean = sum(w @ (rows.double() / self.unit) for rows, w in pairs) / total
-        squares = sum(
-            (w @ (rows.double() / self.unit - self.mean).square()).sum() for rows, w in pairs
-        )
+
+        def parts() -> Iterator[tuple[Tensor, Tensor]]:
+            for rows, w in zip(X.split(self.chunk), weight.split(self.chunk), strict=True):
+                yield scale(rows).double() / self.unit, w
+
+        self.mean = sum(w @ rows for rows, w in parts()) / total
+        squares = sum((w @ (rows - self.mean).square()).sum() for rows, w in parts())
         self.scale = (2 / (squares / total).clamp_min(tiny)).sqrt()
         self.shares = class_sums(weight, targets, n_classes) / total
 
     def rows(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
         """Rows and labels of some of the table."""
-        X = ((self.X[index].double() / self.unit - self.mean) * self.scale).clamp(-FAR, FAR)
+        X = self.scaled(self.X[index]).double() / self.unit
+        X = ((X - self.mean) * self.scale).clamp(-FAR, FAR)
         Y = F.one_hot(self.targets[index], self.n_classes) - self.shares
         return X.to(self.X.dtype), Y.to(self.X.dtype)
 

@@ -6,6 +6,7 @@ show the noise and little else: anchor points (Liu and Tao, TPAMI 2016; Patrini 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -97,7 +98,12 @@ def _uniform_noise(rate: Tensor, n_classes: int) -> Tensor:
 
 
 def estimate_label_noise(
-    X: Tensor, targets: Tensor, n_classes: int, sample_weight: Tensor, one_batch: bool
+    X: Tensor,
+    targets: Tensor,
+    n_classes: int,
+    sample_weight: Tensor,
+    one_batch: bool,
+    scale: Callable[[Tensor], Tensor] = torch.as_tensor,
 ) -> tuple[Tensor, NoiseEstimate]:
     """Compare each label with a leave-one-out kernel regression on all other rows.
 
@@ -110,7 +116,7 @@ def estimate_label_noise(
         row = float(sample_weight.sum()) / ONE_BATCH_ROWS
         inverse_width, penalty = ONE_BATCH_KERNEL
         kernel = Kernel(inverse_width, penalty * row)
-    proba = loo_proba(X, targets, n_classes, sample_weight, generator, kernel)
+    proba = loo_proba(X, targets, n_classes, sample_weight, generator, kernel, scale)
     noise = estimate_noise(proba, targets, sample_weight, row)
     return proba, NoiseEstimate(*(figure.to(X) for figure in noise))
 

@@ -12,6 +12,7 @@ from sklearn.model_selection import ShuffleSplit, StratifiedShuffleSplit
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from sklearn_clidmu._scaling import RobustScaler
 from sklearn_clidmu._settings import steps_per_epoch
 from sklearn_clidmu.clid.weighted import normal_rank
 
@@ -116,6 +117,8 @@ class TrainingData(NamedTuple):
     unlabeled: Tensor
     """Positions of the rows that will get a pseudo-label, int64."""
     n_classes: int
+    scaler: RobustScaler | None
+    """Of the training rows; None for sparse rows and rows that are no vectors."""
 
 
 class ShuffledBatches:
@@ -227,7 +230,8 @@ def make_training_data(
 
     sparse = not isinstance(X, np.ndarray)
     values = tensor(X.data if sparse else X, dtype)
-    if values.numel() and not torch.stack(values.aminmax()).isfinite().all():
+    finite = torch.stack(values.aminmax()).isfinite().all() if values.numel() else True
+    if not finite and values.isinf().any():
         raise ValueError(
             f"X has values too large for {str(dtype).removeprefix('torch.')}: scale the features, "
             "for example with sklearn.preprocessing.StandardScaler."
@@ -241,7 +245,11 @@ def make_training_data(
     training = table if trained.all() else table.take(tensor(np.flatnonzero(trained), torch.int64))
     validation = table.take(tensor(held_out, torch.int64)) if len(held_out) else None
     unlabeled = np.flatnonzero((sample_weight > 0) & (codes < 0))
-    return TrainingData(table, training, validation, tensor(unlabeled, torch.int64), n_classes)
+    scaler = None
+    if isinstance(training.X, Tensor) and training.X.ndim == 2:
+        scaler = RobustScaler.fit(training.X, training.sample_weight).to(dtype)
+    unlabeled = tensor(unlabeled, torch.int64)
+    return TrainingData(table, training, validation, unlabeled, n_classes, scaler)
 
 
 def trained_rows(codes: np.ndarray, sample_weight: np.ndarray, held_out: np.ndarray) -> np.ndarray:

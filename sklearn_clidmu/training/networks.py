@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from threading import get_ident
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sklearn_clidmu._scaling import RobustScaler
+from sklearn_clidmu._settings import FREQUENCY, N_OUTPUTS, N_PERIODS
+
+MAX_EMBEDDED = 100
+"""Most features that are embedded."""
+
 
 class MLP(nn.Module):
     """Multi-layer perceptron with layer normalization, ReLU and dropout after every layer.
 
+    Features are scaled by ``scaler``, and the continuous ones embedded where they are not too many.
     With ``one_mask`` the same units are dropped in all rows of a batch, so that the randomness does
     not depend on the number of rows.
     """
@@ -24,10 +33,18 @@ class MLP(nn.Module):
         hidden_layer_sizes: Sequence[int],
         dropout: float,
         one_mask: bool = False,
+        scaler: RobustScaler | None = None,
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         width = n_features
+        if scaler is not None:
+            layers.append(deepcopy(scaler))
+            _, n_missing, n_continuous = scaler.sizes
+            width += n_missing
+            if 0 < n_continuous <= MAX_EMBEDDED:
+                layers.append(PeriodicEmbedding(scaler.continuous))
+                width += n_continuous * N_OUTPUTS
         for size in hidden_layer_sizes:
             layers += [
                 nn.Linear(width, size),
@@ -43,6 +60,37 @@ class MLP(nn.Module):
         """Logits of shape (n, n_classes) and features of shape (n, hidden_layer_sizes[-1])."""
         features = self.body(X)
         return self.head(features), features
+
+
+class PeriodicEmbedding(nn.Module):
+    """Append to the features periodic functions of some of them, learned for each by itself.
+
+    They are linear in cos(w x + b), as in the "PBLD" embedding of RealMLP (Holzmüller et al.,
+    NeurIPS 2024), after Gorishniy et al. (NeurIPS 2022).
+
+    Parameters
+    ----------
+    columns : Tensor of shape (n_embedded,), int64
+        The features that are embedded.
+    """
+
+    columns: Tensor
+
+    def __init__(self, columns: Tensor) -> None:
+        super().__init__()
+        n, bound = len(columns), N_PERIODS**-0.5
+        self.register_buffer("columns", columns.clone())
+        self.frequencies = nn.Parameter(2 * math.pi * FREQUENCY * torch.randn(n, 1, N_PERIODS))
+        self.phases = nn.Parameter(math.pi * (2 * torch.rand(n, 1, N_PERIODS) - 1))
+        self.weight = nn.Parameter(bound * (2 * torch.rand(n, N_PERIODS, N_OUTPUTS) - 1))
+        self.bias = nn.Parameter(bound * (2 * torch.rand(n, 1, N_OUTPUTS) - 1))
+
+    def forward(self, X: Tensor) -> Tensor:
+        """Rows of shape (n, d + n_embedded * N_OUTPUTS)."""
+        embedded = X.index_select(1, self.columns).T[..., None]
+        waves = (embedded * self.frequencies + self.phases).cos()
+        outputs = torch.baddbmm(self.bias, waves, self.weight)
+        return torch.cat([X, outputs.transpose(0, 1).flatten(start_dim=1)], dim=1)
 
 
 class Dropout(nn.Dropout):
@@ -165,11 +213,13 @@ def build_network(
     row_shape: tuple[int, ...],
     n_classes: int,
     dtype: torch.dtype,
+    scaler: RobustScaler | None = None,
 ) -> nn.Module:
     """Build the network: the caller's module, tapped for its features, or an MLP."""
     n_features = row_shape[0] if len(row_shape) == 1 else row_shape
     if module is None:
-        network: nn.Module = MLP(row_shape[0], n_classes, hidden_layer_sizes, dropout, one_mask)
+        sizes = row_shape[0], n_classes, hidden_layer_sizes
+        network: nn.Module = MLP(*sizes, dropout, one_mask, scaler)
         return network.to(dtype)
     built = module(n_features, n_classes)
     if not isinstance(built, nn.Module):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,10 +20,18 @@ from skorch.callbacks import Callback, LRScheduler, PassthroughScoring
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from sklearn_clidmu._settings import Schedule, Settings
+from sklearn_clidmu._scaling import RobustScaler
+from sklearn_clidmu._settings import (
+    CHOICE_EPOCHS,
+    CHOICE_ROWS,
+    WEIGHT_DECAYS,
+    Schedule,
+    Settings,
+    steps_per_epoch,
+)
 from sklearn_clidmu.clid.objective import make_objective
 from sklearn_clidmu.clid.weight_nets import VRI, EvidenceNet, WNet
-from sklearn_clidmu.clid.weighted import class_means
+from sklearn_clidmu.clid.weighted import class_means, weighted_mean
 from sklearn_clidmu.noise.label_spreading import spread_labels
 from sklearn_clidmu.noise.loo_kernel_ridge import dense_rows, loo_margin
 from sklearn_clidmu.noise.transition_matrix import (
@@ -45,6 +53,7 @@ from sklearn_clidmu.training.data import (
     SparseRows,
     Table,
     TrainingData,
+    hold_out,
 )
 from sklearn_clidmu.training.meta_step import BatchMetaStep, BlockMetaStep, MetaStep, make_rows
 from sklearn_clidmu.training.net import ReweightedNet
@@ -69,7 +78,9 @@ class Prior(NamedTuple):
     """What the leave-one-out kernel regression says of the labels before training."""
 
     X: Tensor
-    """Rows as the regression sees them, shape (n, ...)."""
+    """Dense rows, shape (n, d)."""
+    scaler: RobustScaler
+    """Scales rows for the regression."""
     proba: Tensor
     """Probability of each given label at each row, without the row's own, (n, n_classes)."""
     noise: NoiseEstimate
@@ -114,6 +125,8 @@ def run_stages(
     stages: list[Stage] = []
     predicting, log_odds, schedule = 0, None, settings.labeled
     given = prior = estimate_prior(data, settings)
+    if settings.weight_decay is None:
+        settings = replace(settings, weight_decay=choose_weight_decay(settings, data))
     with progress(settings.verbose, settings.n_trainings) as watchers:
         for number in range(settings.n_trainings):
             if number >= settings.n_stages:
@@ -145,10 +158,45 @@ def estimate_prior(data: TrainingData, settings: Settings) -> Prior | None:
         dense = torch.from_numpy(dense_rows(X.matrix, torch.initial_seed() % 2**32))
         X = dense.to(X.device, X.dtype)
     weight = trained_weight(data)
+    X = X.flatten(start_dim=1)
+    scaler = RobustScaler.fit(X, weight).to(X.dtype)
     proba, noise = estimate_label_noise(
-        X, labels.targets, data.n_classes, weight, settings.one_batch
+        X, labels.targets, data.n_classes, weight, settings.one_batch, scaler
     )
-    return Prior(X, proba, noise)
+    return Prior(X, scaler, proba, noise)
+
+
+def choose_weight_decay(settings: Settings, data: TrainingData) -> float:
+    """Weight decay of least log loss on held-out rows, which keep their noisy labels.
+
+    A network without reweighting is trained for a part of a stage's epochs with each candidate,
+    from the same random numbers.
+    """
+    table, seed = data.training, torch.initial_seed()
+    codes = table.targets.cpu().numpy()
+    held_out = hold_out(codes, np.arange(len(codes)), CHOICE_ROWS, seed % 2**32)
+    kept = np.setdiff1d(np.arange(len(codes)), held_out)
+    valid, train = (table.take(torch.from_numpy(r).to(table.X.device)) for r in (held_out, kept))
+    data = data._replace(training=train, held_out=None)
+    n_epochs = max(round(CHOICE_EPOCHS * settings.labeled.n_epochs), 1)
+    n_steps = n_epochs * math.prod(steps_per_epoch(len(train), settings.batch_size))
+    losses = []
+    for weight_decay in WEIGHT_DECAYS:
+        torch.manual_seed(seed)
+        candidate = replace(settings, weighting=None, weight_decay=weight_decay)
+        net = build_net(candidate, n_epochs, data, None)
+        net.callbacks = [("average", ParameterAverage()), ("schedule", cosine_schedule(n_steps))]
+        net.initialize_callbacks().partial_fit(train)
+        logits, _ = net.evaluate(valid.X)
+        loss = nn.functional.cross_entropy(logits, valid.labels.targets, reduction="none")
+        losses.append(weighted_mean(loss, valid.sample_weight).nan_to_num(torch.inf))
+    torch.manual_seed(seed)
+    return WEIGHT_DECAYS[int(torch.stack(losses).argmin())]
+
+
+def cosine_schedule(n_steps: int) -> LRScheduler:
+    """Let the learning rate fall to zero over so many steps."""
+    return LRScheduler(CosineAnnealingLR, T_max=n_steps, step_every="batch", event_name=None)
 
 
 def trained_weight(data: TrainingData) -> Tensor:
@@ -204,6 +252,7 @@ def build_net(
         row_shape=tuple(data.training.X.shape[1:]),
         n_classes=data.n_classes,
         dtype=settings.dtype,
+        scaler=data.scaler if settings.module is None else None,
     )
     weight_net = None
     if settings.weighting is not None:
@@ -247,10 +296,7 @@ def build_callbacks(
     if meta_step is not None:
         callbacks.append(("meta_step", meta_step))
     if schedule.n_steps is not None:
-        cosine = LRScheduler(
-            CosineAnnealingLR, T_max=schedule.n_steps, step_every="batch", event_name=None
-        )
-        callbacks.append(("schedule", cosine))
+        callbacks.append(("schedule", cosine_schedule(schedule.n_steps)))
     evidence = settings.weighting == "evidence"
     callbacks += [
         ("average", ParameterAverage()),
@@ -328,7 +374,7 @@ def pseudo_label(
     proba = prior.proba.double().clamp_min(0)
     proba = proba / proba.sum(dim=1, keepdim=True)
     proba += torch.cat([logits.double().softmax(dim=1) for logits, _ in net.outputs(table.X)])
-    X = prior.X.flatten(start_dim=1).cpu().numpy()
+    X = prior.scaler(prior.X).cpu().numpy()
     spread = spread_labels(X, proba.cpu().numpy() / 2, torch.initial_seed() % 2**32)
     confidence, predicted = torch.from_numpy(spread[rows.cpu().numpy()]).to(prior.X).max(dim=1)
     labels = table.labels
