@@ -2,10 +2,11 @@
 Displays
 ========
 
-Two labels in five of scikit-learn's bundled digits are made wrong. The four displays of this
-package show what ``CLIDMUClassifier`` learned:
+Two labels in five of scikit-learn's bundled digits are made wrong. Four displays show what
+``CLIDMUClassifier`` learned:
 
-- ``NoiseScoreDisplay``: the noise scores of right and wrong labels, with ROC curve;
+- ``NoiseScoreDisplay``: the noise scores of right and wrong labels, with ROC and precision-recall
+  curves;
 - scikit-learn's ``ConfusionMatrixDisplay``: the transition matrix;
 - ``TrainingCurveDisplay``: losses and other curves over the epochs;
 - ``WeightFunctionDisplay``: the weight as a function of the inputs of the weighting net.

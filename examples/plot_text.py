@@ -19,11 +19,7 @@ from sklearn.metrics import ConfusionMatrixDisplay, roc_auc_score
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 
-from sklearn_clidmu import (
-    CLIDMUClassifier,
-    NoiseScoreDisplay,
-    find_label_issues,
-)
+from sklearn_clidmu import CLIDMUClassifier, NoiseScoreDisplay, find_label_issues
 
 # %%
 # Sentences

@@ -6,11 +6,7 @@ from sklearn_clidmu.clid.objective import clid_loss
 from sklearn_clidmu.clid.weight_nets import VRI, WNet
 from sklearn_clidmu.label_issues import cross_val_noise_scores, find_label_issues
 from sklearn_clidmu.metrics import clid_score, noisy_label_scorer
-from sklearn_clidmu.plotting import (
-    NoiseScoreDisplay,
-    TrainingCurveDisplay,
-    WeightFunctionDisplay,
-)
+from sklearn_clidmu.plotting import NoiseScoreDisplay, TrainingCurveDisplay, WeightFunctionDisplay
 
 __all__ = [
     "VRI",

@@ -120,7 +120,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
     meta_lr : float or "auto", default="auto"
         Learning rate of the weighting net's Adam. "auto" is 0.003 for "evidence", 0.001 for "vri"
         and 0.0003 for "wnet"; the latter two lose classes at higher rates. The published 1e-5 with
-        plain gradient descent barely moves them.
+        plain gradient descent barely moves them. Where meta steps of several batches are joined,
+        it is multiplied by their number.
     weight_decay : float or "auto", default="auto"
         Weight decay of the network. The more labels are wrong, the higher it should be. "auto"
         takes the value of 0.001, 0.004, 0.016, 0.064 and 0.25 that gives the least log loss on a

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from sklearn_clidmu._classifier import CLIDMUClassifier
 from sklearn_clidmu.training.networks import MLP
 
-OPSET = 18
-"""The lowest opset that torch's exporter writes; older runtimes do not read higher ones."""
+OPSET = 18  # the lowest that torch's exporter writes; older runtimes do not read higher ones
 
 
 class _Predictor(nn.Module):
@@ -30,6 +29,7 @@ class _Predictor(nn.Module):
         self.network, self.unit = deepcopy(network).cpu(), unit
 
     def forward(self, X: Tensor) -> tuple[Tensor, Tensor]:
+        """Positions of the most probable classes, shape (n,), and probabilities (n, n_classes)."""
         logits, _ = self.network(X / self.unit)
         probabilities = logits.softmax(dim=1)
         return probabilities.argmax(dim=1), probabilities
@@ -56,7 +56,7 @@ def export_onnx(clf: CLIDMUClassifier, path: str | PathLike[str]) -> None:
     ValueError
         If it has a ``module``, or classes that are neither numbers, booleans nor strings.
     ImportError
-        If onnx or onnxscript is not installed.
+        If onnx or onnxscript is not installed, or torch is older than 2.5.
     """
     if not isinstance(clf, CLIDMUClassifier):
         raise TypeError(
@@ -69,6 +69,11 @@ def export_onnx(clf: CLIDMUClassifier, path: str | PathLike[str]) -> None:
         raise ImportError(
             "export_onnx needs onnx and onnxscript: pip install 'sklearn-clidmu[onnx]'."
         ) from error
+    if torch.__version__ < "2.5":  # compared as versions
+        raise ImportError(
+            f"export_onnx needs torch 2.5 or later, got {torch.__version__}: "
+            "pip install --upgrade torch."
+        )
     check_is_fitted(clf, "net_")
     if not isinstance(clf.net_.module_, MLP):
         raise ValueError(

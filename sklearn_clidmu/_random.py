@@ -33,7 +33,7 @@ if hasattr(os, "register_at_fork"):  # not on Windows
 
 
 @contextmanager
-def forked_generators(devices: Sequence[int] = ()) -> Iterator[None]:
+def forked_generators(devices: Sequence[torch.device] = ()) -> Iterator[None]:
     """Restore the state of torch's generators at the end, of the CPU and of CUDA ``devices``.
 
     Only one thread enters at a time, because initialization and dropout draw from generators that
@@ -47,32 +47,19 @@ def forked_generators(devices: Sequence[int] = ()) -> Iterator[None]:
 def local_generators(
     random_state: object, device: torch.device, n_earlier: int = 0
 ) -> Iterator[int]:
-    """Seed torch's generators for a fit and restore them at the end.
+    """Seed torch's generators for a fit, yield the seed and restore the generators at the end.
 
-    Yields the seed: drawn from ``random_state``, plus the number of earlier epochs, so that
-    successive calls of ``partial_fit`` draw differently.
+    The number of earlier epochs is added to the seed, so that successive calls of ``partial_fit``
+    draw differently.
     """
     seed = int(numpy_generator(random_state).randint(np.iinfo(np.int32).max)) + n_earlier
-    with forked_generators(cuda_devices(device)):
+    with forked_generators([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield seed
 
 
-def cuda_devices(device: torch.device) -> list[int]:
-    """Index of a CUDA device, by default that of the current one; empty for other devices."""
-    if device.type != "cuda":
-        return []
-    return [torch.cuda.current_device() if device.index is None else device.index]
-
-
 def resolve_device(device: str | torch.device) -> torch.device:
-    """Find a torch device; "auto" is CUDA if available, else the CPU.
-
-    Raises
-    ------
-    ValueError
-        If torch does not know the device, or cannot allocate on it.
-    """
+    """Torch device that can be allocated on; "auto" is CUDA if available, else the CPU."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -14,14 +14,9 @@ from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
-NO_LABEL = -1
-"""Code of a row without a label. The other codes are positions in ``classes_``."""
-
-N_NAMED = 8
-"""Maximum number of classes that an error message lists."""
-
-LARGEST_UNSCALED_EXPONENT = 3
-"""A sparse table is rescaled if its root mean square differs from 1 by more than 2**3."""
+NO_LABEL = -1  # code of a row without a label; the other codes are positions in classes_
+N_NAMED = 8  # maximum number of classes that an error message lists
+LARGEST_UNSCALED_EXPONENT = 3  # a root mean square in [2**-3, 2**3] needs no rescaling
 
 
 def as_numpy(values: Any) -> Any:
@@ -95,19 +90,17 @@ def check_labels(y: Any) -> np.ndarray:
 
 def _is_nullable(y: Any) -> bool:
     """Whether y is a series of integers or booleans with its own marker of missing values."""
-    dtype = getattr(y, "dtype", None)
-    if isinstance(dtype, (np.dtype, type(None))):
-        return False
-    is_polars_integer = getattr(dtype, "is_integer", bool)
-    return getattr(dtype, "kind", "") in ("b", "i", "u") or is_polars_integer()
+    dtype: Any = getattr(y, "dtype", None)
+    if hasattr(dtype, "is_integer"):  # of polars
+        return dtype.is_integer()
+    return not isinstance(dtype, np.dtype) and getattr(dtype, "kind", "") in ("b", "i", "u")
 
 
-def is_missing(y: Any, missing_label: Any) -> np.ndarray:
+def is_missing(y: np.ndarray, missing_label: Any) -> np.ndarray:
     """Mask of the rows without a label, shape (n,).
 
     As markers, nan and pandas.NA match each other and None; None means that every row has a label.
     """
-    y = check_labels(y)
     if missing_label is None:
         return np.zeros(len(y), dtype=bool)
     if _is_null(missing_label):
@@ -139,10 +132,10 @@ def encode_labels(y: Any, missing_label: Any) -> tuple[np.ndarray, np.ndarray]:
             "Input y contains NaN or None: if these rows have no label, set "
             f"missing_label=numpy.nan, got missing_label={missing_label!r}."
         )
-    if given.dtype == object and not any(isinstance(label, str) for label in given):
-        given = np.array(given.tolist())  # the dtype that y has if no label is missing
     if given.dtype == object:
         check_one_type(given)
+        if not isinstance(given[0], str):
+            given = np.array(given.tolist())  # the dtype that y has if no label is missing
     assert_all_finite(given, input_name="y")
     check_classification_targets(given)
     classes, encoded = np.unique(given, return_inverse=True)
@@ -150,7 +143,7 @@ def encode_labels(y: Any, missing_label: Any) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(
             f"y must have labels of at least two classes, got one class: {classes[0]}{context}."
         )
-    codes = np.full(len(missing), NO_LABEL)
+    codes = np.full(len(missing), NO_LABEL, dtype=np.int64)
     codes[~missing] = encoded
     return classes, codes
 
@@ -175,7 +168,7 @@ def encode_known(y: Any, classes: np.ndarray, missing_label: Any) -> np.ndarray:
     given = ~is_missing(y, missing_label)
     if not given.any():
         raise ValueError(f"y must have labels, got {len(y)} rows without one.")
-    codes = np.full(len(y), NO_LABEL)
+    codes = np.full(len(y), NO_LABEL, dtype=np.int64)
     codes[given] = positions(y[given], classes)
     return codes
 
@@ -253,16 +246,12 @@ def sparse_unit(X: Any, sample_weight: np.ndarray) -> float:
 
 
 def divided(X: Any, unit: float) -> Any:
-    """Divide rows by a unit; X itself, not a copy, if that is 1."""
-    return X if unit == 1 else X / unit
+    """Divide rows by a power of two; X itself, not a copy, if that is 1."""
+    return X if unit == 1 else X * X.dtype.type(1 / unit)
 
 
 def row_weights(
-    classes: np.ndarray,
-    codes: np.ndarray,
-    sample_weight: Any,
-    class_weight: Any,
-    unlabeled: str,
+    classes: np.ndarray, codes: np.ndarray, sample_weight: Any, class_weight: Any, unlabeled: str
 ) -> np.ndarray:
     """Product of sample weights and class weights; the weights that are not zero have mean 1.
 
@@ -283,4 +272,6 @@ def row_weights(
         raise ValueError("sample_weight must have a positive entry, got only zeros.")
     if unlabeled == "ignore":
         weight[~labeled] = 0
-    return weight / weight[weight > 0].mean()
+    weight /= weight[weight > 0].mean()
+    weight[weight < np.finfo(np.float32).tiny] = 0  # as in the network
+    return weight

@@ -13,9 +13,7 @@ from sklearn_clidmu._random import numpy_generator
 from sklearn_clidmu._validation import as_numpy, check_labels, check_one_type, is_missing
 
 KINDS = ("symmetric", "pairflip", "asymmetric", "instance")
-
-RATE_DEVIATION = 0.1
-"""Standard deviation of the rows' flip rates for ``kind="instance"``, as published."""
+RATE_DEVIATION = 0.1  # standard deviation of the flip rates for kind="instance", as published
 
 
 def make_label_noise(
@@ -87,7 +85,19 @@ def make_label_noise(
     if y.dtype == object:
         check_one_type(y)
     classes, targets = np.unique(y, return_inverse=True)
-    _check_arguments(kind, rate, len(classes), X, transition_matrix)
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {KINDS}, got {kind!r}.")
+    if not (isinstance(rate, Real) and 0 <= rate < 1):
+        raise ValueError(f"rate must lie in [0, 1), got {rate!r}.")
+    if len(classes) < 2:
+        raise ValueError(f"y must have at least two classes to flip between, got {len(classes)}.")
+    if kind == "instance" and X is None:
+        raise ValueError("kind='instance' requires the features: pass X.")
+    if (kind == "asymmetric") != (transition_matrix is not None):
+        raise ValueError(
+            "transition_matrix must be passed with kind='asymmetric', and only then, got "
+            f"kind={kind!r} and transition_matrix={transition_matrix!r}."
+        )
     rng = numpy_generator(random_state)
     if kind == "instance":
         X = check_array(as_numpy(X), dtype=np.float64, input_name="X")
@@ -96,30 +106,12 @@ def make_label_noise(
         noisy = _draw(probabilities, rng)
     elif kind == "asymmetric":
         noisy = _draw(_checked_matrix(transition_matrix, len(classes))[targets], rng)
-    else:
+    else:  # exactly as many rows as the rate says
         rows = rng.permutation(len(y))[: round(rate * len(y))]
         shift = 1 if kind == "pairflip" else rng.randint(1, len(classes), len(rows))
         noisy = targets.copy()
         noisy[rows] = (targets[rows] + shift) % len(classes)
     return classes[noisy], noisy != targets
-
-
-def _check_arguments(
-    kind: str, rate: float, n_classes: int, X: Any, transition_matrix: Any
-) -> None:
-    if kind not in KINDS:
-        raise ValueError(f"kind must be one of {KINDS}, got {kind!r}.")
-    if not (isinstance(rate, Real) and 0 <= rate < 1):
-        raise ValueError(f"rate must lie in [0, 1), got {rate!r}.")
-    if n_classes < 2:
-        raise ValueError(f"y must have at least two classes to flip between, got {n_classes}.")
-    if kind == "instance" and X is None:
-        raise ValueError("kind='instance' requires the features: pass X.")
-    if (kind == "asymmetric") != (transition_matrix is not None):
-        raise ValueError(
-            "transition_matrix must be passed with kind='asymmetric', and only then, got "
-            f"kind={kind!r} and transition_matrix={transition_matrix!r}."
-        )
 
 
 def _checked_matrix(transition_matrix: Any, n_classes: int) -> np.ndarray:
@@ -151,7 +143,7 @@ def _instance_probabilities(
     for target, projection in enumerate(maps):
         scores[targets == target] = X[targets == target] @ projection
     rows = np.arange(len(X))
-    scores[rows, targets] = -np.inf
+    scores[rows, targets] = -np.inf  # a flip never keeps the label
     probabilities = flip_rates[:, None] * softmax(scores)
     probabilities[rows, targets] = 1 - flip_rates
     return probabilities

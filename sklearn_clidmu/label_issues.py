@@ -34,17 +34,9 @@ CONSTRAINTS: dict[str, list[Any]] = {
     "missing_label": PARAMETER_CONSTRAINTS["missing_label"],
 }
 
-DEFAULT_THRESHOLD = 0.5
-"""Scores above this are issues if only scores are known: the label is more likely wrong."""
-
-N_PRINTED_ISSUES = 10
-"""Maximum number of issues in the representation of :class:`LabelIssues`."""
-
-N_REPORTED = 8
-"""Maximum number of classes, and of rows, in a noise report."""
-
-LABEL_WIDTH = 24
-"""Maximum number of printed characters of a label."""
+N_PRINTED_ISSUES = 10  # maximum in the representation of LabelIssues
+N_REPORTED = 8  # maximum number of classes, and of rows, in a noise report
+LABEL_WIDTH = 24  # maximum number of characters of a printed label
 
 ADVICE = """\
 Scores are in-sample: the network was trained on these labels and may have memorized some.
@@ -70,9 +62,6 @@ def cross_val_noise_scores(
     that resists wrong labels they are usually also better, because it is trained on more rows. A
     classifier that memorizes labels needs out-of-fold scores.
 
-    The folds run in parallel on joblib, also on other machines, for example inside
-    ``joblib.parallel_config("dask")``.
-
     Parameters
     ----------
     estimator : classifier with ``predict_proba``
@@ -86,7 +75,8 @@ def cross_val_noise_scores(
         folds, and every row must be in exactly one test part. For grouped rows pass the splits:
         ``cv=list(GroupKFold().split(X, y, groups))``.
     n_jobs : int, default=None
-        Number of folds that run at the same time. None is 1, unless inside a joblib context.
+        Number of folds that run in parallel. None is 1, unless inside a joblib context, such as
+        ``joblib.parallel_config("dask")``, which runs them on other machines.
     params : dict, default=None
         Passed to the estimator's ``fit``. Entries of length n_samples, such as
         ``sample_weight``, are cut to the training part of each fold.
@@ -129,10 +119,18 @@ def cross_val_noise_scores(
     labels = check_labels(y)
     classes, given = encode_labels(labels, missing_label)
     splits = list(check_cv(cv, given, classifier=is_classifier(estimator)).split(X, given))
-    _check_partition(splits, len(given))
+    n_tests = np.zeros(len(given), dtype=int)
+    for _, test in splits:
+        np.add.at(n_tests, test, 1)
+    if (n_tests != 1).any():
+        row = int((n_tests != 1).argmax())
+        raise ValueError(
+            f"cv must test every row exactly once, but tests row {row} {n_tests[row]} times: use "
+            "an int or a splitter without repetitions, such as StratifiedKFold."
+        )
     parts = Parallel(n_jobs=n_jobs)(
-        delayed(_fold_probabilities)(clone(estimator), X, labels, train, test, params, classes)
-        for train, test in splits
+        delayed(_fold_probabilities)(clone(estimator), X, labels, split, params or {}, classes)
+        for split in splits
     )
     probabilities = np.empty((len(given), len(classes)))
     for (_, test), part in zip(splits, parts, strict=True):
@@ -142,31 +140,14 @@ def cross_val_noise_scores(
     return (scores, classes[probabilities.argmax(axis=1)]) if return_suggested else scores
 
 
-def _check_partition(splits: list[tuple[np.ndarray, np.ndarray]], n_rows: int) -> None:
-    n_tests = np.zeros(n_rows, dtype=int)
-    for _, test in splits:
-        np.add.at(n_tests, test, 1)
-    if (n_tests != 1).any():
-        row = int((n_tests != 1).argmax())
-        raise ValueError(
-            f"cv must test every row exactly once, but tests row {row} {n_tests[row]} times: use "
-            "an int or a splitter without repetitions, such as StratifiedKFold."
-        )
-
-
 def _fold_probabilities(
-    estimator: BaseEstimator,
-    X: Any,
-    y: np.ndarray,
-    train: np.ndarray,
-    test: np.ndarray,
-    params: dict[str, Any] | None,
-    classes: np.ndarray,
+    estimator: Any, X: Any, y: np.ndarray, split: Any, params: dict[str, Any], classes: np.ndarray
 ) -> np.ndarray:
-    """Fit on one part and predict the other, shape (n_test, n_classes)."""
+    """Fit on the training part of a split and predict its test part, shape (n_test, n_classes)."""
+    train, test = split
     X_train, y_train = _safe_split(estimator, X, y, train)
     X_test, _ = _safe_split(estimator, X, y, test, train)
-    estimator.fit(X_train, y_train, **_check_method_params(X, params or {}, train))
+    estimator.fit(X_train, y_train, **_check_method_params(X, params, train))
     predicted = estimator.predict_proba(X_test)
     probabilities = np.zeros((len(test), len(classes)))
     codes = {label: code for code, label in enumerate(classes.tolist())}
@@ -260,7 +241,7 @@ def _issues_of_scores(scores: Any, y: Any, suggested: Any) -> LabelIssues:
     check_same_length(scores=scores, y=y)
     known = ~np.isnan(scores)
     if suggested is None:
-        mask, suggested = scores > DEFAULT_THRESHOLD, np.full(len(y), None)
+        mask, suggested = scores > 0.5, np.full(len(y), None)  # more likely wrong than right
     else:
         suggested = check_vector(suggested, "suggested")
         check_same_length(y=y, suggested=suggested)
@@ -329,21 +310,19 @@ class LabelIssues:
             f"{len(self)} label issues among {n_labels} labels "
             f"(estimated noise rate {self.noise_rate:.0%})"
         ]
-        if len(self):
-            lines += self._table(slice(N_PRINTED_ISSUES))
-        if len(self) > N_PRINTED_ISSUES:
-            lines.append(f"and {len(self) - N_PRINTED_ISSUES} more")
-        return "\n".join(lines)
-
-    def _table(self, top: slice) -> list[str]:
+        top = slice(N_PRINTED_ISSUES)
         columns = [
             ["row", *map(str, self.index[top])],
             ["given label", *map(shorten, self.given_label[top])],
             ["suggested", *map(shorten, self.suggested_label[top])],
             ["score", *(f"{score:.3f}" for score in self.score[top])],
         ]
-        aligned = [[text.rjust(max(map(len, column))) for text in column] for column in columns]
-        return ["  ".join(cells) for cells in zip(*aligned, strict=True)]
+        if len(self):
+            aligned = [[text.rjust(max(map(len, column))) for text in column] for column in columns]
+            lines += map("  ".join, zip(*aligned, strict=True))
+        if len(self) > N_PRINTED_ISSUES:
+            lines.append(f"and {len(self) - N_PRINTED_ISSUES} more")
+        return "\n".join(lines)
 
     def to_frame(self) -> Any:
         """Make a data frame of all rows with cleanlab's column names.
@@ -379,7 +358,7 @@ class LabelIssues:
 
 
 def shorten(label: object) -> str:
-    """Text of a label on one line of at most :data:`LABEL_WIDTH` characters."""
+    """Text of a label on one line of at most ``LABEL_WIDTH`` characters."""
     text = " ".join(str(label).split())
     return text if len(text) <= LABEL_WIDTH else text[: LABEL_WIDTH - 1] + "…"
 
@@ -404,18 +383,16 @@ def noise_report(joint: np.ndarray, classes: np.ndarray, scores: np.ndarray) -> 
 
 def _class_lines(joint: np.ndarray, classes: np.ndarray) -> list[str]:
     """Table of the classes with the most wrong labels."""
-    n_given = joint.sum(axis=0)
-    n_wrong = n_given - joint.diagonal()
+    wrong = joint - np.diag(joint.diagonal())
+    n_given, n_wrong, rivals = joint.sum(axis=0), wrong.sum(axis=0), wrong.argmax(axis=0)
     worst = [code for code in np.argsort(-n_wrong, kind="stable")[:N_REPORTED] if n_wrong[code]]
     if not worst:
         return ["No class has labels that are estimated to be wrong."]
     lines = [f"{'given label':{LABEL_WIDTH}}  {'rows':>9}  {'wrong':>9}  most frequent true class"]
     for code in worst:
-        n_true = np.where(np.arange(len(joint)) == code, 0, joint[:, code])
-        rival = int(n_true.argmax())
         lines.append(
             f"{shorten(classes[code]):{LABEL_WIDTH}}  {n_given[code]:>9}  {n_wrong[code]:>9}  "
-            f"{shorten(classes[rival])} ({n_true[rival]})"
+            f"{shorten(classes[rivals[code]])} ({wrong[rivals[code], code]})"
         )
     n_others = np.count_nonzero(n_wrong) - len(worst)
     if n_others:

@@ -27,22 +27,17 @@ from sklearn_clidmu.clid.objective import clid_loss, uniform_clid
 from sklearn_clidmu.noise.loo_kernel_ridge import dense_rows, loo_proba
 from sklearn_clidmu.training.data import as_rows
 
-CLID_ROWS = 512
-"""Maximum number of rows that CLID is computed on; its cost is quadratic in them."""
+CLID_ROWS = 512  # maximum; the cost of CLID is quadratic in the number of rows
+TEMPERATURE = 0.5  # of the feature graph, the same for all candidates so that scores compare
 
-TEMPERATURE = 0.5
-"""Temperature of the feature graph, the same for all candidates so that scores compare."""
-
+# Lower bound of the score: affinities S_ij are in [0, 1 / temperature], so that -log S_ij is at
+# most log n + 1 / temperature.
 WORST_CLID_SCORE = -1 / TEMPERATURE
-"""Lower bound of the score: affinities S_ij are in [0, 1 / temperature], so that -log S_ij is at
-most log n + 1 / temperature."""
 
+# The channel's prior, in rows of each class: as many with their own label, and as many with labels
+# spread evenly. It regularizes the channel if there are few rows.
 PRIOR_ROWS = 1.0
-"""The channel's prior, in rows of each class: as many with their own label, and as many with labels
-spread evenly. It regularizes the channel if there are few rows."""
-
-N_ITERATIONS = 100
-"""Iterations of expectation maximization; the objective is concave."""
+N_ITERATIONS = 100  # of expectation maximization; the objective is concave
 
 
 def clid_score(estimator: Any, X: Any, y: Any = None) -> float:
@@ -91,7 +86,9 @@ def clid_score(estimator: Any, X: Any, y: Any = None) -> float:
         X = X[np.sort(drawn)]
     logits, features = (output.double() for output in clf.net_.evaluate(as_rows(X)))
     diverged = any(stage["predicts"] and stage["outcome"] == "diverged" for stage in clf.stages_)
-    if diverged or clf.collapse_epoch_ is not None or _is_collapsed(logits, features):
+    finite = bool(logits.isfinite().all() and features.isfinite().all())
+    one_class = len(logits) > 1 and len(logits.argmax(dim=1).unique()) == 1
+    if diverged or clf.collapse_epoch_ is not None or one_class or not finite:
         return WORST_CLID_SCORE
     return float(uniform_clid(len(logits)) - clid_loss(features, logits, TEMPERATURE))
 
@@ -148,7 +145,10 @@ def noisy_label_scorer(estimator: Any, X: Any, y: Any) -> float:
     given = ~(is_missing(y, np.nan) | is_missing(y, getattr(clf, "missing_label", None)))
     if not given.any():
         raise ValueError("noisy_label_scorer needs rows with a label, but every y is missing.")
-    targets, n_labels = _encode(y[given], clf.classes_)
+    labels = np.concatenate([clf.classes_, np.setdiff1d(y[given], clf.classes_)])
+    order, n_labels = np.argsort(labels), len(labels)
+    # Positions among the classes; labels that are not classes come behind these.
+    targets = torch.from_numpy(order[np.searchsorted(labels, y[given], sorter=order)])
     X = check_array(as_numpy(X), dtype=np.float64, accept_sparse="csr", allow_nd=True)
     rows = torch.from_numpy(dense_rows(X, seed=0)[given])
     p = torch.from_numpy(probabilities[given])
@@ -163,10 +163,7 @@ def noisy_label_scorer(estimator: Any, X: Any, y: Any) -> float:
 
 
 def fit_noise_channel(probabilities: Tensor, targets: Tensor, n_labels: int) -> Tensor:
-    """Noise channel that maximizes the likelihood of the given labels and of the prior rows.
-
-    The log likelihood is sum_i log(p_i T)[y_i].
-    """
+    """Noise channel T with the highest likelihood, sum_i log(p_i T)[y_i], prior rows included."""
     n_classes = probabilities.shape[1]
     eye = torch.eye(n_classes, n_labels, dtype=probabilities.dtype, device=probabilities.device)
     prior = PRIOR_ROWS * (eye + 1 / n_labels)
@@ -180,27 +177,9 @@ def fit_noise_channel(probabilities: Tensor, targets: Tensor, n_labels: int) -> 
 
 
 def channel_log_likelihood(probabilities: Tensor, targets: Tensor, n_labels: int) -> Tensor:
-    """Mean log likelihood of the given labels behind the channel fitted to them, shape ().
-
-    The parameters are those of :func:`fit_noise_channel`. Finite for all predictions whose rows add
-    up to one.
-    """
+    """Mean log likelihood of the given labels behind the channel fitted to them, always finite."""
     channel = fit_noise_channel(probabilities, targets, n_labels)
     return (probabilities * channel.T[targets]).sum(dim=1).log().mean()
-
-
-def _encode(y: np.ndarray, classes: np.ndarray) -> tuple[Tensor, int]:
-    """Encode labels as positions among the classes, with other labels behind these."""
-    labels = np.concatenate([classes, np.setdiff1d(y, classes)])
-    order = np.argsort(labels)
-    return torch.from_numpy(order[np.searchsorted(labels, y, sorter=order)]), len(labels)
-
-
-def _is_collapsed(logits: Tensor, features: Tensor) -> bool:
-    """Whether outputs are not finite, or all of several rows are predicted as the same class."""
-    if not (logits.isfinite().all() and features.isfinite().all()):
-        return True
-    return len(logits) > 1 and len(logits.argmax(dim=1).unique()) == 1
 
 
 def _last_step(estimator: Any, X: Any) -> tuple[Any, Any]:

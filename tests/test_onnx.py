@@ -8,11 +8,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from scipy import sparse
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from torch import nn
+from torch.torch_version import TorchVersion
 
 from sklearn_clidmu import CLIDMUClassifier, export_onnx
 
@@ -133,3 +135,11 @@ def test_export_onnx_says_how_to_install_a_missing_package(package, monkeypatch,
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError, match=r"pip install 'sklearn-clidmu\[onnx\]'"):
         export_onnx(fitted(), tmp_path / "model.onnx")
+
+
+def test_export_onnx_says_which_torch_it_needs(monkeypatch, tmp_path):
+    clf, path = fitted(), tmp_path / "model.onnx"
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.4.1+cpu"))
+    with pytest.raises(ImportError, match=r"torch 2\.5 or later, got 2\.4\.1\+cpu"):
+        export_onnx(clf, path)
+    assert not path.exists()

@@ -37,10 +37,7 @@ def test_package_exports_the_promised_names():
         *("CLIDMUClassifier", "VRI", "WNet", "clid_loss", "clid_score", "cross_val_noise_scores"),
         *("export_onnx", "find_label_issues", "noisy_label_scorer"),
     }
-    assert {
-        "NoiseScoreDisplay",
-        *("TrainingCurveDisplay", "WeightFunctionDisplay"),
-    } == displays
+    assert displays == {"NoiseScoreDisplay", "TrainingCurveDisplay", "WeightFunctionDisplay"}
     assert all(getattr(plotting, name) is PUBLIC[name] for name in displays)
 
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from sklearn_clidmu._random import (
-    cuda_devices,
     forked_generators,
     local_generators,
     numpy_generator,
@@ -44,6 +43,20 @@ def test_local_generators_seed_torch_and_restore_it():
 def test_local_generators_draw_differently_after_earlier_epochs():
     with local_generators(0, CPU) as first, local_generators(0, CPU, 2) as third:
         assert third == first + 2
+
+
+def test_local_generators_restore_the_cuda_device_of_the_fit(monkeypatch):
+    forked, fork_rng = [], torch.random.fork_rng
+
+    def record(devices):
+        forked.append(devices)
+        return fork_rng(devices=[])  # there may be no such device
+
+    monkeypatch.setattr(torch.random, "fork_rng", record)
+    for device in (CPU, torch.device("cuda:1")):
+        with local_generators(0, device):
+            pass
+    assert forked == [[], [torch.device("cuda:1")]]
 
 
 def test_forked_generators_restore_torch_after_an_error():
@@ -104,8 +117,6 @@ def test_resolve_device_accepts_names_and_devices():
     assert resolve_device("cpu") == resolve_device(CPU) == CPU
     expected = "cuda" if torch.cuda.is_available() else "cpu"
     assert resolve_device("auto").type == expected
-    assert cuda_devices(CPU) == []
-    assert cuda_devices(torch.device("cuda:1")) == [1]
 
 
 @pytest.mark.parametrize("device", ["nonsense", "cuda:99", "meta", torch.device("cuda:99")])

@@ -137,7 +137,7 @@ def test_check_same_length_names_the_lengths():
     ],
 )
 def test_is_missing_finds_the_missing_label_and_nothing_else(y, missing_label, missing):
-    found = is_missing(y, missing_label)
+    found = is_missing(check_labels(y), missing_label)
     assert found.dtype == bool
     np.testing.assert_array_equal(found, np.array(missing, dtype=bool))
 

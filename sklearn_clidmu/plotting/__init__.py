@@ -4,8 +4,4 @@ from sklearn_clidmu.plotting._noise_scores import NoiseScoreDisplay
 from sklearn_clidmu.plotting._training_curves import TrainingCurveDisplay
 from sklearn_clidmu.plotting._weight_function import WeightFunctionDisplay
 
-__all__ = [
-    "NoiseScoreDisplay",
-    "TrainingCurveDisplay",
-    "WeightFunctionDisplay",
-]
+__all__ = ["NoiseScoreDisplay", "TrainingCurveDisplay", "WeightFunctionDisplay"]

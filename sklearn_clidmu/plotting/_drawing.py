@@ -12,18 +12,9 @@ from sklearn.utils.validation import check_is_fitted
 from sklearn_clidmu._classifier import CLIDMUClassifier
 
 # From the palette of Okabe and Ito, which colour-blind readers can tell apart.
-BLUE, VERMILLION, GREEN, BLACK, GREY = "#0072b2", "#d55e00", "#009e73", "#000000", "#999999"
-
-STYLES: list[dict[str, Any]] = [
-    {"color": BLUE, "linestyle": "-"},
-    {"color": VERMILLION, "linestyle": "--"},
-    {"color": GREEN, "linestyle": "-."},
-    {"color": BLACK, "linestyle": ":"},
-]
-"""Styles of the lines on one axes, in drawing order."""
-
-GUIDE: dict[str, Any] = {"color": GREY, "linewidth": 1, "zorder": 0}
-"""Style of reference lines."""
+BLUE, VERMILLION = "#0072b2", "#d55e00"
+STYLES = [(BLUE, "-"), (VERMILLION, "--"), ("#009e73", "-."), ("#000000", ":")]
+"""Colours and dashes of the lines on one axes, in drawing order."""
 
 
 def fitted_classifier(estimator: Any) -> CLIDMUClassifier:
@@ -38,31 +29,18 @@ def fitted_classifier(estimator: Any) -> CLIDMUClassifier:
     return classifier
 
 
-def make_axes(
-    display: object, ax: Any, shape: tuple[int, int], size: tuple[float, float], **kwargs: Any
-) -> np.ndarray:
-    """Return the axes to draw on, shape (n_axes,): those passed by the caller, or new ones.
-
-    A new figure has ``shape`` (rows, columns) axes and the ``size`` (width, height) in inches;
-    ``kwargs`` are passed to ``matplotlib.pyplot.subplots``.
-    """
-    name = type(display).__name__
-    check_matplotlib_support(f"{name}.plot")
+def make_axes(display: object, ax: Any, shape: tuple[int, int], **kwargs: Any) -> np.ndarray:
+    """Return the axes to draw on, shape (n_axes,): the caller's, or new ones made with kwargs."""
+    check_matplotlib_support(f"{type(display).__name__}.plot")
     if ax is None:
         import matplotlib.pyplot as plt
 
-        kwargs = {"figsize": size, "layout": "constrained", "squeeze": False, **kwargs}
-        return plt.subplots(*shape, **kwargs)[1].ravel()
+        return plt.subplots(*shape, layout="constrained", squeeze=False, **kwargs)[1].ravel()
     axes, n_axes = np.asarray(ax, dtype=object).ravel(), shape[0] * shape[1]
-    for part in axes:
-        if not hasattr(part, "get_xaxis"):
-            raise TypeError(
-                f"ax must be matplotlib Axes or an array of them, got {type(part).__name__}. "
-                "Make them with matplotlib.pyplot.subplots."
-            )
-    if len(axes) != n_axes:
+    if len(axes) != n_axes or not all(hasattr(part, "get_xaxis") for part in axes):
+        got = ", ".join(type(part).__name__ for part in axes)
         raise ValueError(
-            f"{name}.plot needs {n_axes} axes, got {len(axes)}. Pass "
-            f"plt.subplots({shape[0]}, {shape[1]})[1] or ax=None."
+            f"ax must be {n_axes} matplotlib Axes, for example plt.subplots{shape}[1], or None, "
+            f"got {len(axes)} ({got})."
         )
     return axes

@@ -8,27 +8,21 @@ import numpy as np
 from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay
 
 from sklearn_clidmu._validation import check_same_length, check_scores, check_vector
-from sklearn_clidmu.plotting._drawing import (
-    BLUE,
-    VERMILLION,
-    fitted_classifier,
-    make_axes,
-)
+from sklearn_clidmu.plotting._drawing import BLUE, VERMILLION, fitted_classifier, make_axes
 
-CURVES = (RocCurveDisplay, PrecisionRecallDisplay)
+RIGHT: dict[str, Any] = {"fill": True, "facecolor": BLUE, "edgecolor": BLUE}
+WRONG: dict[str, Any] = {"edgecolor": VERMILLION, "linewidth": 2, "hatch": "////"}
 
 
 class NoiseScoreDisplay:
-    """Histogram of noise scores; where wrong labels are known, also ROC and precision-recall curve.
-
-    Made by :meth:`from_estimator` or :meth:`from_predictions`.
+    """Histogram of noise scores, made by :meth:`from_estimator` or :meth:`from_predictions`.
 
     Parameters
     ----------
     noise_scores : ndarray of shape (n_labels,)
         In [0, 1]; higher means more likely wrong.
     wrong : ndarray of shape (n_labels,), bool, or None
-        Mask of the labels that are known to be wrong; None draws the histogram alone.
+        Mask of the labels that are known to be wrong, which adds ROC and precision-recall curves.
 
     Attributes
     ----------
@@ -74,8 +68,7 @@ class NoiseScoreDisplay:
         Parameters
         ----------
         noise_scores : array-like of shape (n_samples,)
-            In [0, 1]; higher means more likely wrong. Rows with nan, which have no label, are left
-            out.
+            In [0, 1]; higher means more likely wrong. nan, for rows without a label, is left out.
         wrong : array-like of shape (n_samples,), bool, default=None
             Mask of the labels that are known to be wrong.
         bins : int, default=30
@@ -100,8 +93,7 @@ class NoiseScoreDisplay:
         wrong = check_vector(wrong, "wrong")
         if wrong.dtype != bool:
             raise ValueError(
-                f"wrong must be a boolean mask, got dtype {wrong.dtype}. Make one, for example "
-                "with wrong = y_noisy != y_true."
+                f"wrong must be a boolean mask, got dtype {wrong.dtype}. Pass y_noisy != y_true."
             )
         check_same_length(noise_scores=scores, wrong=wrong)
         scores, wrong = scores[labeled], wrong[labeled]
@@ -127,28 +119,22 @@ class NoiseScoreDisplay:
         NoiseScoreDisplay
             The display itself.
         """
-        single = self.wrong is None or (ax is not None and np.ndim(ax) == 0)
-        shape, size = ((1, 1), (6.4, 4.0)) if single else ((1, 3), (11.0, 3.6))
-        axes = make_axes(self, ax, shape, size)
-        self._draw_histogram(axes[0], bins)
-        if not single:
-            for curve, part in zip(CURVES, axes[1:], strict=True):
-                known = self.wrong, self.noise_scores
-                curve.from_predictions(*known, ax=part, name="noise scores", plot_chance_level=True)
-        self.ax_ = axes[0] if single else axes
-        self.figure_ = axes[0].figure
-        return self
-
-    def _draw_histogram(self, ax: Any, bins: int) -> None:
-        def draw(scores: np.ndarray, **style: Any) -> None:
-            ax.stairs(*np.histogram(scores, bins, range=(0, 1)), **style)
-
-        right: dict[str, Any] = {"fill": True, "facecolor": BLUE, "edgecolor": BLUE}
-        outline: dict[str, Any] = {"edgecolor": VERMILLION, "linewidth": 2, "hatch": "////"}
-        if self.wrong is None:
-            draw(self.noise_scores, **right)
+        scores, wrong = self.noise_scores, self.wrong
+        single = wrong is None or (ax is not None and np.ndim(ax) == 0)
+        size = (6.4, 4.0) if single else (11.0, 3.6)
+        axes = make_axes(self, ax, (1, 1 if single else 3), figsize=size)
+        first = axes[0]
+        self.ax_, self.figure_ = (first if single else axes), first.figure
+        if wrong is None:
+            first.stairs(*np.histogram(scores, bins, (0, 1)), **RIGHT)
         else:
-            draw(self.noise_scores[~self.wrong], **right, label="label right")
-            draw(self.noise_scores[self.wrong], **outline, label="label wrong")
-            ax.legend()
-        ax.set(xlabel="noise score", ylabel="number of labels", xlim=(0, 1))
+            first.stairs(*np.histogram(scores[~wrong], bins, (0, 1)), **RIGHT, label="label right")
+            first.stairs(*np.histogram(scores[wrong], bins, (0, 1)), **WRONG, label="label wrong")
+            first.legend()
+        first.set(xlabel="noise score", ylabel="number of labels", xlim=(0, 1))
+        if wrong is not None and not single:
+            known = np.where(wrong, "wrong", "right")  # the axes name the positive label
+            style = {"pos_label": "wrong", "name": "noise scores", "plot_chance_level": True}
+            RocCurveDisplay.from_predictions(known, scores, ax=axes[1], **style)
+            PrecisionRecallDisplay.from_predictions(known, scores, ax=axes[2], **style)
+        return self

@@ -6,30 +6,19 @@ from typing import Any
 
 import numpy as np
 
-from sklearn_clidmu.plotting._drawing import (
-    GUIDE,
-    STYLES,
-    VERMILLION,
-    fitted_classifier,
-    make_axes,
-)
+from sklearn_clidmu.plotting._drawing import STYLES, VERMILLION, fitted_classifier, make_axes
 
-PANELS = {
+PANELS: dict[str, dict[str, str | None]] = {
     "loss": {"train_loss": "training", "valid_loss": "validation"},
-    "meta loss": {"meta_loss": "meta loss"},
-    "CLID - log n": {"clid": "CLID - log n"},
-    "share of rows": {
-        "disagreement": "disagreement rate",
-        "valid_score": "validation accuracy",
-    },
+    "meta loss": {"meta_loss": None},
+    "CLID - log n": {"clid": None},
+    "share of rows": {"disagreement": "disagreement rate", "valid_score": "validation accuracy"},
 }
-"""By label of the axes: keys of the history and the names of their curves."""
+"""By label of the axes: keys of the history and the names of their curves in the legend."""
 
 
 class TrainingCurveDisplay:
-    """Curves over the epochs of all stages of a fit.
-
-    Made by :meth:`from_estimator`.
+    """Curves over the epochs of all stages of a fit, made by :meth:`from_estimator`.
 
     Parameters
     ----------
@@ -89,46 +78,34 @@ class TrainingCurveDisplay:
             The display itself.
         """
         known = {key for key, curve in self.history.items() if not np.isnan(curve).all()}
-        shown = {
-            title: {key: name for key, name in curves.items() if key in known}
-            for title, curves in PANELS.items()
-            if known.intersection(curves)
-        }
-        size = (6.4, 0.6 + 1.7 * len(shown))
-        self.ax_ = make_axes(self, ax, (len(shown), 1), size, sharex=True)
+        panels = {title: curves for title, curves in PANELS.items() if known & curves.keys()}
+        size = (6.4, 0.6 + 1.7 * len(panels))
+        self.ax_ = make_axes(self, ax, (len(panels), 1), sharex=True, figsize=size)
         self.figure_ = self.ax_[0].figure
-        for axes, (title, curves) in zip(self.ax_, shown.items(), strict=True):
-            for style, (key, name) in zip(STYLES, curves.items(), strict=False):
-                self._draw(axes, key, name, style)
+        for axes, (title, curves) in zip(self.ax_, panels.items(), strict=True):
+            for (key, label), style in zip(curves.items(), STYLES, strict=False):
+                if key in known:
+                    self._draw(axes, key, label, *style)
             axes.set_ylabel(title)
-            if list(curves.values()) != [title]:
+            if axes.get_legend_handles_labels()[1]:
                 axes.legend()
-        self._separate_stages()
+        stage, top = self.history["stage"], self.ax_[0].get_xaxis_transform()
+        for last in np.flatnonzero(np.diff(stage)):
+            for axes in self.ax_:
+                axes.axvline(last + 1.5, color="#999999", linewidth=1, zorder=0)
+            self.ax_[0].text(last + 1.5, 0.96, f" stage {stage[last + 1]}", va="top", transform=top)
         self.ax_[-1].set_xlabel("epoch")
         self.ax_[-1].xaxis.get_major_locator().set_params(integer=True)
         return self
 
-    def _draw(self, axes: Any, key: str, name: str, style: dict[str, Any]) -> None:
+    def _draw(self, axes: Any, key: str, label: str | None, color: str, dash: str) -> None:
         """Draw one curve with a gap between the stages, and its marks."""
-        curve, stage, chosen = self.history[key], self.history["stage"], self.history["chosen"]
-        epochs = np.arange(1, len(curve) + 1)
-        for number in np.unique(stage):
-            rows = stage == number
-            label = name if number == stage[0] else None
-            axes.plot(epochs[rows], curve[rows], **style, label=label)
-        circle = {"marker": "o", "markerfacecolor": "white", "color": style["color"]}
-        label = "predicts" if key == "train_loss" else None
-        axes.plot(epochs[chosen], curve[chosen], **circle, linestyle="none", label=label)
-        if self.collapse_epoch is not None:
-            at = self.collapse_epoch
-            axes.plot(at, curve[at - 1], marker="X", markersize=9, color=VERMILLION, zorder=3)
-
-    def _separate_stages(self) -> None:
-        """Draw a line at the start of every stage but the first, and number it."""
-        stage = self.history["stage"]
-        for last in np.flatnonzero(np.diff(stage)):
-            for axes in self.ax_:
-                axes.axvline(last + 1.5, **GUIDE)
-            place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
-            text = f"stage {stage[last + 1]}"
-            self.ax_[0].annotate(text, (last + 1.5, 1), (4, -4), va="top", **place)
+        curve, chosen = self.history[key], self.history["chosen"]
+        epochs = np.arange(1.0, len(curve) + 1)
+        gaps = np.flatnonzero(np.diff(self.history["stage"])) + 1
+        line = (np.insert(values, gaps, np.nan) for values in (epochs, curve))
+        axes.plot(*line, dash, color=color, label=label)
+        name = "predicts" if key == "train_loss" else None
+        axes.plot(epochs[chosen], curve[chosen], "o", color=color, mfc="white", label=name)
+        if (at := self.collapse_epoch) is not None:
+            axes.plot(at, curve[at - 1], "X", markersize=9, color=VERMILLION, zorder=3)

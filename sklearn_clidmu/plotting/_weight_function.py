@@ -10,21 +10,16 @@ import torch
 
 from sklearn_clidmu._classifier import CLIDMUClassifier
 from sklearn_clidmu.clid.weight_nets import EvidenceNet, WNet
-from sklearn_clidmu.plotting._drawing import STYLES, fitted_classifier, make_axes
+from sklearn_clidmu.plotting._drawing import BLUE, STYLES, fitted_classifier, make_axes
 
 PRIOR = "P(label wrong) after stage 1"
 
 INPUTS = ["loss", "rank of mean loss", "rank of influence on CLID", "rank of LOO margin", PRIOR]
 """Names of the evidence columns. The last column is the log odds of ``PRIOR``."""
 
-N_POINTS = 101
-"""Points of a curve."""
-
 
 class WeightFunctionDisplay:
-    """Weight that a trained weighting net gives to a label, against each of the net's inputs.
-
-    Made by :meth:`from_estimator`.
+    """Weight of a label against each input of a weighting net, made by :meth:`from_estimator`.
 
     Parameters
     ----------
@@ -84,59 +79,48 @@ class WeightFunctionDisplay:
         """
         others = {name: curve for name, curve in self.curves.items() if name != "loss"}
         n_axes = 2 if others else 1
-        self.ax_ = make_axes(self, ax, (1, n_axes), (4.8 * n_axes, 3.8), sharey=True)
+        self.ax_ = make_axes(self, ax, (1, n_axes), sharey=True, figsize=(4.8 * n_axes, 3.8))
         self.figure_ = self.ax_[0].figure
-        self.ax_[0].plot(*self.curves["loss"], **STYLES[0])
+        self.ax_[0].plot(*self.curves["loss"], color=BLUE)
         self.ax_[0].set(xlabel="loss, nats", ylabel="mean weight", ylim=(-0.02, 1.02))
         if others:
-            for style, (name, curve) in zip(STYLES, others.items(), strict=False):
-                self.ax_[1].plot(*curve, **style, label=name)
+            for (color, dash), (name, curve) in zip(STYLES, others.items(), strict=False):
+                self.ax_[1].plot(*curve, dash, color=color, label=name)
             self.ax_[1].set(xlabel="other inputs", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
             self.ax_[1].legend()
         return self
 
 
+@torch.no_grad()
 def _weight_curves(classifier: CLIDMUClassifier) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return the values of each input and the mean weights at these values."""
-    weight_net = classifier.weight_net_
-    if not isinstance(weight_net, (EvidenceNet, WNet)):
-        what = "no weighting net" if weight_net is None else "VRI, whose weights use all features"
+    net, epoch = classifier.weight_net_, classifier.collapse_epoch_
+    if not isinstance(net, (EvidenceNet, WNet)):
+        what = "no weighting net" if net is None else "VRI, whose weights use all features"
         raise ValueError(
             f"There is no weight function to draw: the classifier has {what}. The weight of each "
             "row is in sample_weights_."
         )
-    if classifier.collapse_epoch_ is not None:
+    if epoch is not None:
         raise ValueError(
-            f"There is no weight function to draw: the weighting collapsed in epoch "
-            f"{classifier.collapse_epoch_} and all rows have the same weight. See "
-            "TrainingCurveDisplay."
+            f"There is no weight function to draw: the weighting collapsed in epoch {epoch} and "
+            "all rows have the same weight. See TrainingCurveDisplay."
         )
-    evidence, codes = classifier.net_.evidence_sample_
-    log_n_classes = math.log(len(classifier.classes_))
+    like, log_n_classes = next(net.parameters()), math.log(len(classifier.classes_))
+    sample, codes = classifier.net_.evidence_sample_
+    evidence, targets = torch.as_tensor(sample).to(like), torch.as_tensor(codes).to(like.device)
     curves = {}
-    for column, name in enumerate(INPUTS[:1] if isinstance(weight_net, WNet) else INPUTS):
-        low, high = evidence[:, column].min(), evidence[:, column].max()
-        if low == high and name != "loss":
+    for column, name in enumerate(INPUTS[:1] if isinstance(net, WNet) else INPUTS):
+        values = np.linspace(sample[:, column].min(), sample[:, column].max(), 101)
+        if values[0] == values[-1] and name != "loss":
             continue
-        values = np.linspace(low, high, N_POINTS)
-        changed = np.tile(evidence, (N_POINTS, 1, 1))
-        changed[:, :, column] = values[:, None]
-        weights = _mean_weights(weight_net, changed, codes, log_n_classes)
+        points = torch.as_tensor(values).to(evidence)
+        if isinstance(net, WNet):
+            weights = net(points * log_n_classes)
+        else:
+            changed = evidence.repeat(len(points), 1, 1)
+            changed[..., column] = points[:, None]
+            weights = net.weights(changed, targets).mean(dim=1)
         shown = {"loss": values * log_n_classes, PRIOR: 1 / (1 + np.exp(-values))}
-        curves[name] = shown.get(name, values), weights
+        curves[name] = shown.get(name, values), weights.cpu().numpy()
     return curves
-
-
-@torch.no_grad()
-def _mean_weights(
-    weight_net: EvidenceNet | WNet, evidence: np.ndarray, codes: np.ndarray, log_n_classes: float
-) -> np.ndarray:
-    """Return the mean weight of each of several versions of the rows, shape (n_versions,)."""
-    like = next(weight_net.parameters())
-    rows = torch.as_tensor(evidence).to(like).flatten(end_dim=1)
-    if isinstance(weight_net, WNet):
-        weights = weight_net(rows[:, 0] * log_n_classes)
-    else:
-        targets = torch.as_tensor(np.tile(codes, len(evidence)), device=like.device)
-        weights = weight_net.weights(rows, targets)
-    return weights.reshape(evidence.shape[:2]).mean(dim=1).cpu().numpy()

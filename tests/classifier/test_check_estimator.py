@@ -5,7 +5,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from sklearn_clidmu import CLIDMUClassifier
 
-SMALL = {"hidden_layer_sizes": (16, 8), "max_epochs": 3}
+# Few steps and large ones: enough for the checks that ask for an accuracy.
+SMALL = {"hidden_layer_sizes": (16, 8), "max_epochs": 3, "lr": 0.4}
 
 
 # Some checks train on labels that are pure noise, and some of them from a random seed.

@@ -140,9 +140,8 @@ MODULES = {
     ("virtual_step", "weighting"), [("head", "evidence"), ("full", "vri"), ("full", "evidence")]
 )
 def test_module_is_trained_and_pickled(name, virtual_step, weighting):
-    clf = small(
-        module=MODULES[name], virtual_step=virtual_step, weighting=weighting, batch_size=16
-    ).fit(X, y)
+    params = {"virtual_step": virtual_step, "weighting": weighting, "n_stages": 1}
+    clf = small(module=MODULES[name], batch_size=16, **params).fit(X, y)
     assert np.isfinite(clf.history_["train_loss"]).all()
     assert np.isfinite(clf.history_["meta_loss"][clf.max_epochs - 1])
     copied = pickle.loads(pickle.dumps(clf))

@@ -113,6 +113,7 @@ def test_sample_weights_have_the_label_precision_as_class_means(batch_size, earl
     assert clf.sample_weights_[y == 0].std() > 1e-3
 
 
+@pytest.mark.usefixtures("few_steps")
 @pytest.mark.parametrize("seed", range(2))
 def test_one_wrong_label_is_the_most_suspect_and_changes_no_prediction(batch_size, seed):
     X, y, _ = make_rows(150, n_classes=3, noise=0, seed=seed)
@@ -155,7 +156,7 @@ def test_fit_finds_wrong_labels_and_predicts_as_without_them(kind):
     assert roc_auc_score(flipped, -clf.sample_weights_) > 0.95
 
 
-def test_defaults_see_through_noisy_digits():
+def test_classifier_sees_through_noisy_digits_by_default():
     X, y = load_digits(return_X_y=True)
     parts = train_test_split(X, y, train_size=1000, random_state=2, stratify=y)
     X_train, X_test, y_train, y_test = parts
@@ -247,7 +248,7 @@ def test_collapse_of_every_stage_warns_once_and_gives_unit_weights():
     np.testing.assert_array_equal(clf.sample_weights_, np.ones(150))
 
 
-def test_diverged_stages_are_told():
+def test_stages_tell_of_divergence():
     X, y, _ = make_rows()
     with pytest.warns(ConvergenceWarning, match="diverged"):
         clf = small(lr=1e200, weighting=None).fit(X, y)
