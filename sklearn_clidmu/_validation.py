@@ -247,7 +247,7 @@ def sparse_unit(X: Any, sample_weight: np.ndarray) -> float:
 
 def divided(X: Any, unit: float) -> Any:
     """Divide rows by a power of two; X itself, not a copy, if that is 1."""
-    return X if unit == 1 else X * X.dtype.type(1 / unit)
+    return X if unit == 1 else (X / unit).astype(X.dtype, copy=False)
 
 
 def row_weights(
@@ -268,10 +268,10 @@ def row_weights(
         if not (np.isfinite(factors).all() and (factors >= 0).all()):
             raise ValueError(f"class_weight must be finite and not negative, got {class_weight!r}.")
         weight[labeled] *= factors
+    # What single precision cannot hold beside the others counts as zero.
+    weight[weight < np.finfo(np.float32).tiny * weight.max()] = 0
     if not weight[labeled].any():
         raise ValueError("sample_weight must have a positive entry, got only zeros.")
     if unlabeled == "ignore":
         weight[~labeled] = 0
-    weight /= weight[weight > 0].mean()
-    weight[weight < np.finfo(np.float32).tiny] = 0  # as in the network
-    return weight
+    return weight / weight[weight > 0].mean()

@@ -262,3 +262,16 @@ def test_docstring_has_every_fitted_attribute():
     clf = small().fit(pandas.DataFrame(X, columns=list("abcd")), y)
     public = {n for n in [*vars(clf), "weight_net_"] if n.endswith("_") and not n.startswith("_")}
     assert set(documented("Attributes")) == public
+
+
+def test_fit_counts_weights_that_underflow_as_zero():
+    rng = np.random.RandomState(0)
+    rows, labels = rng.normal(size=(60, 3)), np.arange(60) % 2
+    weight = np.where(np.arange(60) < 20, 1.0, 1e-50)
+    fitted, expected = (
+        CLIDMUClassifier(max_epochs=2, weighting=None, batch_size=8, random_state=0).fit(
+            rows, labels, sample_weight=w
+        )
+        for w in (weight, weight.round())
+    )
+    np.testing.assert_array_equal(fitted.predict_proba(rows), expected.predict_proba(rows))
