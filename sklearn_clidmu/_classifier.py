@@ -125,7 +125,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
     weight_decay : float or "auto", default="auto"
         Weight decay of the network. The more labels are wrong, the higher it should be. "auto"
         takes the value of 0.001, 0.004, 0.016, 0.064 and 0.25 that gives the least log loss on a
-        fifth of the rows, with their noisy labels, after a fifth of the epochs on the others. It is
+        fifth of the rows, with their noisy labels, after a third of the epochs on the others. It is
         0.016 in :meth:`partial_fit`, with ``early_stopping``, and where all rows fit in one batch.
     n_stages : int, default=2
         Networks trained one after the other with "evidence" weighting. The first has learned from

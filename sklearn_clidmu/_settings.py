@@ -41,7 +41,7 @@ EMA_DECAY = 0.99
 WEIGHT_DECAYS = (0.0015, 0.0075, 0.0375, 0.19, 0.9)
 """Candidates of the weight decay: the noise, which no count of rows and features tells, decides."""
 
-CHOICE_EPOCHS = 0.2
+CHOICE_EPOCHS = 0.33
 """Share of a stage's epochs in which a weight decay is tried."""
 
 CHOICE_ROWS = 0.2
