@@ -8,6 +8,9 @@ from torch import Tensor, nn
 N_ROWS = 10_000
 """Quantiles are those of at most as many rows, drawn at random."""
 
+N_ENTRIES = 2**20
+"""Entries that are measured at a time."""
+
 CLIP, FAR = 3.0, 1e6
 """Scaled values approach plus and minus the first, RealMLP's published value. Beyond the second
 they are as good as there, and their squares would overflow."""
@@ -57,43 +60,57 @@ class RobustScaler(nn.Module):
             generator = torch.Generator().manual_seed(torch.initial_seed())
             drawn = torch.randperm(len(rows), generator=generator)[:N_ROWS]
             rows = rows[drawn.to(rows.device)]
-        X = X.index_select(0, rows).double()
-        weight = sample_weight.index_select(0, rows).double()[:, None] * ~X.isnan()
-        ordered, order = X.nan_to_num(torch.inf).sort(dim=0)
-        reached = weight.gather(0, order).cumsum(dim=0)
-        total = reached[-1].clamp_min(torch.finfo(X.dtype).tiny)
-
-        def quantile(share: float) -> Tensor:
-            position = (reached < share * MARGIN * total).sum(dim=0, keepdim=True)
-            return ordered.gather(0, position.clamp_max(len(X) - 1))[0]
-
-        low, middle, high = (quantile(share) for share in (0.25, 0.5, 0.75))
-        width = torch.where(high > low, high - low, (quantile(1.0) - quantile(1e-12)) / 2)
-        n_values = 1 + ((ordered[1:] > ordered[:-1]) & ordered[1:].isfinite()).sum(dim=0)
-        known = total > 1e-300
-        missing, continuous = X.isnan().any(dim=0), n_values > 2
-        scaler = cls(X.shape[1], int(missing.sum()), int(continuous.sum())).to(X.device)
-        scaler.missing.copy_(missing.nonzero().squeeze(1))
-        scaler.continuous.copy_(continuous.nonzero().squeeze(1))
-        scaler = scaler.double()
-        scaler.center.copy_(torch.where(known, middle, 0))
-        scaler.scale.copy_(torch.where(known & (width > 0), 1 / width, 0))
-        clipped = scaler.clipped(X).nan_to_num()
-        mean = (weight * clipped).sum(dim=0) / total
-        variance = (weight * (clipped - mean).square()).sum(dim=0) / total
-        scaler.mean.copy_(torch.where(known, mean, 0))
-        scaler.deviation.copy_(torch.where(variance > 0, variance.sqrt(), 1))
+        X, weight = X.index_select(0, rows), sample_weight.index_select(0, rows).double()
+        blocks = X.split(max(N_ENTRIES // len(rows), 1), dim=1)
+        figures = [_measure(block.double(), weight[:, None]) for block in blocks]
+        center, scale, mean, deviation, missing, continuous = map(
+            torch.cat, zip(*figures, strict=True)
+        )
+        scaler = cls(X.shape[1], int(missing.sum()), int(continuous.sum())).to(X.device).double()
+        found = center, scale, mean, deviation, missing.nonzero()[:, 0], continuous.nonzero()[:, 0]
+        for buffer, values in zip(scaler.buffers(), found, strict=True):
+            buffer.copy_(values)
         return scaler
-
-    def clipped(self, X: Tensor) -> Tensor:
-        """Robustly scaled and clipped features, shape (n, d)."""
-        Z = ((X - self.center) * self.scale).clamp(-FAR, FAR)
-        return Z / (1 + (Z / CLIP).square()).sqrt()
 
     def forward(self, X: Tensor) -> Tensor:
         """Scaled features and indicators of missing values, shape (n, d + n_missing)."""
-        Z = (self.clipped(X) - self.mean) / self.deviation
-        Z = torch.where(X.isnan(), 0, Z)
+        Z = _clipped(X, self.center, self.scale).sub_(self.mean).div_(self.deviation)
+        Z = Z.masked_fill_(X.isnan(), 0)
         if not len(self.missing):
             return Z
         return torch.cat([Z, X.index_select(1, self.missing).isnan().to(Z)], dim=1)
+
+
+def _clipped(X: Tensor, center: Tensor, scale: Tensor) -> Tensor:
+    """Robustly scaled and clipped features, shape (n, d)."""
+    Z = (X - center).mul_(scale).clamp_(-FAR, FAR)  # in place: rows may be many
+    return Z.div_(Z.square().div_(CLIP**2).add_(1).sqrt_())
+
+
+def _measure(X: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+    """Measure each feature, for weights of shape (n, 1).
+
+    Returns center, scale, mean, deviation, whether any value is missing, and whether there are more
+    than two values, each of shape (d,).
+    """
+    gaps, tiny = X.isnan(), torch.finfo(torch.float32).tiny
+    weight = weight * ~gaps
+    ordered, order = X.nan_to_num(torch.inf).sort(dim=0)
+    reached = weight.gather(0, order).cumsum(dim=0)
+    total = reached[-1]
+
+    def quantile(share: float) -> Tensor:
+        position = (reached < share * MARGIN * total).sum(dim=0, keepdim=True)
+        return ordered.gather(0, position)[0]
+
+    low, center, high = (quantile(share) for share in (0.25, 0.5, 0.75))
+    width = torch.where(high > low, high - low, (quantile(1.0) - quantile(1e-12)) / 2)
+    known = (total > 0) & (width >= tiny)
+    center, scale = center.where(total > 0, 0), (1 / width).where(known, 0)
+    clipped = _clipped(X, center, scale).nan_to_num()
+    total = total.clamp_min(tiny)
+    mean = (weight * clipped).sum(dim=0) / total
+    variance = (weight * (clipped - mean).square()).sum(dim=0) / total
+    deviation = variance.sqrt().where(variance > 0, 1)
+    n_values = 1 + ((ordered[1:] > ordered[:-1]) & ordered[1:].isfinite()).sum(dim=0)
+    return center, scale, mean, deviation, gaps.any(dim=0), n_values > 2

@@ -44,8 +44,9 @@ WEIGHT_DECAYS = (0.0015, 0.0075, 0.0375, 0.19, 0.9)
 CHOICE_EPOCHS = 0.33
 """Share of a stage's epochs in which a weight decay is tried."""
 
-CHOICE_ROWS = 0.2
-"""Share of the rows held out to compare weight decays, with their noisy labels."""
+CHOICE_ROWS, CHOICE_HELD_OUT = 5_000, 0.2
+"""Most rows on which weight decays are tried, and the share of them that is held out to compare
+them, with noisy labels."""
 
 # Embedding of continuous features
 
@@ -189,7 +190,6 @@ class Settings:
 def resolve(
     params: Mapping[str, Any],
     *,
-    n_features: int,
     n_labeled: int,
     n_unlabeled: int,
     warm: bool = False,
@@ -202,8 +202,6 @@ def resolve(
     ----------
     params : mapping
         The constructor's parameters, validated.
-    n_features : int
-        Numbers that make up a row.
     n_labeled, n_unlabeled : int
         Rows with a label that are trained on, and rows that will get a pseudo-label.
     warm : bool, default=False
@@ -223,7 +221,7 @@ def resolve(
     weight_decay = params["weight_decay"]
     if isinstance(weight_decay, str):
         fixed = one_batch or n_epochs_before is not None or params["early_stopping"]
-        weight_decay = WEIGHT_DECAYS[2] if fixed else None
+        weight_decay = WEIGHT_DECAYS[1] if fixed else None
     n_joined = _meta_step_batches(params, one_batch)
     continued = warm or n_epochs_before is not None
     return Settings(

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse import issparse
 from sklearn.base import BaseEstimator
 from sklearn.utils import assert_all_finite, column_or_1d
 from sklearn.utils.class_weight import compute_sample_weight
@@ -211,7 +210,7 @@ def check_rows(estimator: BaseEstimator, X: Any, *, reset: bool, allow_nd: bool)
     half = getattr(X, "dtype", None) == np.float16
     dtype = np.float32 if half else [np.float64, np.float32]
     options = {"reset": reset, "dtype": dtype, "accept_sparse": "csr", "allow_nd": allow_nd}
-    options["ensure_all_finite"] = True if allow_nd or issparse(X) else "allow-nan"
+    options["ensure_all_finite"] = True if allow_nd or hasattr(X, "tocsr") else "allow-nan"
     try:
         return validate_data(estimator, X, "no_validation", **options)
     except (ValueError, TypeError) as error:

@@ -118,7 +118,7 @@ class TrainingData(NamedTuple):
     """Positions of the rows that will get a pseudo-label, int64."""
     n_classes: int
     scaler: RobustScaler | None
-    """Of the training rows; None for sparse rows and rows that are no vectors."""
+    """None for sparse rows and for rows that are no vectors."""
 
 
 class ShuffledBatches:
@@ -246,10 +246,10 @@ def make_training_data(
     validation = table.take(tensor(held_out, torch.int64)) if len(held_out) else None
     unlabeled = np.flatnonzero((sample_weight > 0) & (codes < 0))
     scaler = None
-    if isinstance(training.X, Tensor) and training.X.ndim == 2:
-        scaler = RobustScaler.fit(training.X, training.sample_weight).to(dtype)
-    unlabeled = tensor(unlabeled, torch.int64)
-    return TrainingData(table, training, validation, unlabeled, n_classes, scaler)
+    if not sparse and values.ndim == 2:
+        scaler = RobustScaler.fit(values, table.sample_weight).to(dtype)
+    pseudo_labeled = tensor(unlabeled, torch.int64)
+    return TrainingData(table, training, validation, pseudo_labeled, n_classes, scaler)
 
 
 def trained_rows(codes: np.ndarray, sample_weight: np.ndarray, held_out: np.ndarray) -> np.ndarray:

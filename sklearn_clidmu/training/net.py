@@ -126,7 +126,7 @@ class ReweightedNet(NeuralNet):
         return getattr(self, "averaged_module_", self.module_)
 
     def outputs(
-        self, X: Tensor | SparseRows, batch_size: int = 4096
+        self, X: Tensor | SparseRows, batch_size: int = 1024
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield logits and features in evaluation mode, without a gradient, batch by batch.
 

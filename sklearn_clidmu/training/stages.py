@@ -23,6 +23,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from sklearn_clidmu._scaling import RobustScaler
 from sklearn_clidmu._settings import (
     CHOICE_EPOCHS,
+    CHOICE_HELD_OUT,
     CHOICE_ROWS,
     WEIGHT_DECAYS,
     Schedule,
@@ -159,7 +160,9 @@ def estimate_prior(data: TrainingData, settings: Settings) -> Prior | None:
         X = dense.to(X.device, X.dtype)
     weight = trained_weight(data)
     X = X.flatten(start_dim=1)
-    scaler = RobustScaler.fit(X, weight).to(X.dtype)
+    scaler = data.scaler
+    if scaler is None:
+        scaler = RobustScaler.fit(X, data.table.sample_weight).to(X.dtype)
     proba, noise = estimate_label_noise(
         X, labels.targets, data.n_classes, weight, settings.one_batch, scaler
     )
@@ -173,9 +176,10 @@ def choose_weight_decay(settings: Settings, data: TrainingData) -> float:
     from the same random numbers.
     """
     table, seed = data.training, torch.initial_seed()
-    codes = table.targets.cpu().numpy()
-    held_out = hold_out(codes, np.arange(len(codes)), CHOICE_ROWS, seed % 2**32)
-    kept = np.setdiff1d(np.arange(len(codes)), held_out)
+    codes, random_state = table.targets.cpu().numpy(), seed % 2**32
+    drawn = np.random.RandomState(random_state).permutation(len(codes))[:CHOICE_ROWS]
+    held_out = hold_out(codes, drawn, CHOICE_HELD_OUT, random_state)
+    kept = np.setdiff1d(drawn, held_out)
     valid, train = (table.take(torch.from_numpy(r).to(table.X.device)) for r in (held_out, kept))
     data = data._replace(training=train, held_out=None)
     n_epochs = max(round(CHOICE_EPOCHS * settings.labeled.n_epochs), 1)

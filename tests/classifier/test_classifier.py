@@ -11,6 +11,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from torch import nn
 
 from sklearn_clidmu import CLIDMUClassifier, clid_loss
+from sklearn_clidmu._settings import WEIGHT_DECAYS
 
 from .data import SMALL, make_rows
 
@@ -157,7 +158,8 @@ def test_module_replaces_hidden_layers_and_dropout():
 def test_hidden_layer_sizes_are_the_widths_of_the_network():
     clf = small(hidden_layer_sizes=[7, 5]).fit(X, y)
     linear = [m for m in clf.net_.module_.modules() if isinstance(m, nn.Linear)]
-    assert [(m.in_features, m.out_features) for m in linear] == [(4, 7), (7, 5), (5, 2)]
+    inputs = 4 + 3 * 4  # of each continuous feature three periodic functions
+    assert [(m.in_features, m.out_features) for m in linear] == [(inputs, 7), (7, 5), (5, 2)]
 
 
 def test_hidden_layer_sizes_may_be_one_integer():
@@ -265,45 +267,24 @@ def test_parameters_change_the_result(changed):
     assert not np.array_equal(probabilities, probabilities_unchanged())
 
 
-def check_weight_decay(expected, rows, labels, **params):
-    """Compare a fit by "auto" with that by the expected figure, and with half of it."""
-    params = {"max_epochs": 1, "warmup_epochs": 0, "batch_size": 32, **params}
-
-    def probabilities(weight_decay):
-        return small(weight_decay=weight_decay, **params).fit(rows, labels).predict_proba(rows)
-
-    found = probabilities("auto")
-    np.testing.assert_array_equal(found, probabilities(expected))
-    assert not np.array_equal(found, probabilities(expected / 2))
-
-
-@pytest.mark.parametrize("n_features", [1, 9])
-def test_weight_decay_auto_grows_with_the_root_of_the_number_of_features(n_features):
-    rows = np.tile(X, 3)[:, :n_features]
-    check_weight_decay(0.04 * n_features**0.5, rows, y)
+@pytest.mark.parametrize("rate", [0.0, 0.4])
+def test_weight_decay_auto_is_higher_for_noisy_labels(rate):
+    rng = np.random.RandomState(0)
+    rows, labels = rng.normal(size=(400, 8)), rng.randint(2, size=400)
+    rows[:, 0] += 4 * labels
+    labels[rng.uniform(size=400) < rate] ^= 1
+    clf = small(weighting=None, batch_size=32, max_epochs=12).fit(rows, labels)
+    assert clf.weight_decay_ in WEIGHT_DECAYS
+    assert (clf.weight_decay_ > WEIGHT_DECAYS[2]) == (rate > 0)
+    fixed = small(weighting=None, batch_size=32, max_epochs=12, weight_decay=clf.weight_decay_)
+    np.testing.assert_array_equal(
+        fixed.fit(rows, labels).predict_proba(rows), clf.predict_proba(rows)
+    )
 
 
-@pytest.mark.parametrize(
-    ("n_rows", "expected"), [(33, 0.04), (200, 0.04), (800, 0.01), (4000, 0.002), (4100, 0.002)]
-)
-def test_weight_decay_auto_falls_with_the_number_of_rows(n_rows, expected):
-    rows, labels = np.resize(X[:, :1], (n_rows, 1)), np.resize(y, n_rows)
-    check_weight_decay(expected, rows, labels, weighting=None)
-
-
-@pytest.mark.parametrize(("unlabeled", "expected"), [("consistency", 0.02), ("ignore", 0.04)])
-def test_weight_decay_auto_counts_rows_that_get_a_pseudo_label(unlabeled, expected):
-    rows, labels = np.resize(X[:, :1], (400, 1)), np.resize(y, 400)
-    labels[100:] = -1
-    check_weight_decay(expected, rows, labels, missing_label=-1, unlabeled=unlabeled)
-
-
-def test_weight_decay_auto_ignores_the_number_of_rows_in_one_batch():
-    check_weight_decay(0.002, X[:, :1], y, batch_size=64)
-
-
-def test_weight_decay_auto_ignores_the_number_of_rows_with_a_module():
-    check_weight_decay(0.004, X, y, module=lambda d, k: nn.Linear(d, k), weighting=None)
+@pytest.mark.parametrize("params", [{"batch_size": 64}, {"batch_size": 16, "early_stopping": True}])
+def test_weight_decay_auto_is_fixed_where_no_rows_are_held_out_for_it(params):
+    assert small(**params).fit(X, y).weight_decay_ == WEIGHT_DECAYS[1]
 
 
 @pytest.mark.parametrize(

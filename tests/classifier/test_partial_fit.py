@@ -164,8 +164,8 @@ def test_partial_fit_has_the_signature_of_scikit_learn():
 def test_partial_fit_leaves_no_trace_of_a_failed_call():
     X, y, _ = make_rows(60)
     clf = make()
-    with pytest.raises(ValueError, match="NaN"):
-        clf.partial_fit(np.full_like(X, np.nan), y, classes=CLASSES)
+    with pytest.raises(ValueError, match="infinity"):
+        clf.partial_fit(np.full_like(X, np.inf), y, classes=CLASSES)
     with pytest.raises(NotFittedError):
         clf.predict(X)
     assert not hasattr(clf, "n_features_in_")

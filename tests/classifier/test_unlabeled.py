@@ -180,7 +180,7 @@ def clusters(seed):
     """Rows far apart by class, and four labels of each, of which one is wrong."""
     rng = np.random.RandomState(seed)
     truth = np.arange(180) % 3
-    rows = rng.normal(size=(180, 30)) + 5 * np.eye(3, 30)[truth]
+    rows = rng.normal(size=(180, 30)) + 1.5 * rng.normal(size=(3, 30))[truth]
     given = np.where(np.arange(180) < 12, truth, -1)
     given[:3] = [1, 2, 0]
     return rows, given, truth
@@ -217,7 +217,7 @@ def test_collapsed_stage_on_pseudo_labels_does_not_predict():
     params = {"meta_objective": objective, "batch_size": 64, "warmup_epochs": 1}
     clf = small(**params).fit(X, y)  # and no ConvergenceWarning
     assert 60 in calls
-    assert_equal_fits(clf, small(unlabeled="ignore", **params).fit(X, y), atol=1e-6)
+    assert [stage["n_rows"] < 60 for stage in clf.stages_ if stage["predicts"]] == [True]
 
 
 # Weights

@@ -150,8 +150,8 @@ def test_collapse_leaves_a_sound_weighting_net(weighting, meta_lr):
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 @pytest.mark.parametrize("large", [slice(None), 3], ids=["all", "one"])
-def test_fit_refuses_rows_that_overflow_the_network(large, weighting):
+def test_fit_takes_rows_that_are_nearly_the_largest_number(large, weighting):
     rows = X.copy()
-    rows[large] = 3e38  # nearly the largest number: whatever the processor, sums overflow
-    with pytest.raises(ValueError, match=r"^X has rows too large .*StandardScaler"):
-        fit(rows, y, weighting, hidden_layer_sizes=(64, 5), **IN_BATCHES)
+    rows[large] = 3e38
+    clf, _ = fit(rows, y, weighting, hidden_layer_sizes=(64, 5), **IN_BATCHES)
+    assert np.isfinite(clf.predict_proba(rows)).all()

@@ -100,7 +100,7 @@ def test_ctrl_c_from_another_process_is_no_different():
                 started.append(True)
             return logits.sum()
 
-        clf = CLIDMUClassifier(max_epochs=100_000, meta_objective=objective, warmup_epochs=1)
+        clf = CLIDMUClassifier(max_epochs=100_000, weight_decay=0, meta_objective=objective)
         try:
             clf.fit(X, y)
         except KeyboardInterrupt:

@@ -7,7 +7,14 @@ import torch
 from clid.helpers import N_CLASSES, N_FEATURES, NETWORKS, WIDTH, Pair, mlp, tapped
 from torch import nn
 
-from sklearn_clidmu.training.networks import MLP, Dropout, FeatureTap, OneMaskDropout
+from sklearn_clidmu._scaling import RobustScaler
+from sklearn_clidmu.training.networks import (
+    MLP,
+    Dropout,
+    FeatureTap,
+    OneMaskDropout,
+    PeriodicEmbedding,
+)
 
 
 def inputs(n_rows=8):
@@ -218,3 +225,25 @@ def test_networks_keep_the_keys_of_their_state_in_a_pass(name):
     before = list(network.state_dict())
     network(inputs())
     assert list(network.state_dict()) == before
+
+
+def test_periodic_embedding_appends_linear_functions_of_cosines():
+    embedding, X = PeriodicEmbedding(torch.tensor([2, 0])), torch.randn(5, 3)
+    found = embedding(X)
+    frequencies, phases = embedding.frequencies[:, 0], embedding.phases[:, 0]
+    expected = [X]
+    for i, column in enumerate((2, 0)):
+        waves = torch.cos(X[:, column, None] * frequencies[i] + phases[i])
+        expected.append(waves @ embedding.weight[i] + embedding.bias[i])
+    torch.testing.assert_close(found, torch.cat(expected, dim=1))
+
+
+def test_mlp_scales_its_input_and_embeds_continuous_features():
+    X = torch.cat([torch.randn(40, 2), (torch.randn(40, 1) > 0).float()], dim=1)
+    scaler = RobustScaler.fit(X, torch.ones(40)).float()
+    network = MLP(3, 2, (4,), 0.0, scaler=scaler)
+    inputs = PeriodicEmbedding(torch.tensor([0, 1]))
+    inputs.load_state_dict(network.body[1].state_dict())
+    expected = network.body[2:](inputs(scaler(X)))
+    torch.testing.assert_close(network(X)[1], expected)
+    assert len(MLP(3, 2, (4,), 0.0).body) == 4

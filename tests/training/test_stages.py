@@ -51,9 +51,10 @@ PARAMS = {
     "meta_batch_size": None,
     "lr": "auto",
     "meta_lr": "auto",
-    "weight_decay": "auto",
+    "weight_decay": 0.01,
     "n_stages": 2,
     "verbose": 0,
+    "early_stopping": False,
 }
 
 
@@ -72,9 +73,7 @@ def run(watcher=None, n_unlabeled=0, weight=None, held_out=(), start=None, **par
     X, codes = blobs(n_unlabeled=n_unlabeled)
     weight = np.ones(len(X)) if weight is None else weight
     n_labeled = int(((codes >= 0) & (weight > 0)).sum())
-    settings = resolve(
-        {**PARAMS, **params}, n_features=4, n_labeled=n_labeled, n_unlabeled=n_unlabeled
-    )
+    settings = resolve({**PARAMS, **params}, n_labeled=n_labeled, n_unlabeled=n_unlabeled)
     held_out = np.array(held_out, dtype=int)
     cpu = torch.device("cpu")
     data = make_training_data(X, codes, weight, held_out, N_CLASSES, settings.dtype, cpu)
@@ -215,7 +214,8 @@ def test_pseudo_label_counts_labels_as_right_with_the_probability_of_the_class()
     known = prior.proba.double().clamp_min(0)
     known = known / known.sum(dim=1, keepdim=True)
     network = stages[0].net.evaluate(data.table.X)[0].double().softmax(dim=1)
-    spread = spread_labels(data.table.X.numpy(), ((known + network) / 2).numpy(), 0)
+    rows = prior.scaler(data.table.X).numpy()
+    spread = spread_labels(rows, ((known + network) / 2).numpy(), 0)
     assert targets[60:].tolist() == spread[60:].argmax(axis=1).tolist()
     # Labels that came with the rows keep their precision.
     right = prior.noise.label_precision[targets].clone()

@@ -1,0 +1,102 @@
+"""Robust scaling against NumPy, and what it makes of unusual columns."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.preprocessing import RobustScaler as SklearnRobustScaler
+
+from sklearn_clidmu._scaling import RobustScaler
+
+rng = np.random.RandomState(0)
+
+
+def fit(X, weight=None):
+    X = torch.as_tensor(X)
+    weight = torch.ones(len(X), dtype=torch.float64) if weight is None else torch.as_tensor(weight)
+    return RobustScaler.fit(X, weight)
+
+
+def transform(X, weight=None, rows=None):
+    rows = X if rows is None else rows
+    return fit(X, weight)(torch.as_tensor(rows)).numpy()
+
+
+def test_robust_scaler_is_that_of_scikit_learn_clipped_and_standardized():
+    X = rng.standard_t(2, size=(41, 3)) * [1, 1e-3, 1e5] + [0, 5, -1e4]
+    quantiles = np.percentile(X, [25, 50, 75], axis=0, method="inverted_cdf")
+    Z = (X - quantiles[1]) / (quantiles[2] - quantiles[0])
+    Z /= np.sqrt(1 + (Z / 3) ** 2)
+    np.testing.assert_allclose(transform(X), (Z - Z.mean(axis=0)) / Z.std(axis=0), rtol=1e-9)
+    # Of 41 rows the quartiles are rows, and scikit-learn's are the same.
+    reference = SklearnRobustScaler().fit(X)
+    np.testing.assert_allclose(quantiles[1], reference.center_)
+    np.testing.assert_allclose(quantiles[2] - quantiles[0], reference.scale_)
+
+
+def test_robust_scaler_counts_integer_weights_as_copies():
+    X, times = rng.normal(size=(37, 4)), rng.randint(0, 4, 37)
+    copies = np.repeat(X, times, axis=0)
+    np.testing.assert_allclose(transform(X, times * 0.37), transform(copies, rows=X), rtol=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-3, 1e30, 1e200])
+def test_robust_scaler_does_not_depend_on_the_unit_of_a_feature(scale):
+    X = rng.normal(size=(50, 2))
+    np.testing.assert_allclose(transform(scale * X), transform(X), rtol=1e-6, atol=1e-9)
+
+
+def test_robust_scaler_makes_missing_values_zero_and_marks_them():
+    X = rng.normal(size=(60, 3))
+    X[::5, 1] = np.nan
+    found = transform(X)
+    assert found.shape == (60, 4)
+    np.testing.assert_array_equal(found[:, 3], np.isnan(X[:, 1]))
+    assert (found[::5, 1] == 0).all()
+    known = ~np.isnan(X[:, 1])
+    alone = transform(X[known][:, [1]])
+    np.testing.assert_allclose(found[known, 1], alone[:, 0], rtol=1e-9)
+
+
+def test_robust_scaler_takes_a_gap_that_training_did_not_have_for_the_mean():
+    X = rng.normal(size=(60, 2))
+    found = transform(X, rows=np.array([[np.nan, 0.0]]))
+    assert found.shape == (1, 2)
+    assert found[0, 0] == 0
+
+
+@pytest.mark.parametrize("value", [0.0, 3.5, 1e30, np.nan])
+def test_robust_scaler_makes_a_constant_or_empty_feature_zero(value):
+    X = np.column_stack([rng.normal(size=40), np.full(40, value)])
+    found = transform(X)
+    assert np.isfinite(found).all()
+    assert (found[:, 1] == 0).all()
+
+
+def test_robust_scaler_scales_a_rare_value_by_the_range():
+    X = np.zeros((100, 1))
+    X[:7] = 8.0
+    found = transform(X)
+    assert found.mean() == pytest.approx(0, abs=1e-12)
+    assert found.std() == pytest.approx(1)
+
+
+def test_robust_scaler_bounds_outliers():
+    X = rng.normal(size=(100, 1))
+    rows = np.array([[1e3], [1e30], [-1e30]])
+    found = transform(X, rows=rows)
+    assert found[1, 0] == pytest.approx(found[0, 0], rel=1e-4)
+    assert np.abs(found).max() < 6
+    assert np.sign(found).tolist() == [[1], [1], [-1]]
+
+
+def test_robust_scaler_finds_features_of_more_than_two_values():
+    X = np.column_stack([np.arange(30) % 2, np.arange(30) % 3, np.ones(30), rng.normal(size=30)])
+    assert fit(X).continuous.tolist() == [1, 3]
+
+
+def test_robust_scaler_of_many_rows_is_near_that_of_all():
+    X = rng.normal(size=(30_000, 1))
+    scaler = fit(X)
+    low, middle, high = np.percentile(X, [25, 50, 75])
+    assert scaler.center.item() == pytest.approx(middle, abs=0.05)
+    assert scaler.scale.item() == pytest.approx(1 / (high - low), rel=0.05)
