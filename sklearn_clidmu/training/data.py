@@ -97,7 +97,8 @@ class Table(Dataset):
     @property
     def labels(self) -> Labels:
         """Those of all rows of the table; made anew at every call."""
-        return self._labels(torch.arange(len(self), device=self.X.device))
+        rows = torch.arange(len(self), device=self.X.device) if self.rows is None else self.rows
+        return Labels(rows, self.targets.long(), self.sample_weight)
 
     def _labels(self, index: Tensor) -> Labels:
         rows = index if self.rows is None else self.rows.index_select(0, index)
