@@ -8,7 +8,7 @@ from torch import Tensor, nn
 N_ROWS = 10_000
 """Quantiles are those of at most as many rows, drawn at random."""
 
-N_ENTRIES = 2**20
+N_ENTRIES = 2**18
 """Entries that are measured at a time."""
 
 CLIP, FAR = 3.0, 1e6

@@ -27,7 +27,7 @@ FAR = 1e6
 """Rows farther from the mean, in units of about the kernel's width, are moved there: they are near
 no other row, and must not overflow."""
 
-CHUNK, CHUNK_ENTRIES = 2048, 2**22
+CHUNK, CHUNK_ENTRIES = 2048, 2**20
 """Rows that are in memory at a time with their Fourier features, and at most as many entries. Of
 four times as many the memory would go back to the system, and be asked for again."""
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -126,8 +126,11 @@ def run_stages(
     stages: list[Stage] = []
     predicting, log_odds, schedule = 0, None, settings.labeled
     given = prior = estimate_prior(data, settings)
+    chosen = None
     if settings.weight_decay is None:
-        settings = replace(settings, weight_decay=choose_weight_decay(settings, data))
+        chosen = choose_weight_decay(settings, data)
+        settings = replace(settings, weight_decay=chosen)
+    n_labeled = len(data.training)
     with progress(settings.verbose, settings.n_trainings) as watchers:
         for number in range(settings.n_trainings):
             if number >= settings.n_stages:
@@ -135,6 +138,9 @@ def run_stages(
                     break
                 data, prior = pseudo_label(data, prior, stages[predicting].net)
                 schedule, log_odds = settings.spread, None
+                if chosen is not None:  # the more rows, the less of it each needs
+                    share = n_labeled / len(data.training)
+                    settings = replace(settings, weight_decay=chosen * share)
             stage = prepare_stage(settings, schedule, data, prior, log_odds, watchers)
             if start is not None and not stages:
                 start_from(stage.net, start)
@@ -170,10 +176,10 @@ def estimate_prior(data: TrainingData, settings: Settings) -> Prior | None:
 
 
 def choose_weight_decay(settings: Settings, data: TrainingData) -> float:
-    """Weight decay of least log loss on held-out rows, which keep their noisy labels.
+    """Weight decay of least Brier score on held-out rows, which keep their noisy labels.
 
-    A network without reweighting is trained for a part of a stage's epochs with each candidate,
-    from the same random numbers.
+    From the middle of the candidates, up or else down as long as the score falls. The Brier score
+    is bounded, so that a few wrong labels that are predicted with certainty do not decide.
     """
     table, seed = data.training, torch.initial_seed()
     codes, random_state = table.targets.cpu().numpy(), seed % 2**32
@@ -182,20 +188,31 @@ def choose_weight_decay(settings: Settings, data: TrainingData) -> float:
     kept = np.setdiff1d(drawn, held_out)
     valid, train = (table.take(torch.from_numpy(r).to(table.X.device)) for r in (held_out, kept))
     data = data._replace(training=train, held_out=None)
-    n_epochs = max(round(CHOICE_EPOCHS * settings.labeled.n_epochs), 1)
-    n_steps = n_epochs * math.prod(steps_per_epoch(len(train), settings.batch_size))
-    losses = []
-    for weight_decay in WEIGHT_DECAYS:
+
+    @cache
+    def score(number: int) -> float:
         torch.manual_seed(seed)
-        candidate = replace(settings, weighting=None, weight_decay=weight_decay)
-        net = build_net(candidate, n_epochs, data, None)
-        net.callbacks = [("average", ParameterAverage()), ("schedule", cosine_schedule(n_steps))]
-        net.initialize_callbacks().partial_fit(train)
-        logits, _ = net.evaluate(valid.X)
-        loss = nn.functional.cross_entropy(logits, valid.labels.targets, reduction="none")
-        losses.append(weighted_mean(loss, valid.sample_weight).nan_to_num(torch.inf))
+        return _brier_score(replace(settings, weight_decay=WEIGHT_DECAYS[number]), data, valid)
+
+    number, last = len(WEIGHT_DECAYS) // 2, len(WEIGHT_DECAYS) - 1
+    step = 1 if score(number + 1) < score(number) else -1
+    while 0 <= number + step <= last and score(number + step) < score(number):
+        number += step
     torch.manual_seed(seed)
-    return WEIGHT_DECAYS[int(torch.stack(losses).argmin())]
+    return WEIGHT_DECAYS[number]
+
+
+def _brier_score(settings: Settings, data: TrainingData, valid: Table) -> float:
+    """Brier score of a network trained without reweighting, for a part of a stage's epochs."""
+    n_epochs = max(round(CHOICE_EPOCHS * settings.labeled.n_epochs), 1)
+    n_steps = n_epochs * math.prod(steps_per_epoch(len(data.training), settings.batch_size))
+    net = build_net(replace(settings, weighting=None), n_epochs, data, None)
+    net.callbacks = [("average", ParameterAverage()), ("schedule", cosine_schedule(n_steps))]
+    net.initialize_callbacks().partial_fit(data.training)
+    logits, _ = net.evaluate(valid.X)
+    true = nn.functional.one_hot(valid.labels.targets, data.n_classes)
+    score = weighted_mean((logits.softmax(1) - true).square().sum(1), valid.sample_weight)
+    return float(score.nan_to_num(torch.inf))
 
 
 def cosine_schedule(n_steps: int) -> LRScheduler:
