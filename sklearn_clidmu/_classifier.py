@@ -101,7 +101,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
     temperature : float, default=0.5
         Temperature of the feature graph, at least 1e-6. Lower values compare nearer rows only.
     max_epochs : int or "auto", default="auto"
-        Number of epochs of a stage; "auto" is 30. The learning rate falls to zero along a cosine.
+        Number of epochs of a stage; "auto" is 24. The learning rate falls to zero along a cosine.
         An epoch of a small data set passes over it until ten steps have been taken.
     warmup_epochs : int or "auto", default="auto"
         Epochs of plain training before the first meta step. With too few, classes that were not
@@ -126,7 +126,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
     weight_decay : float or "auto", default="auto"
         Weight decay of the network. The more labels are wrong, the higher it should be. "auto"
         chooses among 0.0015, 0.0075, 0.0375, 0.19 and 0.9 by the Brier score on a fifth of up to
-        5,000 rows, with noisy labels, after half of the epochs on the others. In
+        5,000 rows, with noisy labels, after a third of the epochs on the others. In
         :meth:`partial_fit`, with ``early_stopping`` and where all rows fit in one batch, it is
         0.0075.
     n_stages : int, default=2

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from sklearn_clidmu._scaling import RobustScaler
 from sklearn_clidmu._settings import FREQUENCY, N_OUTPUTS, N_PERIODS
 
-MAX_EMBEDDED = 100
-"""Most features that are embedded."""
+MAX_EMBEDDED = 40
+"""Most features that are embedded. The time of an embedding grows with their number, and sets of
+many features gain nothing."""
 
 
 class MLP(nn.Module):

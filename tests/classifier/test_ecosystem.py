@@ -345,3 +345,15 @@ def test_repr_shows_changed_parameters(fitted):
     for shown in (clf._repr_html_(), estimator_html_repr(pipe)):
         assert "CLIDMUClassifier" in shown
         assert "temperature=0.25" in shown
+
+
+def test_classifier_fits_a_mixed_frame_behind_skrub_tabular_pipeline():
+    skrub, pandas = pytest.importorskip("skrub"), pytest.importorskip("pandas")
+    rng = np.random.RandomState(0)
+    labels = rng.randint(2, size=200)
+    numbers = np.where(rng.rand(200) < 0.2, np.nan, labels + 0.3 * rng.randn(200))
+    words = np.where(rng.rand(200) < 0.9, np.where(labels, "left", "right"), "unknown")
+    days = pandas.Timestamp("2020-01-01") + pandas.to_timedelta(rng.randint(99, size=200), "D")
+    frame = pandas.DataFrame({"number": numbers, "word": words, "day": days})
+    model = skrub.tabular_pipeline(small(max_epochs=10)).fit(frame, labels)
+    assert model.score(frame, labels) > 0.9

@@ -11,7 +11,7 @@ import pytest
 from sklearn_clidmu import CLIDMUClassifier
 from sklearn_clidmu.noise import loo_kernel_ridge
 
-N_ROWS, WIDTH = 60_000, 1024  # 234 MiB
+N_ROWS, WIDTH = 80_000, 1024  # 312 MiB
 ROOM = 200 * 2**20
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA means this on Linux")
