@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from skorch.callbacks import Callback, LRScheduler, PassthroughScoring
+from skorch.callbacks import Callback, GradientNormClipping, LRScheduler, PassthroughScoring
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
@@ -25,6 +25,7 @@ from sklearn_clidmu._settings import (
     CHOICE_EPOCHS,
     CHOICE_HELD_OUT,
     CHOICE_ROWS,
+    MAX_GRADIENT_NORM,
     WEIGHT_DECAYS,
     Schedule,
     Settings,
@@ -207,7 +208,11 @@ def _brier_score(settings: Settings, data: TrainingData, valid: Table) -> float:
     n_epochs = max(round(CHOICE_EPOCHS * settings.labeled.n_epochs), 1)
     n_steps = n_epochs * math.prod(steps_per_epoch(len(data.training), settings.batch_size))
     net = build_net(replace(settings, weighting=None), n_epochs, data, None)
-    net.callbacks = [("average", ParameterAverage()), ("schedule", cosine_schedule(n_steps))]
+    net.callbacks = [
+        ("clipping", GradientNormClipping(MAX_GRADIENT_NORM)),
+        ("schedule", cosine_schedule(n_steps)),
+        ("average", ParameterAverage()),
+    ]
     net.initialize_callbacks().partial_fit(data.training)
     logits, _ = net.evaluate(valid.X)
     true = nn.functional.one_hot(valid.labels.targets, data.n_classes)
@@ -313,7 +318,10 @@ def build_callbacks(
 ) -> Callbacks:
     """Build the callbacks of a stage; of one batch they are called in this order."""
     table = data.training
-    callbacks: Callbacks = [("losses", LossRecorder(history))]
+    callbacks: Callbacks = [
+        ("clipping", GradientNormClipping(MAX_GRADIENT_NORM)),
+        ("losses", LossRecorder(history)),
+    ]
     if meta_step is not None:
         callbacks.append(("meta_step", meta_step))
     if schedule.n_steps is not None:
