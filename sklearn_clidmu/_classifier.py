@@ -126,7 +126,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
     weight_decay : float or "auto", default="auto"
         Weight decay of the network. The more labels are wrong, the higher it should be. "auto"
         chooses among 0.0015, 0.0075, 0.0375, 0.19 and 0.9 by the Brier score on a fifth of up to
-        5,000 rows, with noisy labels, after a third of the epochs on the others. In
+        5,000 rows, with noisy labels, after a third of the epochs on the others. On more rows, when
+        others have got a pseudo-label, it is reduced in proportion. In
         :meth:`partial_fit`, with ``early_stopping`` and where all rows fit in one batch, it is
         0.0075.
     n_stages : int, default=2
@@ -210,7 +211,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
     n_iter_ : int
         Number of epochs of the stage that predicts.
     weight_decay_ : float
-        Weight decay of the network.
+        Weight decay of the stage that predicts.
     history_ : dict of ndarray of shape (n_epochs,)
         Curves over the epochs of all stages: "train_loss", "meta_loss" (nan where it was
         not measured), "clid" (CLID - log n on up to 500 fixed training rows), "disagreement" (share

@@ -208,11 +208,7 @@ def _brier_score(settings: Settings, data: TrainingData, valid: Table) -> float:
     n_epochs = max(round(CHOICE_EPOCHS * settings.labeled.n_epochs), 1)
     n_steps = n_epochs * math.prod(steps_per_epoch(len(data.training), settings.batch_size))
     net = build_net(replace(settings, weighting=None), n_epochs, data, None)
-    net.callbacks = [
-        ("clipping", GradientNormClipping(MAX_GRADIENT_NORM)),
-        ("schedule", cosine_schedule(n_steps)),
-        ("average", ParameterAverage()),
-    ]
+    net.callbacks = step_callbacks(n_steps)
     net.initialize_callbacks().partial_fit(data.training)
     logits, _ = net.evaluate(valid.X)
     true = nn.functional.one_hot(valid.labels.targets, data.n_classes)
@@ -220,9 +216,13 @@ def _brier_score(settings: Settings, data: TrainingData, valid: Table) -> float:
     return float(score.nan_to_num(torch.inf))
 
 
-def cosine_schedule(n_steps: int) -> LRScheduler:
-    """Let the learning rate fall to zero over so many steps."""
-    return LRScheduler(CosineAnnealingLR, T_max=n_steps, step_every="batch", event_name=None)
+def step_callbacks(n_steps: int | None) -> Callbacks:
+    """Clipping, learning rate and moving average of a training; a constant rate for None."""
+    callbacks: Callbacks = [("clipping", GradientNormClipping(MAX_GRADIENT_NORM))]
+    if n_steps is not None:
+        cosine = LRScheduler(CosineAnnealingLR, T_max=n_steps, step_every="batch", event_name=None)
+        callbacks.append(("schedule", cosine))
+    return [*callbacks, ("average", ParameterAverage())]
 
 
 def trained_weight(data: TrainingData) -> Tensor:
@@ -318,17 +318,12 @@ def build_callbacks(
 ) -> Callbacks:
     """Build the callbacks of a stage; of one batch they are called in this order."""
     table = data.training
-    callbacks: Callbacks = [
-        ("clipping", GradientNormClipping(MAX_GRADIENT_NORM)),
-        ("losses", LossRecorder(history)),
-    ]
+    callbacks: Callbacks = [("losses", LossRecorder(history))]
     if meta_step is not None:
         callbacks.append(("meta_step", meta_step))
-    if schedule.n_steps is not None:
-        callbacks.append(("schedule", cosine_schedule(schedule.n_steps)))
     evidence = settings.weighting == "evidence"
     callbacks += [
-        ("average", ParameterAverage()),
+        *step_callbacks(schedule.n_steps),
         ("train_loss", PassthroughScoring("train_loss", on_train=True)),
         ("monitor", Monitor(table, settings.temperature, history, data.held_out)),
         ("collapse", CollapseDetector(meta_step, history, n_predicted, evidence)),

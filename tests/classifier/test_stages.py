@@ -169,7 +169,7 @@ def test_classifier_sees_through_noisy_digits_by_default():
     plain = CLIDMUClassifier(random_state=0, weighting=None).fit(X_train, noisy)
     accuracy = clf.score(X_test, y_test)
     assert accuracy >= 0.92
-    assert accuracy >= plain.score(X_test, y_test)
+    assert accuracy >= plain.score(X_test, y_test) + 0.02
     assert roc_auc_score(flipped, clf.noise_scores_) >= 0.97
     assert clf.sample_weights_[flipped].mean() < 0.5 * clf.sample_weights_[~flipped].mean()
 

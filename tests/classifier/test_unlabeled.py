@@ -180,7 +180,7 @@ def clusters(seed):
     """Rows far apart by class, and four labels of each, of which one is wrong."""
     rng = np.random.RandomState(seed)
     truth = np.arange(180) % 3
-    rows = rng.normal(size=(180, 30)) + 1.5 * rng.normal(size=(3, 30))[truth]
+    rows = rng.normal(size=(180, 30)) + 1.2 * rng.normal(size=(3, 30))[truth]
     given = np.where(np.arange(180) < 12, truth, -1)
     given[:3] = [1, 2, 0]
     return rows, given, truth
@@ -194,7 +194,7 @@ def test_consistency_improves_predictions_where_few_rows_have_a_label(seed):
         for unlabeled in ("consistency", "ignore")
     )
     assert consistent > 0.97
-    assert 1 - consistent < 0.5 * (1 - ignoring)
+    assert consistent > ignoring + 0.1
 
 
 def test_consistency_keeps_float64_where_the_labeled_rows_fit_in_one_batch(trainings):
