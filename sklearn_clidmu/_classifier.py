@@ -119,8 +119,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         Initial learning rate of SGD with Nesterov momentum 0.9; "auto" is 0.05 for batches of 64
         rows and grows with the batch, up to 0.2.
     meta_lr : float or "auto", default="auto"
-        Learning rate of the weighting net's Adam. "auto" is 0.003 for "evidence", 0.001 for "vri"
-        and 0.0003 for "wnet"; the latter two lose classes at higher rates. The published 1e-5 with
+        Learning rate of the weighting net's Adam. "auto" is 0.0003 for "evidence" and "wnet", and
+        0.001 for "vri"; "wnet" and "vri" lose classes at higher rates. The published 1e-5 with
         plain gradient descent barely moves them. Where meta steps of several batches are joined,
         it is multiplied by their number.
     weight_decay : float or "auto", default="auto"
@@ -130,10 +130,10 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         others have got a pseudo-label, it is reduced in proportion. In
         :meth:`partial_fit`, with ``early_stopping`` and where all rows fit in one batch, it is
         0.0075.
-    n_stages : int, default=2
-        Networks trained one after the other with "evidence" weighting. The first has learned from
-        wrong labels before they were known to be wrong. Each later one is new and starts from the
-        label confidence of the one before. 1 trains once, as in the paper, in half the time.
+    n_folds : int or None, default=5
+        Folds in which, with "evidence" weighting, networks predict the labels of the rows they have
+        not been trained on, before training. From that and the kernel regression follows how
+        probable each label is to be right. None leaves the networks out, and takes half the time.
     early_stopping : bool, default=False
         Hold out ``validation_fraction`` of the rows, with their noisy labels, and stop when the
         accuracy on them has not risen for 5 epochs. The best epoch predicts.
@@ -175,13 +175,12 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         caller's order. All ones without weighting and after a collapse. Rows without a label have
         0, and the others mean 1.
     noise_scores_ : ndarray of shape (n_samples,)
-        In-sample score of the label of each row passed to ``fit``, in [0, 1]; higher means more
-        likely wrong. It is one minus the geometric mean, over the epochs of the stage that
-        predicts, of the probability of the given label, so ``1 - noise_scores_`` is a label
-        quality. The network was trained on these labels and may have memorized some;
-        :func:`~sklearn_clidmu.cross_val_noise_scores` gives out-of-fold scores. Rows of zero weight
-        and held-out rows are scored by networks that did not train on them. nan for rows without a
-        label.
+        Score of the label of each row passed to ``fit``, in [0, 1]; higher means more likely wrong,
+        so ``1 - noise_scores_`` is a label quality. With "evidence" weighting it is one minus the
+        learned confidence. Otherwise, and after a collapse, it is one minus the geometric mean,
+        over the epochs, of the probability of the given label; the network was trained on these
+        labels and may have memorized some. :func:`~sklearn_clidmu.cross_val_noise_scores` gives
+        scores of networks that were not. nan for rows without a label.
     suggested_labels_ : ndarray of shape (n_samples,)
         Most probable class of each row passed to ``fit``, of the dtype of ``classes_``.
     noise_rate_ : float
@@ -266,7 +265,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         lr: Any = "auto",
         meta_lr: Any = "auto",
         weight_decay: Any = "auto",
-        n_stages: int = 2,
+        n_folds: int | None = 5,
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
         class_weight: Any = None,
@@ -291,7 +290,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         self.lr = lr
         self.meta_lr = meta_lr
         self.weight_decay = weight_decay
-        self.n_stages = n_stages
+        self.n_folds = n_folds
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
         self.class_weight = class_weight

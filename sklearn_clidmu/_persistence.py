@@ -13,8 +13,8 @@ from sklearn_clidmu._random import forked_generators, resolve_device
 from sklearn_clidmu._scaling import RobustScaler
 from sklearn_clidmu.clid.weight_nets import VRI, EvidenceNet, WNet
 from sklearn_clidmu.training.net import ReweightedNet
+from sklearn_clidmu.training.net_factory import build_weight_net
 from sklearn_clidmu.training.networks import build_network
-from sklearn_clidmu.training.stages import build_weight_net
 
 WEIGHTINGS: dict[type, str] = {EvidenceNet: "evidence", WNet: "wnet", VRI: "vri"}
 """Kinds of weighting nets, by the constructor's parameter ``weighting``."""

@@ -46,9 +46,10 @@ EMA_DECAY = 0.99
 WEIGHT_DECAYS = (0.0015, 0.0075, 0.0375, 0.19, 0.9)
 """Candidates of the weight decay: the noise, which no count of rows and features tells, decides."""
 
-CHOICE_EPOCHS = 0.33
-"""Share of a stage's epochs in which a weight decay is tried. The accuracy is 0.6 points below the
-best in hindsight, and no nearer to it after all epochs (40 cells, stages of 30 epochs)."""
+SHORT_EPOCHS = 0.33
+"""Share of a stage's epochs that networks which predict held-out rows are trained for. The accuracy
+of the weight decay they choose is 0.6 points below the best in hindsight, and no nearer to it after
+all epochs (40 cells, stages of 30 epochs). Longer, they have learned more wrong labels."""
 
 CHOICE_ROWS, CHOICE_HELD_OUT = 5_000, 0.2
 """Most rows on which weight decays are tried, and the share of them that is held out to compare
@@ -62,7 +63,7 @@ of a feature."""
 
 # Meta step
 
-META_LR = {"evidence": 3e-3, "vri": 1e-3, "wnet": 3e-4}
+META_LR = {"evidence": 3e-4, "vri": 1e-3, "wnet": 3e-4}
 """Learning rates of the weighting nets' Adam. Faster, VRI and WNet lose classes. The published 1e-5
 with plain gradient descent barely moves them."""
 
@@ -106,6 +107,10 @@ COMMON_SHARE = 0.25
 """Shrinkage of each class's label precision towards the common one. Unshrunk, it is off by 0.09 on
 average on real data, shrunk by 0.07."""
 
+POWERS, POWERS_ROWS = (0.5, 2.0, 8.0), 2_000
+"""Starts of the search for the powers of the sources, and most rows that it reads for a handful of
+numbers."""
+
 # Rows without a label
 
 N_SPREADINGS = 2
@@ -132,7 +137,7 @@ PARAMETER_CONSTRAINTS: dict[str, list[Any]] = {
     "lr": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
     "meta_lr": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
     "weight_decay": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
-    "n_stages": [Interval(Integral, 1, None, closed="left")],
+    "n_folds": [Interval(Integral, 2, None, closed="left"), None],
     "early_stopping": ["boolean"],
     "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
     "class_weight": [StrOptions({"balanced"}), dict, None],
@@ -176,7 +181,8 @@ class Settings:
     meta_lr: float
     weight_decay: float | None
     """None to choose it."""
-    n_stages: int
+    n_folds: int
+    """Folds of the networks that predict each label without it; 0 for none."""
     n_spreadings: int
     labeled: Schedule
     """Of a stage on the rows that came with a label."""
@@ -190,7 +196,7 @@ class Settings:
     @property
     def n_trainings(self) -> int:
         """Stages of the fit at most."""
-        return self.n_stages + self.n_spreadings
+        return 1 + self.n_spreadings
 
 
 def resolve(
@@ -245,7 +251,7 @@ def resolve(
         # Adam does not see that gradients of joined batches are sums.
         meta_lr=n_joined * _number(params["meta_lr"], META_LR.get(weighting, 0.0)),
         weight_decay=weight_decay,
-        n_stages=params["n_stages"] if weighting == "evidence" and not continued else 1,
+        n_folds=0 if weighting != "evidence" or one_batch or continued else params["n_folds"] or 0,
         n_spreadings=n_spreadings,
         labeled=labeled,
         spread=_schedule(params, n_labeled + n_unlabeled),

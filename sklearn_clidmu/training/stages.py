@@ -1,8 +1,8 @@
 """The stages of a fit, and what is read out of the one that predicts.
 
-A stage is one training. With the evidence net a second stage starts from the label confidence of
-the first, as prior log odds. Where rows have no label, further stages train on all rows, those
-without a label under pseudo-labels.
+Before the first, evidence weighting compares each label with what cross-fitted networks and a
+kernel regression predict without it. A stage is one training. Where rows have no label, further
+stages train on all rows, those without a label under pseudo-labels.
 """
 
 from __future__ import annotations
@@ -11,29 +11,17 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from skorch.callbacks import Callback, GradientNormClipping, LRScheduler, PassthroughScoring
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from sklearn_clidmu._scaling import RobustScaler
-from sklearn_clidmu._settings import (
-    CHOICE_EPOCHS,
-    CHOICE_HELD_OUT,
-    CHOICE_ROWS,
-    MAX_GRADIENT_NORM,
-    WEIGHT_DECAYS,
-    Schedule,
-    Settings,
-    steps_per_epoch,
-)
-from sklearn_clidmu.clid.objective import make_objective
-from sklearn_clidmu.clid.weight_nets import VRI, EvidenceNet, WNet
-from sklearn_clidmu.clid.weighted import class_means, weighted_mean
+from sklearn_clidmu._settings import Schedule, Settings
+from sklearn_clidmu.clid.weight_nets import EvidenceNet
+from sklearn_clidmu.clid.weighted import class_means
+from sklearn_clidmu.noise.label_confidence import label_confidence
 from sklearn_clidmu.noise.label_spreading import spread_labels
 from sklearn_clidmu.noise.loo_kernel_ridge import dense_rows, loo_margin
 from sklearn_clidmu.noise.transition_matrix import (
@@ -41,28 +29,20 @@ from sklearn_clidmu.noise.transition_matrix import (
     NoiseEstimate,
     estimate_label_noise,
 )
-from sklearn_clidmu.training.callbacks import (
-    CollapseDetector,
-    EarlyStopping,
-    LossRecorder,
-    Monitor,
-    ParameterAverage,
-    progress,
-)
-from sklearn_clidmu.training.data import (
-    SampleHistory,
-    ShuffledBatches,
-    SparseRows,
-    Table,
-    TrainingData,
-    hold_out,
-)
-from sklearn_clidmu.training.meta_step import BatchMetaStep, BlockMetaStep, MetaStep, make_rows
+from sklearn_clidmu.training.callbacks import progress
+from sklearn_clidmu.training.cross_fitting import choose_weight_decay, cross_fit
+from sklearn_clidmu.training.data import SampleHistory, SparseRows, Table, TrainingData
+from sklearn_clidmu.training.meta_step import make_rows
 from sklearn_clidmu.training.net import ReweightedNet
-from sklearn_clidmu.training.networks import build_network, feature_width
+from sklearn_clidmu.training.net_factory import (
+    Callbacks,
+    build_callbacks,
+    build_meta_step,
+    build_net,
+)
 
 CONFIDENCE_BOUNDS = (1e-4, 1 - 1e-4)
-"""The prior log odds of the next stage are finite."""
+"""Prior log odds are finite."""
 
 CHUNK = 8192
 """Rows whose features are in memory at a time in the final pass."""
@@ -70,22 +50,24 @@ CHUNK = 8192
 N_SAMPLED = 500
 """Rows whose evidence is kept, to show what the weighting net makes of it."""
 
-Callbacks = list[tuple[str, Callback]]
-
 CURVES = ("train_loss", "meta_loss", "clid", "disagreement", "valid_loss", "valid_score")
 """Entries of a net's history that are passed on."""
 
 
 class Prior(NamedTuple):
-    """What the leave-one-out kernel regression says of the labels before training."""
+    """What is known of the labels before training."""
 
     X: Tensor
     """Dense rows, shape (n, d)."""
     scaler: RobustScaler
-    """Scales rows for the regression."""
+    """Scales rows for the kernel regression."""
     proba: Tensor
-    """Probability of each given label at each row, without the row's own, (n, n_classes)."""
+    """Probability of each given label at each row, without the row's own, (n, n_classes): from the
+    leave-one-out kernel regression."""
     noise: NoiseEstimate
+    confidence: Tensor | None = None
+    """Probability that each label is right, shape (n,), if labels have been predicted by
+    cross-fitted networks."""
 
 
 @dataclass(eq=False)
@@ -112,7 +94,8 @@ class Readings(NamedTuple):
     predicted: Tensor
     """Most probable class, int64."""
     noise_scores: Tensor
-    """One minus the geometric mean, over the epochs, of the given label's probability."""
+    """With the evidence net one minus the confidence. Else one minus the geometric mean, over the
+    epochs, of the given label's probability."""
 
 
 def run_stages(
@@ -125,24 +108,20 @@ def run_stages(
     None without evidence weighting.
     """
     stages: list[Stage] = []
-    predicting, log_odds, schedule = 0, None, settings.labeled
-    given = prior = estimate_prior(data, settings)
-    chosen = None
-    if settings.weight_decay is None:
-        chosen = choose_weight_decay(settings, data)
-        settings = replace(settings, weight_decay=chosen)
-    n_labeled = len(data.training)
+    predicting, schedule, chosen = 0, settings.labeled, settings.weight_decay is None
+    settings, given = judge_labels(settings, data)
+    prior, n_labeled, weight_decay = given, len(data.training), settings.weight_decay
     with progress(settings.verbose, settings.n_trainings) as watchers:
         for number in range(settings.n_trainings):
-            if number >= settings.n_stages:
+            if number > 0:
                 if prior is None or stages[predicting].outcome != "finished":
                     break
                 data, prior = pseudo_label(data, prior, stages[predicting].net)
-                schedule, log_odds = settings.spread, None
-                if chosen is not None:  # the more rows, the less of it each needs
+                schedule = settings.spread
+                if chosen and weight_decay:  # the more rows, the less of it each needs
                     share = n_labeled / len(data.training)
-                    settings = replace(settings, weight_decay=chosen * share)
-            stage = prepare_stage(settings, schedule, data, prior, log_odds, watchers)
+                    settings = replace(settings, weight_decay=weight_decay * share)
+            stage = prepare_stage(settings, schedule, data, prior, watchers)
             if start is not None and not stages:
                 start_from(stage.net, start)
             stage.net.partial_fit(data.training)
@@ -151,10 +130,34 @@ def run_stages(
             stages.append(stage)
             if stage.outcome == "finished" or stages[predicting].outcome != "finished":
                 predicting = number
-            if stage.outcome == "finished" and number + 1 < settings.n_stages:
-                confidence = read_rows(stage).confidence
-                log_odds = -confidence.clamp(*CONFIDENCE_BOUNDS).logit()
     return stages, predicting, given if settings.weighting == "evidence" else None
+
+
+def judge_labels(settings: Settings, data: TrainingData) -> tuple[Settings, Prior | None]:
+    """Choose the weight decay, and compare each label with what is predicted without it.
+
+    The weight decay is chosen again when the labels have got weights, because weighted labels are
+    less noisy.
+    """
+    prior = estimate_prior(data, settings)
+    choose = settings.weight_decay is None
+    if choose:
+        settings = replace(settings, weight_decay=choose_weight_decay(settings, data))
+    if prior is None or not settings.n_folds:
+        return settings, prior
+    rows, proba = cross_fit(settings, data)
+    proba = prior.proba.double().index_copy(0, rows, proba)
+    targets = data.table.labels.targets
+    confidence, noise = label_confidence([proba, prior.proba], targets, trained_weight(data))
+    confidence = confidence.to(prior.proba.dtype)
+    noise = NoiseEstimate(*(part.to(confidence) for part in noise))
+    if choose:
+        X, labels = data.training.X, data.training.labels
+        weight = labels.sample_weight * confidence[labels.rows]
+        weighted = data._replace(training=Table(X, labels.targets, weight, labels.rows))
+        decay = choose_weight_decay(settings, weighted, settings.weight_decay)
+        settings = replace(settings, weight_decay=decay)
+    return settings, prior._replace(noise=noise, confidence=confidence)
 
 
 def estimate_prior(data: TrainingData, settings: Settings) -> Prior | None:
@@ -176,55 +179,6 @@ def estimate_prior(data: TrainingData, settings: Settings) -> Prior | None:
     return Prior(X, scaler, proba, noise)
 
 
-def choose_weight_decay(settings: Settings, data: TrainingData) -> float:
-    """Weight decay of least Brier score on held-out rows, which keep their noisy labels.
-
-    From the middle of the candidates, up or else down as long as the score falls. The Brier score
-    is bounded, so that a few wrong labels that are predicted with certainty do not decide.
-    """
-    table, seed = data.training, torch.initial_seed()
-    codes, random_state = table.targets.cpu().numpy(), seed % 2**32
-    drawn = np.random.RandomState(random_state).permutation(len(codes))[:CHOICE_ROWS]
-    held_out = hold_out(codes, drawn, CHOICE_HELD_OUT, random_state)
-    kept = np.setdiff1d(drawn, held_out)
-    valid, train = (table.take(torch.from_numpy(r).to(table.X.device)) for r in (held_out, kept))
-    data = data._replace(training=train, held_out=None)
-
-    @cache
-    def score(number: int) -> float:
-        torch.manual_seed(seed)
-        return _brier_score(replace(settings, weight_decay=WEIGHT_DECAYS[number]), data, valid)
-
-    number, last = len(WEIGHT_DECAYS) // 2, len(WEIGHT_DECAYS) - 1
-    step = 1 if score(number + 1) < score(number) else -1
-    while 0 <= number + step <= last and score(number + step) < score(number):
-        number += step
-    torch.manual_seed(seed)
-    return WEIGHT_DECAYS[number]
-
-
-def _brier_score(settings: Settings, data: TrainingData, valid: Table) -> float:
-    """Brier score of a network trained without reweighting, for a part of a stage's epochs."""
-    n_epochs = max(round(CHOICE_EPOCHS * settings.labeled.n_epochs), 1)
-    n_steps = n_epochs * math.prod(steps_per_epoch(len(data.training), settings.batch_size))
-    net = build_net(replace(settings, weighting=None), n_epochs, data, None)
-    net.callbacks = step_callbacks(n_steps)
-    net.initialize_callbacks().partial_fit(data.training)
-    logits, _ = net.evaluate(valid.X)
-    true = nn.functional.one_hot(valid.labels.targets, data.n_classes)
-    score = weighted_mean((logits.softmax(1) - true).square().sum(1), valid.sample_weight)
-    return float(score.nan_to_num(torch.inf))
-
-
-def step_callbacks(n_steps: int | None) -> Callbacks:
-    """Clipping, learning rate and moving average of a training; a constant rate for None."""
-    callbacks: Callbacks = [("clipping", GradientNormClipping(MAX_GRADIENT_NORM))]
-    if n_steps is not None:
-        cosine = LRScheduler(CosineAnnealingLR, T_max=n_steps, step_every="batch", event_name=None)
-        callbacks.append(("schedule", cosine))
-    return [*callbacks, ("average", ParameterAverage())]
-
-
 def trained_weight(data: TrainingData) -> Tensor:
     """Sample weights of all rows, 0 for those that are not trained on, shape (n,)."""
     labels = data.training.labels
@@ -237,21 +191,22 @@ def prepare_stage(
     schedule: Schedule,
     data: TrainingData,
     prior: Prior | None,
-    log_odds: Tensor | None,
     watchers: Callbacks,
 ) -> Stage:
     """Build the net of a stage, initialized, and the callbacks that will train it.
 
-    A stage that starts from prior log odds has no warm-up.
+    A stage that knows how far each label can be trusted has no warm-up.
     """
     weight = trained_weight(data)
-    margin = torch.zeros_like(weight)
+    margin, log_odds, precision = torch.zeros_like(weight), None, None
     if prior is not None:
         margin = loo_margin(prior.proba, data.table.labels.targets).to(weight)
+        precision = prior.noise.label_precision
+        if prior.confidence is not None:
+            log_odds = -prior.confidence.clamp(*CONFIDENCE_BOUNDS).logit().to(weight)
+            schedule = schedule._replace(n_warmup=0)
     history = SampleHistory(weight, data.n_classes, margin, log_odds)
-    net = build_net(settings, schedule.n_epochs, data, prior)
-    if log_odds is not None:
-        schedule = schedule._replace(n_warmup=0)
+    net = build_net(settings, schedule.n_epochs, data, precision)
     # Without a warm-up to compare with, the first epochs may predict a single class.
     n_predicted = 1 if log_odds is not None or schedule.n_steps is None else 2
     if settings.weighting is not None:
@@ -262,112 +217,6 @@ def prepare_stage(
     net.callbacks += watchers
     net.initialize_callbacks()
     return Stage(net, data, history)
-
-
-def build_net(
-    settings: Settings, n_epochs: int, data: TrainingData, prior: Prior | None
-) -> ReweightedNet:
-    """Build the skorch net of a stage, initialized, without callbacks."""
-    device = data.training.X.device
-    network = partial(
-        build_network,
-        module=settings.module,
-        hidden_layer_sizes=settings.hidden_layer_sizes,
-        dropout=settings.dropout,
-        one_mask=settings.one_batch,
-        row_shape=tuple(data.training.X.shape[1:]),
-        n_classes=data.n_classes,
-        dtype=settings.dtype,
-        scaler=data.scaler if settings.module is None else None,
-    )
-    weight_net = None
-    if settings.weighting is not None:
-        weight_net = partial(
-            build_weight_net,
-            weighting=settings.weighting,
-            arguments=network.keywords,
-            label_precision=None if prior is None else prior.noise.label_precision,
-        )
-    return ReweightedNet(
-        network,
-        weight_net=weight_net,
-        averaged=True,
-        lr=settings.lr,
-        optimizer=torch.optim.SGD,
-        optimizer__momentum=0.9,
-        optimizer__nesterov=True,
-        optimizer__weight_decay=settings.weight_decay,
-        optimizer__fused=device.type in ("cpu", "cuda"),
-        max_epochs=n_epochs,
-        batch_size=settings.batch_size,
-        iterator_train=ShuffledBatches,
-        train_split=None,
-        predict_nonlinearity=partial(torch.softmax, dim=-1),
-        device=device,
-        verbose=0,
-    ).initialize()
-
-
-def build_callbacks(
-    settings: Settings,
-    schedule: Schedule,
-    data: TrainingData,
-    history: SampleHistory,
-    meta_step: Any,
-    n_predicted: int,
-) -> Callbacks:
-    """Build the callbacks of a stage; of one batch they are called in this order."""
-    table = data.training
-    callbacks: Callbacks = [("losses", LossRecorder(history))]
-    if meta_step is not None:
-        callbacks.append(("meta_step", meta_step))
-    evidence = settings.weighting == "evidence"
-    callbacks += [
-        *step_callbacks(schedule.n_steps),
-        ("train_loss", PassthroughScoring("train_loss", on_train=True)),
-        ("monitor", Monitor(table, settings.temperature, history, data.held_out)),
-        ("collapse", CollapseDetector(meta_step, history, n_predicted, evidence)),
-    ]
-    if data.held_out is not None:
-        callbacks.append(("early_stopping", EarlyStopping()))
-    return callbacks
-
-
-def build_weight_net(
-    network: nn.Module, weighting: str, arguments: dict[str, Any], label_precision: Tensor | None
-) -> nn.Module:
-    """Build the weighting net for a network that was built with these arguments."""
-    weight_net: nn.Module
-    n_classes, dtype = arguments["n_classes"], arguments["dtype"]
-    if weighting == "evidence":
-        if label_precision is None:
-            label_precision = torch.full((n_classes,), 0.5)
-        weight_net = EvidenceNet(label_precision)
-    elif weighting == "wnet":
-        weight_net = WNet()
-    else:
-        width = feature_width(network, arguments["row_shape"], dtype)
-        weight_net = VRI(width, n_classes)
-    return weight_net.to(dtype)
-
-
-def build_meta_step(
-    settings: Settings, weight_net: nn.Module, table: Table, history: SampleHistory, n_warmup: int
-) -> MetaStep:
-    """Build the callback that trains the weighting net."""
-    kind: Any = BatchMetaStep
-    if isinstance(weight_net, EvidenceNet):
-        kind = partial(BlockMetaStep, n_batches=settings.n_meta_step_batches)
-    return kind(
-        weight_net,
-        table,
-        history,
-        make_objective(settings.meta_objective, settings.temperature),
-        virtual_step=settings.virtual_step,
-        n_warmup=n_warmup,
-        meta_batch_size=settings.meta_batch_size,
-        lr=settings.meta_lr,
-    )
 
 
 def start_from(net: ReweightedNet, start: ReweightedNet) -> None:
@@ -403,13 +252,18 @@ def pseudo_label(
     confidence, predicted = torch.from_numpy(spread[rows.cpu().numpy()]).to(prior.X).max(dim=1)
     labels = table.labels
     targets = labels.targets.index_copy(0, rows, predicted)
-    right = prior.noise.label_precision[targets].index_copy(0, rows, confidence)
+    right = prior.confidence
+    if right is None:
+        right = prior.noise.label_precision[targets]
+    right = right.index_copy(0, rows, confidence)
     precision = class_means(right, targets, data.n_classes, labels.sample_weight)
     noise = prior.noise._replace(label_precision=precision.clamp(*LABEL_PRECISION_BOUNDS))
     table = Table(table.X, targets, table.sample_weight)
     weight = trained_weight(data).index_copy(0, rows, table.sample_weight[rows])
     training = table.take(weight.nonzero().squeeze(1))
-    return data._replace(table=table, training=training), prior._replace(noise=noise)
+    return data._replace(table=table, training=training), prior._replace(
+        noise=noise, confidence=None if prior.confidence is None else right
+    )
 
 
 def read_rows(stage: Stage) -> Readings:
@@ -437,7 +291,10 @@ def read_rows(stage: Stage) -> Readings:
     # Weights that are all zero, or have overflown, do not compare rows.
     if not (confidence.any() and confidence.isfinite().all()):
         confidence = torch.ones_like(confidence)
-    return Readings(confidence, predicted, -torch.expm1(-history.mean_loss().double()))
+    scores = -torch.expm1(-history.mean_loss().double())
+    if isinstance(weight_net, EvidenceNet):
+        scores = 1 - confidence.double()
+    return Readings(confidence, predicted, scores)
 
 
 @torch.no_grad()
