@@ -79,10 +79,11 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
     weighting : {"evidence", "wnet", "vri"} or None, default="evidence"
         Input of the weighting net and effect of the weights.
 
-        - "evidence": the row's loss, the ranks of its mean loss and of its influence on CLID, and
-          the margin of other classes in a leave-one-out kernel regression; the weight scales the
-          row's loss. The mean weight of each class equals its estimated label precision. This
-          package's own; the most accurate.
+        - "evidence": how probable the label is to be right, given predictions made without it; the
+          row's loss, the ranks of its mean loss and of its influence on CLID, and the margin of
+          other classes in a leave-one-out kernel regression. The weight scales the row's loss. The
+          mean weight of each class equals its estimated label precision. This package's own; the
+          most accurate.
         - "wnet": the row's loss; the weight scales the loss. The paper's WNet.
         - "vri": features and label; the weights scale the row's logits inside the loss. The
           paper's VRI.
@@ -106,7 +107,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
     warmup_epochs : int or "auto", default="auto"
         Epochs of plain training before the first meta step. With too few, classes that were not
         learned yet are lost; with too many, wrong labels are memorized. "auto" takes as many
-        epochs as give 80 steps, or 200 with "wnet", at most a third of all epochs.
+        epochs as give 80 steps, or 200 with "wnet", at most a third of all epochs. Not used where
+        ``n_folds`` tells beforehand which labels to trust.
     batch_size : int or "auto", default="auto"
         Largest batch. "auto" is a sixteenth of the training set, from 64 to 256 rows. A training
         set that fits in one batch is always used whole, in float64, and there a row of integer
@@ -126,14 +128,16 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
     weight_decay : float or "auto", default="auto"
         Weight decay of the network. The more labels are wrong, the higher it should be. "auto"
         chooses among 0.0015, 0.0075, 0.0375, 0.19 and 0.9 by the Brier score on a fifth of up to
-        5,000 rows, with noisy labels, after a third of the epochs on the others. On more rows, when
-        others have got a pseudo-label, it is reduced in proportion. In
-        :meth:`partial_fit`, with ``early_stopping`` and where all rows fit in one batch, it is
-        0.0075.
+        5,000 rows, with noisy labels, after a third of the epochs on the others; with ``n_folds``
+        it chooses again when rows have weights. On more rows, when others have got a pseudo-label,
+        it is reduced in proportion. In :meth:`partial_fit`, with ``early_stopping`` and where all
+        rows fit in one batch, it is 0.0075.
     n_folds : int or None, default=5
         Folds in which, with "evidence" weighting, networks predict the labels of the rows they have
         not been trained on, before training. From that and the kernel regression follows how
         probable each label is to be right. None leaves the networks out, and takes half the time.
+        Without effect where all rows fit in one batch, in :meth:`partial_fit` and with
+        ``warm_start``.
     early_stopping : bool, default=False
         Hold out ``validation_fraction`` of the rows, with their noisy labels, and stop when the
         accuracy on them has not risen for 5 epochs. The best epoch predicts.
@@ -193,10 +197,10 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         ``classes_``: rows add up to one. It counts the same labels as ``noise_rate_`` as wrong, and
         the suggested ones as right. cleanlab's ``noise_matrix`` is its transpose.
     noise_estimate_ : dict or None
-        Estimate of the noise before training, by leave-one-out kernel regression, with "evidence"
-        weighting: "noise_rate" (float), "transition_matrix" (like ``transition_matrix_``) and
-        "label_precision" (ndarray of shape (n_classes,), the share of right labels among those
-        given to each class). None with other weightings.
+        Estimate of the noise before training, from predictions made without each row's label, with
+        "evidence" weighting: "noise_rate" (float), "transition_matrix" (like
+        ``transition_matrix_``) and "label_precision" (ndarray of shape (n_classes,), the share of
+        right labels among those given to each class). None with other weightings.
     stages_ : list of dict
         The trainings of the fit in their order: "weighting" (str or None), "n_rows" and "n_epochs"
         (int), "outcome" ("finished", "collapsed" or "diverged") and "predicts" (bool).

@@ -234,8 +234,16 @@ def resolve(
     if isinstance(weight_decay, str):
         fixed = one_batch or n_epochs_before is not None or params["early_stopping"]
         weight_decay = WEIGHT_DECAYS[1] if fixed else None
-    n_joined = _meta_step_batches(params, one_batch)
     continued = warm or n_epochs_before is not None
+    n_folds = params["n_folds"]
+    if n_folds is None or weighting != "evidence" or one_batch or continued:
+        n_folds = 0
+    if n_folds > n_labeled:
+        raise ValueError(
+            f"n_folds={n_folds} is more than the {n_labeled} rows trained on: lower it, or set it "
+            "to None."
+        )
+    n_joined = _meta_step_batches(params, one_batch)
     return Settings(
         hidden_layer_sizes=layer_sizes(params["hidden_layer_sizes"]),
         dropout=params["dropout"],
@@ -251,7 +259,7 @@ def resolve(
         # Adam does not see that gradients of joined batches are sums.
         meta_lr=n_joined * _number(params["meta_lr"], META_LR.get(weighting, 0.0)),
         weight_decay=weight_decay,
-        n_folds=0 if weighting != "evidence" or one_batch or continued else params["n_folds"] or 0,
+        n_folds=n_folds,
         n_spreadings=n_spreadings,
         labeled=labeled,
         spread=_schedule(params, n_labeled + n_unlabeled),
