@@ -7,7 +7,7 @@ Needs ``pip install cleanlab pandas``. Three methods:
 
 - fit: one fit of CLIDMUClassifier, with ``noise_rate_`` and ``find_label_issues(clf)``;
 - out of fold: ``find_label_issues(scores, y, suggested=...)`` with the probabilities of three folds
-  of the same classifier, ``n_stages=1`` to save time; the noise rate is the share of issues;
+  of the same classifier, with ``n_folds=None`` to save time; the noise rate is the share of issues;
 - cleanlab: its ``find_label_issues`` and noise rate, from the same out-of-fold probabilities.
 
 "class error" is the absolute error of the share of wrong labels among those given to a class,
@@ -44,8 +44,8 @@ def audit(case: Case, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     given = case.y_noisy
     clf = CLIDMUClassifier(random_state=seed).fit(case.X, given)
     folds = StratifiedKFold(3, shuffle=True, random_state=seed)
-    single = CLIDMUClassifier(random_state=seed, n_stages=1)
-    proba = cross_val_predict(single, case.X, given, cv=folds, method="predict_proba")
+    quick = CLIDMUClassifier(random_state=seed, n_folds=None)
+    proba = cross_val_predict(quick, case.X, given, cv=folds, method="predict_proba")
     scores, suggested = 1 - proba[np.arange(len(given)), given], proba.argmax(axis=1)
     fit = find_label_issues(clf).mask
     out_of_fold = find_label_issues(scores.clip(0, 1), given, suggested=suggested).mask

@@ -55,7 +55,7 @@ def measure(table: Path, labels: Path, epochs: int, threads: int) -> dict[str, f
     warnings.simplefilter("ignore")
     torch.set_num_threads(threads)
     X, y = np.load(table, mmap_mode="r"), np.load(labels)
-    model = CLIDMUClassifier(max_epochs=epochs // 2, batch_size=512, random_state=0)
+    model = CLIDMUClassifier(max_epochs=epochs, batch_size=512, random_state=0)
     with threadpool_limits(threads):
         before, start = peak_mib(), time.perf_counter()
         model.fit(X, y)
@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("--rows", type=numbers, default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--classes", type=numbers, default=[2, 10, 100, 1000])
     parser.add_argument("--features", type=numbers, default=[16, 128, 1024])
-    parser.add_argument("--epochs", type=int, default=2, help="in both stages together; even")
+    parser.add_argument("--epochs", type=int, default=2, help="of the stage")
     parser.add_argument("--folder", help="folder for the tables, default: temporary")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--measure", nargs=2, type=Path, help=argparse.SUPPRESS)

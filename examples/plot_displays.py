@@ -76,8 +76,8 @@ print("figure: training_curves.png")
 # %%
 # Weight function
 # ---------------
-# The mean weight of the rows against each input of the weighting net. In stage 2 the weight depends
-# mostly on the result of stage 1.
+# The mean weight of the rows against each input of the weighting net. It depends mostly on the
+# probability of a wrong label that is known before training.
 
 weights = WeightFunctionDisplay.from_estimator(pipe)
 weights.figure_.savefig("weight_function.png", dpi=120)

@@ -44,7 +44,9 @@ grid = [
     {"clidmuclassifier__weighting": ["wnet"]},
     {"clidmuclassifier__weighting": ["evidence"], "clidmuclassifier__dropout": [0.3, 0.6]},
 ]
-pipe = make_pipeline(StandardScaler(), CLIDMUClassifier(max_epochs=20, n_stages=1, random_state=0))
+pipe = make_pipeline(
+    StandardScaler(), CLIDMUClassifier(max_epochs=20, n_folds=None, random_state=0)
+)
 search = GridSearchCV(pipe, grid, cv=2, scoring=CRITERIA, refit=False).fit(X, y_noisy)
 
 found = search.cv_results_

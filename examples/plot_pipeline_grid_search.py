@@ -33,14 +33,14 @@ y_noisy, wrong = make_label_noise(y, rate=0.4, random_state=0)
 # %%
 # Search
 # ------
-# A parameter of a step is named by the step, two underscores and the parameter. One stage instead
-# of two (``n_stages=1``) and few epochs keep the search short. Two stages and more folds separate
-# similar candidates better.
+# A parameter of a step is named by the step, two underscores and the parameter. ``n_folds=None``,
+# which trains no networks to judge the labels beforehand, and few epochs keep the search short. The
+# default ``n_folds=5`` and more folds of the search separate similar candidates better.
 
 pipe = Pipeline(
     [
         ("scale", StandardScaler()),
-        ("classify", CLIDMUClassifier(n_stages=1, max_epochs=10, random_state=0)),
+        ("classify", CLIDMUClassifier(n_folds=None, max_epochs=10, random_state=0)),
     ]
 )
 grid = {

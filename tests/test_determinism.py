@@ -103,7 +103,7 @@ def test_fit_depends_on_threads_of_torch_by_rounding_alone():
     rng = np.random.RandomState(0)
     labels = np.arange(400) % 3
     rows = rng.normal(size=(400, 20)) + 2 * np.eye(3, 20)[labels]
-    clf = CLIDMUClassifier(**{**SMALL, "max_epochs": 1, "warmup_epochs": 0, "n_stages": 1})
+    clf = CLIDMUClassifier(**{**SMALL, "max_epochs": 1, "warmup_epochs": 0, "n_folds": None})
     clf.set_params(batch_size=400)
     found = []
     for n_threads in (1, 2):

@@ -206,7 +206,7 @@ def test_cross_val_noise_scores_do_not_depend_on_names_frames_or_the_form_of_spl
 
 def test_cross_val_noise_scores_of_the_classifier_find_wrong_labels():
     rows, given, true = make_rows(240, 0.3, distance=12)
-    scores = cross_val_noise_scores(small(max_epochs=8, n_stages=1), rows, NAMES[given], cv=2)
+    scores = cross_val_noise_scores(small(max_epochs=8, n_folds=None), rows, NAMES[given], cv=2)
     assert scores[given != true].min() > scores[given == true].max()
 
 

@@ -50,6 +50,12 @@ def clf():
 
 
 @pytest.fixture(scope="module")
+def staged():
+    """A fit of three stages: the later ones train on pseudo-labels, too."""
+    return small(missing_label=-1).fit(X, np.where(np.arange(80) % 5 == 4, -1, y))
+
+
+@pytest.fixture(scope="module")
 def wnet():
     return small(weighting="wnet", early_stopping=True).fit(X, y)
 
@@ -206,20 +212,23 @@ def test_noise_score_display_rejects_an_invalid_mask(wrong, message, clf):
 CURVES = ["train_loss", "meta_loss", "clid", "disagreement"]
 
 
-def test_training_curve_display_draws_the_history_of_each_stage(clf):
-    drawn = TrainingCurveDisplay.from_estimator(clf)
+def test_training_curve_display_draws_the_history_of_each_stage(staged):
+    drawn = TrainingCurveDisplay.from_estimator(staged)
     titles = ["loss", "meta loss", "CLID - log n", "share of rows"]
     assert [ax.get_ylabel() for ax in drawn.ax_] == titles
     for ax, key in zip(drawn.ax_, CURVES, strict=True):
-        points = np.column_stack([np.arange(1, 7), clf.history_[key]])
-        curve, predicts, border = ax.get_lines()
-        first, gap, second = np.split(curve.get_xydata(), [3, 4])
+        points = np.column_stack([np.arange(1, 10), staged.history_[key]])
+        curve, predicts, *borders = ax.get_lines()
+        first, gap, second, another, third = np.split(curve.get_xydata(), [3, 4, 7, 8])
         np.testing.assert_array_equal(first, points[:3])
-        assert np.isnan(gap).all()
-        np.testing.assert_array_equal(second, points[3:])
-        np.testing.assert_array_equal(predicts.get_xydata(), points[5:])
-        np.testing.assert_array_equal(border.get_xdata(), [3.5, 3.5])
-    assert [text.get_text().strip() for text in drawn.ax_[0].texts] == ["stage 2"]
+        np.testing.assert_array_equal(second, points[3:6])
+        np.testing.assert_array_equal(third, points[6:])
+        assert np.isnan([gap, another]).all()
+        np.testing.assert_array_equal(predicts.get_xydata(), points[8:])
+        found = [border.get_xdata() for border in borders]
+        np.testing.assert_array_equal(found, [[3.5, 3.5], [6.5, 6.5]])
+    texts = [text.get_text().strip() for text in drawn.ax_[0].texts]
+    assert texts == ["stage 2", "stage 3"]
 
 
 def test_training_curve_display_shows_the_validation_rows(wnet):
@@ -271,11 +280,11 @@ def test_weight_function_is_the_partial_dependence_on_the_evidence(name, column,
         np.testing.assert_allclose(line.get_xydata()[at], [shown, weight], rtol=1e-5, atol=1e-7)
 
 
-def test_weight_function_shows_the_prior_only_in_a_second_stage(clf):
+def test_weight_function_shows_the_prior_only_where_folds_have_given_one(clf):
     assert PRIOR in WeightFunctionDisplay.from_estimator(clf).curves
-    single = WeightFunctionDisplay.from_estimator(small(n_stages=1).fit(X, y))
-    assert PRIOR not in single.curves
-    assert len(single.ax_[1].get_lines()) == 3
+    without = WeightFunctionDisplay.from_estimator(small(n_folds=None).fit(X, y))
+    assert PRIOR not in without.curves
+    assert len(without.ax_[1].get_lines()) == 3
 
 
 @pytest.mark.parametrize(

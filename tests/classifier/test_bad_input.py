@@ -92,6 +92,18 @@ def test_early_stopping_refuses_a_hold_out_that_leaves_no_row():
         clf.fit(X[:5], y[:5])
 
 
+def test_fit_refuses_more_folds_than_rows_where_there_are_folds():
+    clf = small(n_folds=len(X) + 1, batch_size=16)
+    message = f"n_folds={len(X) + 1} is more than the {len(X)} rows trained on"
+    with pytest.raises(ValueError, match=message):
+        clf.fit(X, y)
+    assert not hasattr(clf, "net_")
+    with pytest.raises(ValueError, match=f"n_folds={len(X)} is more than the {len(X) - 1} rows"):
+        clf.set_params(n_folds=len(X)).fit(X, y, np.arange(len(X)) > 0)
+    for unaffected in ({"weighting": "wnet"}, {"batch_size": 64}):
+        small(**{"n_folds": len(X) + 1, "batch_size": 16, **unaffected}).fit(X, y)
+
+
 def test_predict_takes_a_value_beyond_single_precision_for_a_large_one():
     clf = small(batch_size=16).fit(X, y)
     huge, large = (clf.predict_proba(with_entry(value)) for value in (1e300, 1e30))
@@ -139,7 +151,7 @@ UNFIT = {
     "meta_lr": [0, -1.0, None, "high"],
     "weight_decay": [-1e-3, None, "strong"],
     "early_stopping": ["yes", None, 2],
-    "n_stages": [None, 0, -1, 1.5, "two"],
+    "n_folds": [1, 0, -1, 2.5, "two"],
     "validation_fraction": [0, 1, 0.0, 1.0, -0.1, None],
     "class_weight": ["unbalanced", 1, [1, 2]],
     "warm_start": ["yes", None, 2],

@@ -141,7 +141,7 @@ MODULES = {
     ("virtual_step", "weighting"), [("head", "evidence"), ("full", "vri"), ("full", "evidence")]
 )
 def test_module_is_trained_and_pickled(name, virtual_step, weighting):
-    params = {"virtual_step": virtual_step, "weighting": weighting, "n_stages": 1}
+    params = {"virtual_step": virtual_step, "weighting": weighting, "n_folds": None}
     clf = small(module=MODULES[name], batch_size=16, **params).fit(X, y)
     assert np.isfinite(clf.history_["train_loss"]).all()
     assert np.isfinite(clf.history_["meta_loss"][clf.max_epochs - 1])
@@ -224,7 +224,7 @@ def test_fit_learns_the_weighting_net(weighting, meta_objective):
             assert (moved - initial[name]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize(("weighting", "lr"), [("evidence", 3e-3), ("vri", 1e-3), ("wnet", 3e-4)])
+@pytest.mark.parametrize(("weighting", "lr"), [("evidence", 3e-4), ("vri", 1e-3), ("wnet", 3e-4)])
 def test_meta_lr_auto_is_the_documented_number(weighting, lr):
     assert_equal_fits(
         *(small(weighting=weighting, meta_lr=rate).fit(X, y) for rate in ("auto", lr))
@@ -238,7 +238,7 @@ def test_weighting_none_gives_unit_sample_weights():
     assert clf.noise_scores_.std() > 0
 
 
-CHANGEABLE = {"batch_size": 16, "warmup_epochs": 1, "meta_lr": 0.01}
+CHANGEABLE = {"batch_size": 16, "warmup_epochs": 1, "meta_lr": 0.01, "n_folds": None}
 
 
 @cache
@@ -258,6 +258,7 @@ def probabilities_unchanged():
         {"dropout": 0.0},
         {"virtual_step": "full"},
         {"warmup_epochs": 0},
+        {"n_folds": 3},
         {"random_state": 1},
     ],
     ids=str,
@@ -291,7 +292,7 @@ def test_weight_decay_auto_is_fixed_where_no_rows_are_held_out_for_it(params):
     ("weighting", "batch_size"), [("evidence", 16), ("evidence", 64), ("wnet", 64), ("vri", 16)]
 )
 def test_warm_up_is_plain_training_with_every_weighting(weighting, batch_size):
-    params = {"batch_size": batch_size, "warmup_epochs": 2}
+    params = {"batch_size": batch_size, "warmup_epochs": 2, "n_folds": None}
     plain = small(weighting=None, **params).fit(X, y).history_
     clf = small(weighting=weighting, meta_batch_size=7, **params).fit(X, y)
     for key in ("train_loss", "clid", "disagreement"):
@@ -331,37 +332,54 @@ def test_history_has_no_meta_loss_in_warm_up():
         np.testing.assert_array_equal(no_meta_step, [True, True, False])
 
 
-def test_second_stage_trains_a_new_network_and_a_new_weighting_net():
-    once, twice = (small(n_stages=n).fit(X, y) for n in (1, 2))
-    assert once.n_iter_ == twice.n_iter_ == 3
-    assert (len(once.history_["clid"]), len(twice.history_["clid"])) == (3, 6)
-    first = twice.history_["train_loss"][:3]
-    np.testing.assert_array_equal(once.history_["train_loss"], first)
-    assert twice.history_["train_loss"][3] > first[2]  # it has learned nothing yet
-    assert np.abs(once.predict_proba(X) - twice.predict_proba(X)).max() > 1e-3
-    for fresh, learned in zip(
-        twice.weight_net_.parameters(), once.weight_net_.parameters(), strict=True
-    ):
-        assert (fresh - learned).abs().max() > 1e-3
+@pytest.mark.parametrize("changed", [{"n_folds": 3}, {"n_folds": 5}])
+def test_n_folds_takes_the_place_of_the_warm_up(changed):
+    params = {"batch_size": 16, "warmup_epochs": 2}
+    plain, without, clf = (
+        small(**params, **more).fit(X, y)
+        for more in ({"weighting": None}, {"n_folds": None}, changed)
+    )
+    assert [len(one.history_["clid"]) for one in (plain, without, clf)] == [3, 3, 3]
+    losses = [one.history_["train_loss"][0] for one in (plain, without, clf)]
+    assert losses[0] == losses[1] != losses[2]
+    other = small(**{**params, "warmup_epochs": 0}, **changed).fit(X, y)
+    assert_equal_fits(other, clf)
+
+
+@pytest.mark.parametrize("weighting", ["wnet", "vri", None])
+def test_n_folds_concerns_the_evidence_net_alone(weighting):
+    params = {"weighting": weighting, "batch_size": 16}
+    assert_equal_fits(*(small(n_folds=n, **params).fit(X, y) for n in (None, 5)))
+
+
+def test_n_folds_concerns_no_training_set_that_fits_in_one_batch():
+    assert_equal_fits(*(small(n_folds=n, batch_size=64).fit(X, y) for n in (None, 5)))
+
+
+def test_n_folds_concerns_no_fit_that_continues_another():
+    first = small(batch_size=16, n_folds=3, warm_start=True).fit(X, y)
+    with_folds, without = (
+        pickle.loads(pickle.dumps(first)).set_params(n_folds=n).fit(X, y) for n in (5, None)
+    )
+    assert_equal_fits(with_folds, without)
+    parts = [small(batch_size=16, n_folds=n).partial_fit(X, y, classes=[0, 1]) for n in (None, 5)]
+    assert_equal_fits(*parts)
 
 
 def test_history_numbers_stages_and_marks_the_epoch_that_predicts():
     history = small().fit(X, y).history_
-    np.testing.assert_array_equal(history["stage"], [1, 1, 1, 2, 2, 2])
-    np.testing.assert_array_equal(history["chosen"], [0, 0, 0, 0, 0, 1])
+    np.testing.assert_array_equal(history["stage"], [1, 1, 1])
+    np.testing.assert_array_equal(history["chosen"], [0, 0, 1])
+    labels = np.where(np.arange(len(y)) % 4 == 3, -1, y)
+    history = small(missing_label=-1).fit(X, labels).history_
+    np.testing.assert_array_equal(history["stage"], [1, 1, 1, 2, 2, 2, 3, 3, 3])
+    np.testing.assert_array_equal(history["chosen"], [0, 0, 0, 0, 0, 0, 0, 0, 1])
 
 
 def test_history_marks_the_best_epoch_of_early_stopping():
-    clf = small(early_stopping=True, max_epochs=20, n_stages=1).fit(X, y)
+    clf = small(early_stopping=True, max_epochs=20, n_folds=None).fit(X, y)
     best = clf.history_["valid_score"].argmax()
     np.testing.assert_array_equal(np.flatnonzero(clf.history_["chosen"]), [best])
-
-
-@pytest.mark.parametrize("weighting", ["wnet", "vri", None])
-def test_n_stages_concerns_the_evidence_net_alone(weighting):
-    fits = [small(weighting=weighting, n_stages=n).fit(X, y) for n in (1, 2)]
-    assert_equal_fits(*fits)
-    assert [len(clf.history_["clid"]) for clf in fits] == [3, 3]
 
 
 @pytest.mark.parametrize("verbose", [0, False])
@@ -375,5 +393,5 @@ def test_verbose_shows_a_bar_on_standard_error_alone(verbose, capfd):
     small(verbose=verbose).fit(X, y)
     out, err = capfd.readouterr()
     assert out == ""
-    assert "CLID-MU 2/2: 100%" in err
-    assert "6/6" in err
+    assert "CLID-MU 1/1: 100%" in err
+    assert "3/3" in err

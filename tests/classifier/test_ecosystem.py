@@ -193,7 +193,7 @@ def test_pipeline_of_transformers_that_return_frames_gives_what_arrays_give(libr
 def test_predict_refuses_other_columns_than_in_fit(library, columns, message):
     frames = pytest.importorskip(library)
     table = dict(zip("wxyz", X.T, strict=True))
-    clf = small(max_epochs=1, n_stages=1).fit(frames.DataFrame(table), y)
+    clf = small(max_epochs=1, n_folds=None).fit(frames.DataFrame(table), y)
     other = frames.DataFrame({name: table.get(name, X[:, 0]) for name in columns})
     for method in (clf.predict, clf.predict_proba, lambda rows: clf.noise_scores(rows, y)):
         with pytest.raises(ValueError, match=message):

@@ -204,7 +204,7 @@ def test_warm_start_is_one_stage_on_its_own_rows(weighting):
 
 def test_warm_start_goes_on_learning():
     X, y, wrong = make_rows(600)
-    clf = make(max_epochs=1, warm_start=True)
+    clf = make(max_epochs=1, warm_start=True, n_folds=None)
     losses, found = [], []
     for _ in range(5):
         losses.append(clf.fit(X, y).history_["train_loss"][-1])

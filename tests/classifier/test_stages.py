@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
-from sklearn_clidmu import CLIDMUClassifier
+from sklearn_clidmu import CLIDMUClassifier, _settings, find_label_issues
+from sklearn_clidmu.datasets import make_label_noise
 
 from .data import SMALL, make_rows
 
@@ -57,10 +58,15 @@ def test_transition_matrix_has_true_classes_in_rows_and_given_labels_in_columns(
     assert clf.noise_rate_ == pytest.approx(flipped.mean(), abs=0.02)
 
 
-def test_noise_estimate_sees_the_noise_before_training():
+@pytest.mark.parametrize("n_folds", [None, 5])
+def test_noise_estimate_sees_the_noise_before_training(n_folds):
     X, y, flipped, expected = cyclic_noise()
-    # One epoch of no learning: what is right is known without the network.
-    clf = small(batch_size=32, max_epochs=1, warmup_epochs=0, lr=1e-12, n_stages=1).fit(X, y)
+    # One epoch of no learning, or none of it in the networks of the folds: what is right is known
+    # without the network that predicts.
+    params = {"max_epochs": 1, "warmup_epochs": 0, "lr": 1e-12}
+    if n_folds is not None:
+        params = {"max_epochs": 8, "meta_lr": 1e-12}
+    clf = small(batch_size=32, n_folds=n_folds, **params).fit(X, y)
     estimate = clf.noise_estimate_
     assert estimate["noise_rate"] == pytest.approx(flipped.mean(), abs=0.08)
     np.testing.assert_allclose(estimate["transition_matrix"], expected, atol=0.15)
@@ -156,6 +162,24 @@ def test_fit_finds_wrong_labels_and_predicts_as_without_them(kind):
     assert roc_auc_score(flipped, -clf.sample_weights_) > 0.95
 
 
+@pytest.mark.parametrize("kind", ["pairflip", "symmetric"])
+def test_noise_scores_order_the_labels_of_noisy_digits(kind):
+    X, true = load_digits(return_X_y=True)
+    y, wrong = make_label_noise(true, kind=kind, rate=0.4, random_state=0)
+    clf = CLIDMUClassifier(random_state=0).fit(X, y)
+    assert clf.noise_scores_[wrong].mean() > clf.noise_scores_[~wrong].mean()
+    assert roc_auc_score(wrong, clf.noise_scores_) >= 0.97
+
+
+@pytest.mark.parametrize("load", [load_iris, load_wine, load_breast_cancer])
+def test_few_clean_labels_are_called_wrong(load):
+    X, y = load(return_X_y=True)
+    clf = CLIDMUClassifier(random_state=0).fit(X, y)
+    assert find_label_issues(clf).mask.mean() <= 0.04
+    assert (clf.noise_scores_ > 0.5).mean() <= 0.04
+    assert clf.noise_rate_ <= 0.04
+
+
 def test_classifier_sees_through_noisy_digits_by_default():
     X, y = load_digits(return_X_y=True)
     parts = train_test_split(X, y, train_size=1000, random_state=2, stratify=y)
@@ -177,26 +201,41 @@ def test_classifier_sees_through_noisy_digits_by_default():
 # The stages
 
 
-@pytest.mark.parametrize("n_stages", [1, 2, 3])
-def test_stages_are_as_many_as_asked_for_and_the_last_predicts(n_stages):
+@pytest.mark.parametrize("n_folds", [None, 2, 5])
+def test_stages_are_one_where_all_rows_have_a_label(n_folds):
     X, y, _ = make_rows(50)
-    clf = small(n_stages=n_stages, batch_size=32, early_stopping=True).fit(X, y)
-    stage = {"weighting": "evidence", "n_rows": 45, "n_epochs": 3, "outcome": "finished"}
-    expected = [{**stage, "predicts": i == n_stages - 1} for i in range(n_stages)]
-    assert clf.stages_ == expected
+    clf = small(n_folds=n_folds, batch_size=32, early_stopping=True).fit(X, y)
+    assert clf.stages_ == [
+        {
+            "weighting": "evidence",
+            "n_rows": 45,
+            "n_epochs": 3,
+            "outcome": "finished",
+            "predicts": True,
+        }
+    ]
     types = [type(value) for value in clf.stages_[0].values()]
     assert types == [str, int, int, str, bool]
 
 
-def test_second_stage_starts_from_the_confidence_of_the_first():
+def test_folds_find_the_wrong_labels_that_training_without_them_finds():
     X, y, flipped = blobs("symmetric")
-    first, second = (
-        small(n_stages=n, batch_size=32, max_epochs=6, warmup_epochs=3).fit(X, y) for n in (1, 2)
+    without, clf = (
+        small(n_folds=n, batch_size=32, max_epochs=6, warmup_epochs=3).fit(X, y) for n in (None, 5)
     )
-    assert roc_auc_score(flipped, -first.sample_weights_) > 0.9
-    correlation = np.corrcoef(first.sample_weights_, second.sample_weights_)[0, 1]
+    assert roc_auc_score(flipped, -without.sample_weights_) > 0.9
+    correlation = np.corrcoef(without.sample_weights_, clf.sample_weights_)[0, 1]
     assert correlation > 0.8
-    assert roc_auc_score(flipped, -second.sample_weights_) > 0.9
+    assert roc_auc_score(flipped, -clf.sample_weights_) > 0.9
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_noise_scores_are_one_minus_the_learned_confidence(batch_size, early_stopping):
+    X, y, _ = make_rows(150, n_classes=3)
+    weight = np.random.RandomState(0).randint(0, 3, len(X)).astype(float)
+    clf = small(batch_size=batch_size, early_stopping=early_stopping).fit(X, y, weight)
+    confidence = 1 - clf.noise_scores_
+    np.testing.assert_allclose(clf.sample_weights_, confidence / confidence.mean())
 
 
 def objective_that_fails(fails):
@@ -215,37 +254,41 @@ def objective_that_fails(fails):
 CALLS = {"batch_size": 32, "meta_batch_size": 32, "warmup_epochs": 1, "max_epochs": 3}
 
 
-def test_collapsed_second_stage_does_not_predict():
+@pytest.mark.parametrize("n_folds", [None, 3])
+def test_collapsed_later_stages_do_not_predict(n_folds, monkeypatch):
     X, y, _ = make_rows(150, n_classes=3)
-    objective = objective_that_fails(lambda n: n > 3 * 10)
-    clf = small(meta_objective=objective, **CALLS).fit(X, y)  # and no ConvergenceWarning
-    assert [s["outcome"] for s in clf.stages_] == ["finished", "collapsed"]
-    assert [s["predicts"] for s in clf.stages_] == [True, False]
+    labels = np.where(np.arange(150) % 5 == 4, -1, y)  # 4 batches and 3 passes
+    params = {"missing_label": -1, "n_folds": n_folds, **CALLS}
+    objective = objective_that_fails(lambda n: n > 3 * 12)
+    clf = small(meta_objective=objective, **params).fit(X, labels)  # and no ConvergenceWarning
+    assert [s["outcome"] for s in clf.stages_] == ["finished", "collapsed", "collapsed"]
+    assert [s["predicts"] for s in clf.stages_] == [True, False, False]
     assert clf.collapse_epoch_ is None
     assert clf.sample_weights_.std() > 1e-3
     np.testing.assert_array_equal(np.flatnonzero(clf.history_["chosen"]), [2])
-    alone = small(meta_objective=objective_that_fails(lambda n: False), n_stages=1, **CALLS)
-    np.testing.assert_array_equal(alone.fit(X, y).predict_proba(X), clf.predict_proba(X))
+    monkeypatch.setattr(_settings, "N_SPREADINGS", 0)
+    alone = small(meta_objective=objective_that_fails(lambda n: False), **params)
+    np.testing.assert_array_equal(alone.fit(X, labels).predict_proba(X), clf.predict_proba(X))
 
 
-def test_collapsed_first_stage_is_followed_by_a_sound_one():
+@pytest.mark.parametrize(("n_folds", "epoch"), [(None, 2), (3, 1)])  # after a warm-up of one epoch
+@pytest.mark.parametrize("missing", [False, True])
+def test_collapse_of_the_first_stage_is_the_last_and_gives_unit_weights(n_folds, epoch, missing):
     X, y, _ = make_rows(150, n_classes=3)
-    objective = objective_that_fails(lambda n: n == 1)
-    clf = small(meta_objective=objective, **CALLS).fit(X, y)  # and no ConvergenceWarning
-    assert [s["outcome"] for s in clf.stages_] == ["collapsed", "finished"]
-    assert [s["predicts"] for s in clf.stages_] == [False, True]
-    assert clf.sample_weights_.std() > 1e-3
-
-
-def test_collapse_of_every_stage_warns_once_and_gives_unit_weights():
-    X, y, _ = make_rows(150, n_classes=3)
-    clf = small(meta_objective=objective_that_fails(lambda n: True), **CALLS)
-    with pytest.warns(ConvergenceWarning, match="collapsed in epoch 2") as caught:
-        clf.fit(X, y)
+    labels = np.where(missing & (np.arange(150) % 5 == 4), -1, y)
+    clf = small(
+        meta_objective=objective_that_fails(lambda n: True),
+        missing_label=-1,
+        n_folds=n_folds,
+        **CALLS,
+    )
+    with pytest.warns(ConvergenceWarning, match=f"collapsed in epoch {epoch}") as caught:
+        clf.fit(X, labels)
     assert len(caught) == 1
-    assert [s["outcome"] for s in clf.stages_] == ["collapsed", "collapsed"]
-    assert clf.collapse_epoch_ == 2
-    np.testing.assert_array_equal(clf.sample_weights_, np.ones(150))
+    assert [s["outcome"] for s in clf.stages_] == ["collapsed"]
+    assert clf.collapse_epoch_ == epoch
+    np.testing.assert_array_equal(clf.sample_weights_, (labels >= 0).astype(float))
+    assert np.nanstd(clf.noise_scores_) > 0.01  # which are of the losses
 
 
 def test_stages_tell_of_divergence():

@@ -57,19 +57,20 @@ def trainings(monkeypatch):
 
 @pytest.mark.parametrize("unlabeled", USES)
 @pytest.mark.parametrize(
-    ("weighting", "n_stages", "batch_size"),
+    ("weighting", "n_folds", "batch_size"),
     [
-        ("evidence", 2, 16),
-        ("evidence", 1, 64),
-        ("wnet", 2, 64),
-        ("vri", 2, 16),
-        (None, 2, 64),
+        ("evidence", 3, 16),
+        ("evidence", None, 16),
+        ("evidence", 3, 64),
+        ("wnet", 3, 64),
+        ("vri", 3, 16),
+        (None, 3, 64),
     ],
 )
 def test_unlabeled_rows_have_no_noise_score_and_no_weight(
-    weighting, n_stages, unlabeled, batch_size
+    weighting, n_folds, unlabeled, batch_size
 ):
-    clf = small(weighting=weighting, n_stages=n_stages, unlabeled=unlabeled, batch_size=batch_size)
+    clf = small(weighting=weighting, n_folds=n_folds, unlabeled=unlabeled, batch_size=batch_size)
     clf.fit(X, y)
     assert clf.noise_scores_.shape == clf.sample_weights_.shape == (60,)
     np.testing.assert_array_equal(np.isnan(clf.noise_scores_), ~LABELED)
@@ -154,11 +155,11 @@ def test_consistency_trains_on_labeled_rows_first_and_then_on_all(trainings):
     for unlabeled in USES:
         trainings.clear()
         small(unlabeled=unlabeled).fit(X, y)
-        assert len(trainings) == 2 + N_SPREADINGS * (unlabeled == "consistency")
-        for data in trainings[:2]:
-            np.testing.assert_array_equal(data.training.labels.rows, np.flatnonzero(LABELED))
-            np.testing.assert_array_equal(data.training.labels.targets, y[LABELED])
-        for data in trainings[2:]:
+        assert len(trainings) == 1 + N_SPREADINGS * (unlabeled == "consistency")
+        first, *later = trainings
+        np.testing.assert_array_equal(first.training.labels.rows, np.flatnonzero(LABELED))
+        np.testing.assert_array_equal(first.training.labels.targets, y[LABELED])
+        for data in later:
             np.testing.assert_array_equal(data.training.labels.rows, np.arange(60))
             np.testing.assert_array_equal(data.training.labels.targets[LABELED], y[LABELED])
 
@@ -166,8 +167,7 @@ def test_consistency_trains_on_labeled_rows_first_and_then_on_all(trainings):
 @pytest.mark.parametrize("weighting", ["evidence", "wnet", "vri", None])
 def test_consistency_gives_pseudo_labels_with_every_weighting(weighting, trainings):
     clf = small(weighting=weighting, batch_size=16).fit(X, y)
-    n_stages = 2 if weighting == "evidence" else 1
-    n_rows = [LABELED.sum()] * n_stages + [60] * N_SPREADINGS
+    n_rows = [LABELED.sum()] + [60] * N_SPREADINGS
     assert [(s["weighting"], s["n_rows"]) for s in clf.stages_] == [(weighting, n) for n in n_rows]
     assert len(clf.history_["clid"]) == 3 * len(trainings)
     first, last = (data.table.labels.targets for data in (trainings[0], trainings[-1]))
@@ -200,7 +200,7 @@ def test_consistency_improves_predictions_where_few_rows_have_a_label(seed):
 def test_consistency_keeps_float64_where_the_labeled_rows_fit_in_one_batch(trainings):
     few = np.where(np.arange(60) < 12, y_full, -1)
     clf = small(batch_size=16).fit(X, few)
-    assert [len(data.training) for data in trainings] == [12, 12, 60, 60]
+    assert [len(data.training) for data in trainings] == [12, 60, 60]
     assert {p.dtype for p in clf.net_.module_.parameters()} == {torch.float64}
     assert np.isfinite(clf.predict_proba(X)).all()
     assert np.isfinite(clf.noise_scores_[:12]).all()

@@ -21,7 +21,7 @@ PASSES = [("evidence", "head"), ("evidence", "full"), ("vri", "full"), (None, "h
 
 
 def fit(module, weighting="evidence", virtual_step="head", batch_size=64, **params):
-    quick = {"max_epochs": 2, "warmup_epochs": 1, "n_stages": 1, "random_state": 0}
+    quick = {"max_epochs": 2, "warmup_epochs": 1, "n_folds": None, "random_state": 0}
     return CLIDMUClassifier(
         module=module,
         weighting=weighting,

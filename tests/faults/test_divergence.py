@@ -19,7 +19,7 @@ IN_BATCHES, WHOLE = {"batch_size": 16}, {"batch_size": 64}
 
 def fit(rows, labels, weighting, **params):
     """Fit quickly; return the classifier and the messages of its warnings of convergence."""
-    quick = {"hidden_layer_sizes": (6, 5), "max_epochs": 2, "warmup_epochs": 1, "n_stages": 1}
+    quick = {"hidden_layer_sizes": (6, 5), "max_epochs": 2, "warmup_epochs": 1, "n_folds": None}
     clf = CLIDMUClassifier(weighting=weighting, random_state=0, **{**quick, **params})
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("error")

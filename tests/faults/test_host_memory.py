@@ -50,15 +50,17 @@ def table(tmp_path_factory):
     return np.load(path, mmap_mode="r")
 
 
-@pytest.mark.parametrize("weighting", ["evidence", None])
-def test_fit_does_not_copy_a_table_on_disk(weighting, table, monkeypatch):
+@pytest.mark.parametrize(
+    ("weighting", "n_folds"), [("evidence", 2), ("evidence", None), (None, None)]
+)
+def test_fit_does_not_copy_a_table_on_disk(weighting, n_folds, table, monkeypatch):
     monkeypatch.setattr(loo_kernel_ridge, "N_FREQUENCIES", 64)  # of the time; memory goes by chunks
     y = np.arange(N_ROWS) % 2
     clf = CLIDMUClassifier(
         hidden_layer_sizes=(8,),
         max_epochs=1,
         batch_size=512,
-        n_stages=1,
+        n_folds=n_folds,
         weighting=weighting,
         warmup_epochs=0,
         random_state=0,

@@ -14,6 +14,8 @@ from sklearn.model_selection import GridSearchCV
 from sklearn_clidmu import CLIDMUClassifier, _classifier
 from sklearn_clidmu.training import stages
 from sklearn_clidmu.training.callbacks import Monitor
+from sklearn_clidmu.training.cross_fitting import EpochMean
+from sklearn_clidmu.training.meta_step import BlockMetaStep
 from sklearn_clidmu.training.net import ReweightedNet
 
 X, y, _ = make_rows(90, n_classes=3)
@@ -46,11 +48,13 @@ def heard():
 
 
 MOMENTS = {
-    "in warm-up": (ReweightedNet, "train_step_single", 5),
-    "in a meta step": (ReweightedNet, "train_step_single", 16),
+    "in the choice of the weight decay": (ReweightedNet, "train_step_single", 5),
+    "in a fold": (EpochMean, "on_epoch_end", 2),
+    "when labels are judged": (stages, "label_confidence", 1),
+    "in a meta step": (BlockMetaStep, "training_loss", 5),
     "at the end of an epoch": (Monitor, "on_epoch_end", 2),
-    "between the stages": (stages, "read_rows", 1),
-    "in the second stage": (ReweightedNet, "train_step_single", 40),
+    "between the stages": (stages, "pseudo_label", 1),
+    "in the second stage": (Monitor, "on_epoch_end", 5),
     "in the final pass": (_classifier, "read_rows", 1),
     "when attributes are set": (_classifier, "training_curves", 1),
 }
@@ -58,14 +62,16 @@ MOMENTS = {
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_ctrl_c_leaves_an_estimator_as_it_was(moment):
-    new, fitted = make(), make().fit(X, y)
+    labels = np.where(np.arange(90) % 5 == 4, -1, y)  # so that there are further stages
+    new, fitted = (make(missing_label=-1) for _ in range(2))
+    fitted.fit(X, labels)
     expected = fitted.predict_proba(X)
     for clf in (new, fitted):
         before = dict(vars(clf))
         with pytest.MonkeyPatch.context() as patch:
             send_sigint(patch, *MOMENTS[moment])
             with pytest.raises(KeyboardInterrupt):
-                clf.fit(X, y)
+                clf.fit(X, labels)
         assert vars(clf) == before
     np.testing.assert_array_equal(fitted.predict_proba(X), expected)
 
@@ -79,7 +85,7 @@ def test_ctrl_c_ends_a_grid_search(monkeypatch):
             fits.append(1)
             return super().fit(X, y, sample_weight)
 
-    clf = Counting(hidden_layer_sizes=(8,), max_epochs=2, n_stages=1)
+    clf = Counting(hidden_layer_sizes=(8,), max_epochs=2, n_folds=None)
     with pytest.raises(KeyboardInterrupt):
         GridSearchCV(clf, {"dropout": [0.1, 0.2, 0.3]}, cv=2).fit(X, y)
     assert len(fits) == 2
@@ -100,7 +106,8 @@ def test_ctrl_c_from_another_process_is_no_different():
                 started.append(True)
             return logits.sum()
 
-        clf = CLIDMUClassifier(max_epochs=100_000, weight_decay=0, meta_objective=objective)
+        params = {"max_epochs": 100_000, "weight_decay": 0, "n_folds": None}
+        clf = CLIDMUClassifier(meta_objective=objective, **params)
         try:
             clf.fit(X, y)
         except KeyboardInterrupt:

@@ -16,7 +16,7 @@ LARGEST = {
     "hidden_layer_sizes": 5,
     "max_epochs": 3,
     "warmup_epochs": 2,
-    "n_stages": 3,
+    "n_folds": 3,
     "verbose": 2,
 }
 """Bounds of integers on which the time of a fit depends; 40 for the others."""

@@ -3,19 +3,73 @@
 from copy import deepcopy
 from functools import partial
 
+import numpy as np
 import torch
 from clid.helpers import N_CLASSES, N_FEATURES, WIDTH, mlp
 from skorch.callbacks import Callback
 from torch import nn
 
+from sklearn_clidmu._settings import resolve
 from sklearn_clidmu.clid.objective import make_objective
 from sklearn_clidmu.clid.weight_nets import VRI, EvidenceNet, WNet
-from sklearn_clidmu.training.data import Labels, SampleHistory, ShuffledBatches, Table
+from sklearn_clidmu.training.data import (
+    Labels,
+    SampleHistory,
+    ShuffledBatches,
+    Table,
+    make_training_data,
+    trained_rows,
+)
 from sklearn_clidmu.training.meta_step import BatchMetaStep, BlockMetaStep
 from sklearn_clidmu.training.net import ReweightedNet
 
 DTYPE = torch.float64
 PRECISION = torch.tensor([0.9, 0.6, 0.75], dtype=DTYPE)
+
+
+PARAMS = {
+    "hidden_layer_sizes": (8,),
+    "dropout": 0.3,
+    "module": None,
+    "weighting": "evidence",
+    "meta_objective": "clid",
+    "virtual_step": "head",
+    "temperature": 0.5,
+    "max_epochs": 3,
+    "warmup_epochs": 1,
+    "batch_size": 32,
+    "meta_batch_size": None,
+    "lr": "auto",
+    "meta_lr": "auto",
+    "weight_decay": 0.01,
+    "n_folds": 3,
+    "verbose": 0,
+    "early_stopping": False,
+}
+
+
+def blobs(n=90, n_wrong=9, n_unlabeled=0):
+    """Rows far apart by class, their codes of which the first are wrong and the last missing."""
+    rng = np.random.RandomState(0)
+    codes = np.arange(n) % N_CLASSES
+    X = rng.normal(size=(n, 4)) + 5 * np.eye(N_CLASSES, 4)[codes]
+    codes[:n_wrong] = (codes[:n_wrong] + 1) % N_CLASSES
+    codes[n - n_unlabeled :] = -1
+    return X.astype(np.float32), codes
+
+
+def prepare(n_unlabeled=0, weight=None, held_out=(), rows=None, **params):
+    """Settings and data of a fit of the blobs, or of other rows and codes."""
+    X, codes = blobs(n_unlabeled=n_unlabeled) if rows is None else rows
+    weight = np.ones(len(codes)) if weight is None else weight
+    held_out = np.array(held_out, dtype=int)
+    settings = resolve(
+        {**PARAMS, **params},
+        n_labeled=int(trained_rows(codes, weight, held_out).sum()),
+        n_unlabeled=int(((codes < 0) & (weight > 0)).sum()),
+    )
+    cpu = torch.device("cpu")
+    return settings, make_training_data(X, codes, weight, held_out, N_CLASSES, settings.dtype, cpu)
 
 
 def make_table(n, sample_weight=None, rows=None):
@@ -29,7 +83,7 @@ def make_table(n, sample_weight=None, rows=None):
 
 
 def make_history(n, sample_weight=None):
-    """History of a second stage, in which every row has been visited twice."""
+    """History of a stage with prior log odds, in which every row has been visited twice."""
     weight = 0.5 + torch.rand(n, dtype=DTYPE) if sample_weight is None else sample_weight
     margin, log_odds = torch.randn(2, n, dtype=DTYPE)
     history = SampleHistory(weight, N_CLASSES, margin, log_odds)

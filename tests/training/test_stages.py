@@ -2,6 +2,7 @@
 
 import math
 from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,18 +10,22 @@ import torch
 from clid.helpers import N_CLASSES
 from skorch.callbacks import Callback
 
-from sklearn_clidmu._settings import resolve
 from sklearn_clidmu.clid.weight_nets import EvidenceNet
 from sklearn_clidmu.clid.weighted import class_means
 from sklearn_clidmu.noise import loo_kernel_ridge
+from sklearn_clidmu.noise.label_confidence import label_confidence
 from sklearn_clidmu.noise.label_spreading import spread_labels
 from sklearn_clidmu.noise.loo_kernel_ridge import loo_margin
+from sklearn_clidmu.noise.transition_matrix import LABEL_PRECISION_BOUNDS
 from sklearn_clidmu.training import stages as module_of_stages
+from sklearn_clidmu.training.cross_fitting import cross_fit
 from sklearn_clidmu.training.data import make_training_data
 from sklearn_clidmu.training.stages import (
     CONFIDENCE_BOUNDS,
     class_probabilities,
+    estimate_prior,
     join_curves,
+    judge_labels,
     pseudo_label,
     read_rows,
     run_stages,
@@ -28,7 +33,7 @@ from sklearn_clidmu.training.stages import (
     training_curves,
 )
 
-from .helpers import vector
+from .helpers import blobs, prepare, vector
 
 
 @pytest.fixture(autouse=True)
@@ -37,46 +42,9 @@ def coarse_kernel(monkeypatch):
     monkeypatch.setattr(loo_kernel_ridge, "N_FREQUENCIES", 16)
 
 
-PARAMS = {
-    "hidden_layer_sizes": (8,),
-    "dropout": 0.3,
-    "module": None,
-    "weighting": "evidence",
-    "meta_objective": "clid",
-    "virtual_step": "head",
-    "temperature": 0.5,
-    "max_epochs": 3,
-    "warmup_epochs": 1,
-    "batch_size": 32,
-    "meta_batch_size": None,
-    "lr": "auto",
-    "meta_lr": "auto",
-    "weight_decay": 0.01,
-    "n_stages": 2,
-    "verbose": 0,
-    "early_stopping": False,
-}
-
-
-def blobs(n=90, n_wrong=9, n_unlabeled=0):
-    """Rows far apart by class, their codes of which the first are wrong and the last missing."""
-    rng = np.random.RandomState(0)
-    codes = np.arange(n) % N_CLASSES
-    X = rng.normal(size=(n, 4)) + 5 * np.eye(N_CLASSES, 4)[codes]
-    codes[:n_wrong] = (codes[:n_wrong] + 1) % N_CLASSES
-    codes[n - n_unlabeled :] = -1
-    return X.astype(np.float32), codes
-
-
 def run(watcher=None, n_unlabeled=0, weight=None, held_out=(), start=None, **params):
     """Fit the blobs; return the stages, the one that predicts, the data and the prior."""
-    X, codes = blobs(n_unlabeled=n_unlabeled)
-    weight = np.ones(len(X)) if weight is None else weight
-    n_labeled = int(((codes >= 0) & (weight > 0)).sum())
-    settings = resolve({**PARAMS, **params}, n_labeled=n_labeled, n_unlabeled=n_unlabeled)
-    held_out = np.array(held_out, dtype=int)
-    cpu = torch.device("cpu")
-    data = make_training_data(X, codes, weight, held_out, N_CLASSES, settings.dtype, cpu)
+    settings, data = prepare(n_unlabeled, weight, held_out, **params)
     with pytest.MonkeyPatch.context() as patch:
         if watcher is not None:  # in the place of the progress bar, which follows all stages, too
             patch.setattr(
@@ -102,45 +70,65 @@ class PoisonStage(Callback):
             net.module_.head.bias.data.fill_(math.nan)
 
 
-@pytest.mark.parametrize("n_stages", [1, 2, 3])
-def test_run_stages_trains_new_nets_of_which_the_last_predicts(n_stages):
-    stages, predicting, _, _ = run(n_stages=n_stages)
-    assert len(stages) == n_stages
-    assert predicting == n_stages - 1
-    assert [stage.outcome for stage in stages] == ["finished"] * n_stages
-    assert len({id(stage.net.module_) for stage in stages}) == n_stages
-    assert [len(stage.net.history) for stage in stages] == [3] * n_stages
+@pytest.mark.parametrize("n_folds", [None, 2, 5])
+def test_run_stages_trains_one_net_where_all_rows_have_a_label(n_folds):
+    [stage], predicting, data, _ = run(n_folds=n_folds)
+    assert predicting == 0
+    assert stage.outcome == "finished"
+    assert len(stage.net.history) == 3
+    assert stage.data is data  # the folds are gone
 
 
-def test_run_stages_starts_the_second_from_the_confidence_of_the_first():
-    (first, second), _, data, prior = run()
-    confidence = read_rows(first).confidence.double()
+@pytest.mark.parametrize("n_folds", [None, 3])
+def test_run_stages_warms_up_only_where_nothing_is_known_of_single_labels(n_folds):
+    losses = []
+    for params in ({"n_folds": n_folds}, {"weighting": None}):
+        torch.manual_seed(0)
+        [stage], *_ = run(**params)
+        losses.append(stage.net.history[:, "train_loss"])
+    first, second, _ = np.equal(*losses)
+    assert first == (n_folds is None)
+    assert not second
+
+
+def test_run_stages_without_folds_knows_nothing_of_single_labels():
+    [stage], _, data, prior = run(n_folds=None)
+    assert prior.confidence is None
+    assert stage.history.prior_log_odds.abs().max() == 0
+    torch.testing.assert_close(
+        stage.history.loo_margin, loo_margin(prior.proba, data.table.labels.targets)
+    )
+
+
+def test_run_stages_starts_from_the_confidence_in_each_label_without_warm_up():
+    [stage], _, data, prior = run()
     low, high = (math.log(p / (1 - p)) for p in CONFIDENCE_BOUNDS)
+    confidence = prior.confidence.double()
     expected = -(confidence / (1 - confidence)).log().clamp(low, high)
-    found = second.history.prior_log_odds.double()
+    found = stage.history.prior_log_odds.double()
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
-    assert first.history.prior_log_odds.abs().max() == 0
-    margin = loo_margin(prior.proba, data.table.labels.targets)
-    for stage in (first, second):
-        torch.testing.assert_close(stage.history.loo_margin, margin)
-        assert isinstance(stage.net.weight_net_, EvidenceNet)
-        assert torch.equal(stage.net.weight_net_.label_precision, prior.noise.label_precision)
+    assert (found[:9] > 0).sum() >= 8  # wrong labels, one of them of a row between the blobs
+    assert found[9:].max() < 0
+    torch.testing.assert_close(
+        stage.history.loo_margin, loo_margin(prior.proba, data.table.labels.targets)
+    )
+    assert isinstance(stage.net.weight_net_, EvidenceNet)
+    assert torch.equal(stage.net.weight_net_.label_precision, prior.noise.label_precision)
 
 
 @pytest.mark.parametrize(
     ("poisoned", "outcomes", "predicting"),
     [
-        ((1,), ["collapsed", "finished"], 1),
-        ((2,), ["finished", "collapsed"], 0),
-        ((1, 2), ["collapsed", "collapsed"], 1),
+        ((2,), ["finished", "collapsed", "finished"], 2),
+        ((3,), ["finished", "finished", "collapsed"], 1),
+        ((2, 3), ["finished", "collapsed", "collapsed"], 0),
     ],
 )
 def test_run_stages_lets_the_last_sound_stage_predict(poisoned, outcomes, predicting):
-    stages, found, _, _ = run(PoisonStage(*poisoned))
+    stages, found, _, _ = run(PoisonStage(*poisoned), n_unlabeled=30)
     assert [stage.outcome for stage in stages] == outcomes
     assert found == predicting
-    if poisoned == (1,):  # a collapsed stage leaves no prior log odds
-        assert stages[1].history.prior_log_odds.abs().max() == 0
+    assert len({id(stage.net.module_) for stage in stages}) == 3
 
 
 def test_run_stages_reports_divergence_without_reweighting():
@@ -151,40 +139,131 @@ def test_run_stages_reports_divergence_without_reweighting():
     assert not training_curves([stage], 0)["chosen"].any()
 
 
-@pytest.mark.parametrize("weighting", ["evidence", None])
-def test_run_stages_trains_on_pseudo_labels_last(weighting):
-    stages, predicting, data, _ = run(n_unlabeled=30, weighting=weighting)
-    n_labeled = 2 if weighting == "evidence" else 1
-    assert [len(stage.data.training) for stage in stages] == [60] * n_labeled + [90] * 2
-    assert predicting == len(stages) - 1
-    right = torch.arange(90) % N_CLASSES
-    for stage in stages[n_labeled:]:
+@pytest.mark.parametrize(("weighting", "n_folds"), [("evidence", 3), ("evidence", None), (None, 3)])
+def test_run_stages_trains_on_pseudo_labels_last(weighting, n_folds):
+    stages, predicting, data, _ = run(n_unlabeled=30, weighting=weighting, n_folds=n_folds)
+    assert [len(stage.data.training) for stage in stages] == [60, 90, 90]
+    assert predicting == 2
+    right, first = torch.arange(90) % N_CLASSES, stages[0].history.prior_log_odds
+    for stage in stages[1:]:
         found = stage.data.table.labels.targets
         assert torch.equal(found[60:], right[60:])
         assert torch.equal(found[:60], data.table.labels.targets[:60])
-        assert stage.history.prior_log_odds.abs().max() == 0
+        log_odds = stage.history.prior_log_odds
+        assert torch.equal(log_odds[:60], first[:60])
+        if weighting is None or n_folds is None:
+            assert log_odds.abs().max() == 0
+        else:
+            assert log_odds[60:].max() < 0
 
 
 def test_run_stages_ends_where_no_stage_can_give_pseudo_labels():
-    stages, predicting, _, _ = run(PoisonStage(1, 2), n_unlabeled=30)
-    assert len(stages) == 2
-    assert predicting == 1
+    stages, predicting, _, _ = run(PoisonStage(1), n_unlabeled=30)
+    assert len(stages) == 1
+    assert predicting == 0
 
 
 def test_run_stages_continues_the_parameters_of_an_earlier_net():
-    [before], _, _, _ = run(n_stages=1)
-    [after], _, _, _ = run(n_stages=1, start=before.net, lr=1e-12, meta_lr=1e-12)
+    [before], _, _, _ = run(n_folds=None)
+    [after], _, _, _ = run(n_folds=None, start=before.net, lr=1e-12, meta_lr=1e-12)
     torch.testing.assert_close(vector(after.net.module_), vector(before.net.module_))
     torch.testing.assert_close(vector(after.net.weight_net_), vector(before.net.weight_net_))
     assert after.net.n_steps_ == 2 * before.net.n_steps_
-    [other], _, _, _ = run(n_stages=1, start=before.net, lr=1e-12, weighting="wnet")
+    [other], _, _, _ = run(n_folds=None, start=before.net, lr=1e-12, weighting="wnet")
     torch.testing.assert_close(vector(other.net.module_), vector(before.net.module_))
 
 
 def test_run_stages_refuses_an_earlier_net_of_other_layers():
-    [before], *_ = run(n_stages=1)
+    [before], *_ = run(n_folds=None)
     with pytest.raises(ValueError, match="hidden_layer_sizes or module has changed"):
         run(start=before.net, hidden_layer_sizes=(9,))
+
+
+# What is known of the labels before training
+
+
+def test_judge_labels_asks_cross_fitted_networks_and_the_kernel_regression():
+    weight = np.linspace(0.5, 1.5, 90)
+    weight[40] = 0
+    settings, data = prepare(weight=weight, held_out=[10, 20])
+    torch.manual_seed(0)
+    _, prior = judge_labels(settings, data)
+    torch.manual_seed(0)
+    before = estimate_prior(data, settings)
+    rows, proba = cross_fit(settings, data)
+    assert torch.equal(rows, torch.arange(90))
+    expected = label_confidence(
+        [proba, before.proba], data.table.labels.targets, trained_weight(data)
+    )
+    assert torch.equal(prior.proba, before.proba)
+    torch.testing.assert_close(prior.confidence.double(), expected.confidence)
+    for found, figures in zip(prior.noise, expected.noise, strict=True):
+        torch.testing.assert_close(found.double(), figures.double())
+    assert {part.dtype for part in (prior.confidence, *prior.noise)} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    "params", [{"n_folds": None}, {"batch_size": 90}, {"weighting": "wnet"}, {"weighting": None}]
+)
+def test_judge_labels_cross_fits_nothing_where_it_is_not_asked_to(params, monkeypatch):
+    settings, data = prepare(**params)
+    monkeypatch.setattr(module_of_stages, "cross_fit", None)
+    _, prior = judge_labels(settings, data)
+    if params.get("weighting", "evidence") == "evidence":
+        assert prior.confidence is None
+    else:
+        assert prior is None
+
+
+def test_judge_labels_chooses_the_weight_decay_again_with_the_labels_weighted(monkeypatch):
+    weight, calls = np.linspace(0.5, 1.5, 90), []
+
+    def choose(settings, data, start=None):
+        calls.append((settings.weight_decay, data.training, start))
+        return [0.0375, 0.0015][len(calls) - 1]
+
+    monkeypatch.setattr(module_of_stages, "choose_weight_decay", choose)
+    settings, data = prepare(weight=weight, held_out=[10, 20], weight_decay="auto")
+    decided, prior = judge_labels(settings, data)
+    assert decided.weight_decay == 0.0015
+    (_, first, start), (_, second, again) = calls
+    assert (start, again) == (None, 0.0375)
+    assert first is data.training
+    assert torch.equal(second.labels.rows, first.labels.rows)
+    assert torch.equal(second.labels.targets, first.labels.targets)
+    expected = first.sample_weight * prior.confidence[first.labels.rows]
+    torch.testing.assert_close(second.sample_weight, expected)
+    assert torch.equal(data.training.sample_weight, first.sample_weight)
+    calls.clear()
+    assert (
+        judge_labels(prepare(weight_decay="auto", n_folds=None)[0], data)[0].weight_decay == 0.0375
+    )
+    assert len(calls) == 1
+    calls.clear()
+    assert judge_labels(prepare(weight_decay=0.02)[0], data)[0].weight_decay == 0.02
+    assert not calls
+
+
+def test_run_stages_trains_as_if_nothing_had_been_chosen_or_cross_fitted(monkeypatch):
+    chosen, choose = [], module_of_stages.choose_weight_decay
+
+    def watched(*args):
+        chosen.append(choose(*args))
+        return chosen[-1]
+
+    monkeypatch.setattr(module_of_stages, "choose_weight_decay", watched)
+    torch.manual_seed(3)
+    [expected], _, _, prior = run(weight_decay="auto")
+    assert len(chosen) == 2
+    monkeypatch.setattr(
+        module_of_stages,
+        "judge_labels",
+        lambda settings, data: (replace(settings, weight_decay=chosen[-1]), prior),
+    )
+    torch.manual_seed(3)
+    [found], *_ = run(weight_decay="auto")
+    assert torch.equal(vector(found.net.evaluated_module), vector(expected.net.evaluated_module))
+    assert torch.equal(vector(found.net.weight_net_), vector(expected.net.weight_net_))
 
 
 # Data
@@ -205,8 +284,9 @@ def test_trained_weight_is_zero_for_rows_that_are_not_trained_on():
     assert len(data.training) == 82
 
 
-def test_pseudo_label_counts_labels_as_right_with_the_probability_of_the_class():
-    stages, _, data, prior = run(n_unlabeled=30, n_stages=1, max_epochs=4)
+@pytest.mark.parametrize("n_folds", [None, 3])
+def test_pseudo_label_counts_labels_as_right_with_the_probability_of_the_class(n_folds):
+    stages, _, data, prior = run(n_unlabeled=30, n_folds=n_folds, max_epochs=4)
     torch.manual_seed(0)
     labeled, after = pseudo_label(data, prior, stages[0].net)
     targets, precision = labeled.table.labels.targets, after.noise.label_precision
@@ -217,12 +297,17 @@ def test_pseudo_label_counts_labels_as_right_with_the_probability_of_the_class()
     rows = prior.scaler(data.table.X).numpy()
     spread = spread_labels(rows, ((known + network) / 2).numpy(), 0)
     assert targets[60:].tolist() == spread[60:].argmax(axis=1).tolist()
-    # Labels that came with the rows keep their precision.
-    right = prior.noise.label_precision[targets].clone()
+    # Labels that came with the rows keep what is known of each, or the precision of their class.
+    right = prior.noise.label_precision[targets] if n_folds is None else prior.confidence
+    right = right.clone()
     right[60:] = torch.from_numpy(spread[60:].max(axis=1))
     expected = class_means(right, targets, N_CLASSES, torch.ones(90))
-    torch.testing.assert_close(precision, expected)
+    torch.testing.assert_close(precision, expected.clamp(*LABEL_PRECISION_BOUNDS))
     assert torch.equal(after.proba, prior.proba)
+    if n_folds is None:
+        assert after.confidence is None
+    else:
+        torch.testing.assert_close(after.confidence, right)
 
 
 # The final pass
@@ -241,6 +326,8 @@ def test_read_rows_gives_confidence_class_and_noise_score_of_every_row(weighting
     assert 0 <= found.confidence.min() <= found.confidence.max() <= 1
     assert torch.equal(found.predicted, stage.net.evaluate(data.table.X)[0].argmax(dim=1))
     expected = 1 - (-stage.history.loss.double() / stage.history.n_visits).exp()
+    if weighting == "evidence":
+        expected = 1 - found.confidence.double()
     torch.testing.assert_close(found.noise_scores, expected)
     assert found.noise_scores[:9].mean() > found.noise_scores[9:].mean() + 0.2
     if weighting == "evidence":
@@ -253,10 +340,14 @@ def test_read_rows_gives_confidence_class_and_noise_score_of_every_row(weighting
         assert (found.confidence == 1).all()
 
 
-def test_read_rows_of_a_collapsed_stage_gives_equal_confidence():
-    [stage], *_ = run(PoisonStage(1), n_stages=1)
+@pytest.mark.parametrize("n_folds", [None, 3])
+def test_read_rows_of_a_collapsed_stage_gives_equal_confidence_and_scores_by_the_loss(n_folds):
+    [stage], *_ = run(PoisonStage(1), n_folds=n_folds)
     assert stage.outcome == "collapsed"
-    assert (read_rows(stage).confidence == 1).all()
+    found = read_rows(stage)
+    assert (found.confidence == 1).all()
+    expected = 1 - (-stage.history.loss.double() / stage.history.n_visits).exp()
+    torch.testing.assert_close(found.noise_scores, expected)
 
 
 def test_class_probabilities_name_the_rows_or_the_module_where_they_are_not_finite():
@@ -272,10 +363,10 @@ def test_class_probabilities_name_the_rows_or_the_module_where_they_are_not_fini
 
 
 def test_training_curves_follow_the_stages_and_mark_the_epoch_that_predicts():
-    stages, predicting, _, _ = run(max_epochs=3)
+    stages, predicting, _, _ = run(n_unlabeled=30)
     curves = training_curves(stages, predicting)
-    assert curves["stage"].tolist() == [1, 1, 1, 2, 2, 2]
-    assert np.flatnonzero(curves["chosen"]).tolist() == [5]
+    assert curves["stage"].tolist() == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert np.flatnonzero(curves["chosen"]).tolist() == [8]
     for name in ("train_loss", "meta_loss", "clid", "disagreement"):
         expected = [value for stage in stages for value in stage.net.history[:, name]]
         np.testing.assert_array_equal(curves[name], expected)

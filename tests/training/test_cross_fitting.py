@@ -1,0 +1,414 @@
+"""Networks that predict rows they have not seen, and the weight decay that they choose."""
+
+from copy import deepcopy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from clid.helpers import N_CLASSES
+from scipy import sparse
+from sklearn.metrics import brier_score_loss
+from sklearn.model_selection import StratifiedKFold
+from skorch.callbacks import Callback
+
+from sklearn_clidmu._settings import CHOICE_HELD_OUT, WEIGHT_DECAYS
+from sklearn_clidmu.training import cross_fitting
+from sklearn_clidmu.training.cross_fitting import (
+    EpochMean,
+    choose_weight_decay,
+    cross_fit,
+    draw_folds,
+    train_briefly,
+)
+from sklearn_clidmu.training.data import SparseRows
+from sklearn_clidmu.training.stages import run_stages
+
+from .helpers import Diary, blobs, prepare, vector
+
+N_EPOCHS = 4
+"""A third of twelve."""
+
+
+def setting(**params):
+    return prepare(**{"max_epochs": 12, **params})
+
+
+def left_out_weight(**more):
+    """Rows of zero weight and rows held out for early stopping, beside some without a label."""
+    weight = np.linspace(0.5, 1.5, 90)
+    weight[[3, 40, 80]] = 0  # the last of which has no label
+    return {"n_unlabeled": 30, "weight": weight, "held_out": [10, 20], **more}
+
+
+# Folds
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("n", "n_folds"), [(90, 5), (91, 3), (7, 5), (3, 5), (1000, 2)])
+def test_draw_folds_spreads_every_class_evenly(n, n_folds, seed):
+    codes = np.random.RandomState(seed).choice(4, size=n, p=[0.6, 0.3, 0.09, 0.01])
+    folds = draw_folds(codes, n_folds, seed)
+    assert folds.shape == (n,)
+    assert set(folds) <= set(range(n_folds))
+    for rows in (codes >= 0, *(codes == k for k in range(4))):
+        counts = np.bincount(folds[rows], minlength=n_folds)
+        assert counts.max() - counts.min() <= 1
+
+
+def test_draw_folds_has_as_many_rows_of_a_class_in_a_fold_as_scikit_learn():
+    codes = np.random.RandomState(0).choice(3, size=200, p=[0.7, 0.2, 0.1])
+    folds = draw_folds(codes, 5, 0)
+    split = StratifiedKFold(5, shuffle=True, random_state=0).split(codes, codes)
+    theirs = [np.bincount(codes[held_out], minlength=3) for _, held_out in split]
+    ours = [np.bincount(codes[folds == fold], minlength=3) for fold in range(5)]
+    assert np.abs(np.subtract(ours, theirs)).max() <= 1
+
+
+def test_draw_folds_depends_on_the_seed_alone():
+    codes = np.arange(60) % 3
+    np.testing.assert_array_equal(draw_folds(codes, 5, 7), draw_folds(codes, 5, 7))
+    assert (draw_folds(codes, 5, 7) != draw_folds(codes, 5, 8)).any()
+
+
+def test_draw_folds_does_not_follow_the_order_of_the_rows():
+    folds = draw_folds(np.zeros(1000, dtype=int), 2, 0)
+    assert 400 < (folds[1:] != folds[:-1]).sum() < 600
+
+
+# Short trainings
+
+
+def test_train_briefly_is_plain_training_for_a_third_of_the_epochs():
+    settings, data = setting()
+    found = train_briefly(settings, data, data.training)
+    assert len(found.history) == N_EPOCHS
+    plain, _ = setting(weighting=None, max_epochs=N_EPOCHS)
+    [stage], _, _ = run_stages(plain, data, None)
+    assert torch.equal(vector(found.module_), vector(stage.net.module_))
+    assert torch.equal(vector(found.evaluated_module), vector(stage.net.evaluated_module))
+    assert not hasattr(found, "weight_net_")
+
+
+@pytest.mark.parametrize(("n_epochs", "expected"), [(1, 1), (2, 1), (3, 1), (6, 2), (24, 8)])
+def test_train_briefly_takes_a_third_of_the_epochs_and_one_at_least(n_epochs, expected):
+    settings, data = setting(max_epochs=n_epochs, warmup_epochs=0)
+    assert len(train_briefly(settings, data, data.training).history) == expected
+
+
+def test_train_briefly_starts_from_the_same_parameters_and_leaves_the_generator():
+    settings, data = setting()
+    state = torch.get_rng_state()
+    diaries = [Diary(), Diary()]
+    for fold, diary in enumerate(diaries):
+        part = data.training.take(torch.arange(fold, 90, 2))
+        train_briefly(settings, data, part, [("diary", diary)])
+        assert torch.equal(torch.get_rng_state(), state)
+        assert torch.initial_seed() == 0
+    first, second = (vector(diary.initial) for diary in diaries)
+    assert torch.equal(first, second)
+    assert not torch.equal(vector(diaries[0].epochs[-1]), vector(diaries[1].epochs[-1]))
+
+
+def test_train_briefly_counts_a_row_as_its_sample_weight_says():
+    weight = np.ones(90)
+    weight[:9] = 1e-9  # the wrong labels
+    settings, data = setting(weight=weight)
+    _, codes = blobs()
+    right = np.where(np.arange(90) < 9, (codes - 1) % N_CLASSES, codes)
+    _, clean = setting(rows=(blobs()[0], right), weight=weight)
+    found, expected = (
+        vector(train_briefly(settings, part, part.training).module_) for part in (data, clean)
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+class Averages(Callback):
+    """Keeps the network that predicts as it is after every epoch."""
+
+    def __init__(self):
+        self.modules = []
+
+    def on_epoch_end(self, net, **kwargs):
+        self.modules.append(deepcopy(net.evaluated_module).eval())
+
+
+def test_epoch_mean_adds_up_the_probabilities_of_all_epochs():
+    settings, data = setting()
+    averages, mean = Averages(), EpochMean(data.table.X)
+    train_briefly(settings, data, data.training, [("mean", mean), ("averages", averages)])
+    assert len(averages.modules) == N_EPOCHS
+    expected = torch.zeros(90, N_CLASSES, dtype=torch.float64)
+    for module in averages.modules:
+        with torch.no_grad():
+            expected += module(data.table.X)[0].double().softmax(dim=1)
+    torch.testing.assert_close(mean.total, expected)
+
+
+def test_epoch_mean_takes_what_is_not_finite_for_nothing():
+    settings, data = setting()
+    X = data.table.X.clone()
+    X[5] = torch.nan  # unlike gaps, those of a net without a scaler
+    mean = EpochMean(X)
+    train_briefly(settings, data._replace(scaler=None), data.training, [("mean", mean)])
+    assert mean.total.isfinite().all()
+    assert (mean.total[5] == 0).all()
+    torch.testing.assert_close(mean.total[6].sum().item(), float(N_EPOCHS))
+
+
+# Cross-fitting
+
+
+@pytest.mark.parametrize("n_folds", [2, 3, 5])
+def test_cross_fit_predicts_each_row_by_the_network_that_has_not_seen_its_fold(n_folds):
+    settings, data = setting(n_folds=n_folds)
+    rows, proba = cross_fit(settings, data)
+    assert torch.equal(rows, torch.arange(90))
+    folds = draw_folds(data.table.targets.numpy(), n_folds, 0)
+    for fold in range(n_folds):
+        kept, left_out = (
+            torch.from_numpy(np.flatnonzero(part)) for part in (folds != fold, folds == fold)
+        )
+        mean = EpochMean(data.table.X[left_out])
+        train_briefly(settings, data, data.training.take(kept), [("mean", mean)])
+        torch.testing.assert_close(proba[left_out], mean.total, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(proba.sum(dim=1), torch.full((90,), 4.0, dtype=torch.float64))
+
+
+def test_cross_fit_finds_wrong_labels_of_distant_blobs():
+    settings, data = setting(max_epochs=24)
+    _, proba = cross_fit(settings, data)
+    true = torch.arange(90) % N_CLASSES
+    assert (proba.argmax(dim=1) == true).double().mean() > 0.98
+
+
+def test_cross_fit_predicts_every_row_with_a_label_and_no_other():
+    settings, data = setting(**left_out_weight())
+    rows, proba = cross_fit(settings, data)
+    labeled = torch.arange(60)
+    assert set(labeled.tolist()) <= set(rows.tolist())
+    assert not set(data.unlabeled.tolist()) & set(rows.tolist())
+    assert proba.shape == (len(rows), N_CLASSES)
+    never_trained = torch.tensor([3, 10, 20, 40])
+    expected = torch.full((len(rows),), 4.0, dtype=torch.float64)
+    expected[torch.isin(rows, never_trained)] *= settings.n_folds  # by all networks
+    known = rows < 60
+    torch.testing.assert_close(proba.sum(dim=1)[known], expected[known])
+
+
+@pytest.mark.parametrize("row", [3, 10])
+def test_cross_fit_predicts_rows_that_are_not_trained_on_by_all_networks(row):
+    settings, data = setting(**left_out_weight())
+    _, proba = cross_fit(settings, data)
+    trained = data.training.labels
+    folds = draw_folds(trained.targets.numpy(), settings.n_folds, 0)
+    expected = torch.zeros(N_CLASSES, dtype=torch.float64)
+    for fold in range(settings.n_folds):
+        mean = EpochMean(data.table.X[row : row + 1])
+        kept = torch.from_numpy(np.flatnonzero(folds != fold))
+        train_briefly(settings, data, data.training.take(kept), [("mean", mean)])
+        expected += mean.total[0]
+    torch.testing.assert_close(proba[row], expected)
+
+
+@pytest.mark.parametrize("row", [0, 44, 89])
+def test_cross_fit_predicts_a_row_without_its_own_label(row, monkeypatch):
+    X, codes = blobs()
+    folds = draw_folds(codes, 3, 0)
+    monkeypatch.setattr(cross_fitting, "draw_folds", lambda *_: folds)  # which know the labels
+    changed = codes.copy()
+    changed[row] = (changed[row] + 1) % N_CLASSES
+    before, after = (cross_fit(*setting(rows=(X, given)))[1] for given in (codes, changed))
+    same = folds == folds[row]
+    assert torch.equal(before[same], after[same])
+    assert (before[~same] != after[~same]).any(dim=1).all()
+
+
+@pytest.mark.parametrize("row", [3, 10])
+def test_cross_fit_does_not_see_labels_of_rows_that_are_not_trained_on(row):
+    X, codes = blobs()
+    changed = codes.copy()
+    changed[row] = (changed[row] + 1) % N_CLASSES
+    params = {**left_out_weight(), "n_unlabeled": 0}
+    before, after = (
+        cross_fit(*setting(rows=(X, given), **params))[1] for given in (codes, changed)
+    )
+    assert torch.equal(before, after)
+
+
+def test_cross_fit_leaves_the_generator_and_the_data_as_they_were():
+    settings, data = setting(**left_out_weight())
+    state = torch.get_rng_state()
+    X, labels = data.training.X.clone(), data.training.labels
+    rows, proba = cross_fit(settings, data)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.initial_seed() == 0
+    assert torch.equal(data.training.X, X)
+    assert all(map(torch.equal, data.training.labels, labels))
+    again = cross_fit(settings, data)
+    assert torch.equal(again[0], rows)
+    assert torch.equal(again[1], proba)
+
+
+def test_cross_fit_of_sparse_rows_is_that_of_dense_ones():
+    X, codes = blobs()
+    X[X < 0.5] = 0
+    settings, dense = setting(rows=(X, codes))
+    _, thin = setting(rows=(sparse.csr_array(X), codes))
+    assert isinstance(thin.training.X, SparseRows)
+    (_, found), (_, expected) = (
+        cross_fit(settings, data._replace(scaler=None)) for data in (thin, dense)
+    )
+    torch.testing.assert_close(found, expected)
+
+
+def test_cross_fit_may_have_as_many_folds_as_rows():
+    X, codes = blobs(n=6, n_wrong=0)
+    settings, data = setting(rows=(X, codes), batch_size=2, n_folds=6)
+    rows, proba = cross_fit(settings, data)
+    assert torch.equal(rows, torch.arange(6))
+    torch.testing.assert_close(proba.sum(dim=1), torch.full((6,), 4.0, dtype=torch.float64))
+
+
+# The choice of the weight decay
+
+
+class Pretender:
+    """In the place of a network: gives the label of each known row a certain probability."""
+
+    def __init__(self, share, table):
+        self.share = share
+        self.known = dict(zip(map(tuple, table.X.tolist()), table.targets.tolist(), strict=True))
+
+    def evaluate(self, X):
+        proba = torch.full((len(X), N_CLASSES), (1 - self.share) / (N_CLASSES - 1))
+        for row, x in enumerate(X.tolist()):
+            proba[row, self.known[tuple(x)]] = self.share
+        return proba.log(), None
+
+
+def pretend(monkeypatch, shares, data):
+    """Let networks of each weight decay give right labels so much; return those tried."""
+    tried = []
+
+    def short(settings, data_of_it, table):
+        tried.append(settings.weight_decay)
+        return Pretender(shares[WEIGHT_DECAYS.index(settings.weight_decay)], data.table)
+
+    monkeypatch.setattr(cross_fitting, "train_briefly", short)
+    return tried
+
+
+@pytest.mark.parametrize(
+    ("shares", "start", "expected", "n_tried"),
+    [
+        ((0.5, 0.6, 0.7, 0.8, 0.9), None, 4, 3),
+        ((0.9, 0.8, 0.7, 0.6, 0.5), None, 0, 4),
+        ((0.5, 0.6, 0.9, 0.6, 0.5), None, 2, 3),
+        ((0.5, 0.6, 0.7, 0.9, 0.8), None, 3, 3),
+        ((0.5, 0.9, 0.7, 0.6, 0.8), None, 1, 4),
+        ((0.9, 0.5, 0.7, 0.8, 0.6), None, 3, 3),  # not beyond a rise
+        ((0.9, 0.8, 0.7, 0.6, 0.5), 0, 0, 2),
+        ((0.5, 0.6, 0.7, 0.8, 0.9), 0, 4, 5),
+        ((0.5, 0.6, 0.7, 0.8, 0.9), 4, 4, 2),
+        ((0.9, 0.8, 0.7, 0.6, 0.5), 4, 0, 5),
+        ((0.5, 0.6, 0.7, 0.6, 0.5), 3, 2, 4),
+        ((0.6, 0.6, 0.6, 0.6, 0.6), 2, 2, 3),
+    ],
+)
+def test_choose_weight_decay_climbs_down_from_the_start(
+    shares, start, expected, n_tried, monkeypatch
+):
+    settings, data = setting(weight_decay="auto")
+    tried = pretend(monkeypatch, shares, data)
+    first = () if start is None else (WEIGHT_DECAYS[start],)
+    assert choose_weight_decay(settings, data, *first) == WEIGHT_DECAYS[expected]
+    assert len(tried) == len(set(tried)) == n_tried
+    middle = 2 if start is None else start
+    assert all(abs(WEIGHT_DECAYS.index(decay) - middle) <= 1 for decay in tried[:2])
+
+
+def test_choose_weight_decay_compares_brier_scores_under_the_sample_weights(monkeypatch):
+    rng = np.random.RandomState(0)
+    settings, data = setting(weight=rng.uniform(0.2, 3, 90), weight_decay="auto")
+    scores, trained = [], []
+    brier = cross_fitting._brier_score
+
+    def watched(logits, valid):
+        scores.append((logits, valid, brier(logits, valid)))
+        return scores[-1][2]
+
+    def short(settings, data, table):
+        trained.append((settings, table))
+        return train_briefly(settings, data, table)
+
+    monkeypatch.setattr(cross_fitting, "_brier_score", watched)
+    monkeypatch.setattr(cross_fitting, "train_briefly", short)
+    found = choose_weight_decay(settings, data)
+    for logits, valid, score in scores:
+        assert len(valid) == CHOICE_HELD_OUT * 90
+        proba, labels = logits.softmax(dim=1).double().numpy(), valid.labels
+        weight = labels.sample_weight.double().numpy()
+        expected = sum(
+            brier_score_loss(labels.targets.numpy() == k, proba[:, k], sample_weight=weight)
+            for k in range(N_CLASSES)
+        )
+        assert score == pytest.approx(expected, rel=1e-5)
+    (_, valid, _), (_, train) = scores[0], trained[0]
+    kept = {*valid.labels.rows.tolist(), *train.labels.rows.tolist()}
+    assert kept == set(range(90))
+    assert len(valid) + len(train) == 90
+    by_decay = {
+        s.weight_decay: score for (s, _), (_, _, score) in zip(trained, scores, strict=True)
+    }
+    assert min(by_decay, key=by_decay.get) == found
+
+
+def test_choose_weight_decay_never_takes_a_network_that_diverges(monkeypatch):
+    settings, data = setting(weight_decay="auto")
+    pretend(monkeypatch, (0.5, 0.9, 0.6, np.nan, np.nan), data)
+    assert choose_weight_decay(settings, data) == WEIGHT_DECAYS[1]
+    pretend(monkeypatch, (np.nan, np.nan, 0.6, 0.9, np.nan), data)
+    assert choose_weight_decay(settings, data) == WEIGHT_DECAYS[3]
+
+
+def test_choose_weight_decay_reads_a_bounded_number_of_rows(monkeypatch):
+    monkeypatch.setattr(cross_fitting, "CHOICE_ROWS", 50)
+    settings, data = setting(weight_decay="auto")
+    sizes = []
+
+    def short(settings, data, table):
+        sizes.append(len(table))
+        return train_briefly(settings, data, table)
+
+    monkeypatch.setattr(cross_fitting, "train_briefly", short)
+    choose_weight_decay(settings, data)
+    assert set(sizes) == {40}
+
+
+@pytest.mark.parametrize("start", [None, WEIGHT_DECAYS[0]])
+def test_choose_weight_decay_leaves_the_generator_and_the_data_as_they_were(start):
+    settings, data = setting(weight_decay="auto", **left_out_weight())
+    torch.manual_seed(2**40 + 5)
+    state = torch.get_rng_state()
+    X, labels = data.training.X.clone(), data.training.labels
+    found = choose_weight_decay(settings, data, start)
+    assert found in WEIGHT_DECAYS
+    assert settings.weight_decay is None
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.initial_seed() == 2**40 + 5
+    assert torch.equal(data.training.X, X)
+    assert all(map(torch.equal, data.training.labels, labels))
+    assert choose_weight_decay(settings, data, start) == found
+
+
+@pytest.mark.parametrize("weighting", ["evidence", None])
+def test_training_after_the_choice_draws_what_training_without_it_draws(weighting):
+    params = {"weighting": weighting, "n_folds": None}
+    settings, data = setting(weight_decay="auto", **params)
+    [stage], _, _ = run_stages(settings, data, None)
+    decay = stage.net.optimizer__weight_decay
+    torch.manual_seed(0)
+    fixed = replace(settings, weight_decay=decay)
+    [expected], _, _ = run_stages(fixed, data, None)
+    assert torch.equal(vector(stage.net.module_), vector(expected.net.module_))
