@@ -19,20 +19,33 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sklearn_clidmu._settings import POWERS, POWERS_ROWS, PRIOR_ROWS
+from sklearn_clidmu._settings import POWERS, POWERS_ENTRIES, PRIOR_ROWS
 from sklearn_clidmu.clid.weighted import class_sums, weighted_mean
-from sklearn_clidmu.noise.transition_matrix import (
-    LABEL_PRECISION_BOUNDS,
-    NoiseEstimate,
-    estimate_noise,
-)
+from sklearn_clidmu.noise.transition_matrix import estimate_transition_matrix
+
+LABEL_PRECISION_BOUNDS = (0.1, 0.999)
+"""Least and greatest label precision of a class."""
 
 LEAST_PROBA = 1e-3
 """What a source may say of a class at least, so that none has a veto."""
 
+CHUNK = 8192
+"""Rows whose sources are in memory together."""
+
+
+class NoiseEstimate(NamedTuple):
+    """Noise in the given labels."""
+
+    matrix: Tensor
+    """Probability of the given label (column) in a true class (row), (n_classes, n_classes)."""
+    rate: Tensor
+    """Share of wrong labels among all, shape ()."""
+    label_precision: Tensor
+    """Share of right labels among those given to a class, shape (n_classes,)."""
+
 
 class LabelConfidence(NamedTuple):
-    """What is known of every label."""
+    """What the model of the noise says of every label."""
 
     confidence: Tensor
     """Probability that each given label is right, shape (n,)."""
@@ -40,7 +53,11 @@ class LabelConfidence(NamedTuple):
 
 
 def label_confidence(
-    sources: list[Tensor], targets: Tensor, sample_weight: Tensor
+    sources: list[Tensor],
+    targets: Tensor,
+    sample_weight: Tensor,
+    generator: torch.Generator,
+    row: float = 1.0,
 ) -> LabelConfidence:
     """Compute the probability that each given label is right.
 
@@ -52,24 +69,54 @@ def label_confidence(
         Given labels.
     sample_weight : Tensor of shape (n,)
         Not negative.
+    generator : torch.Generator
+        Draws the rows that are read for the powers, if there are many.
+    row : float, default=1.0
+        Weight that counts as one row.
     """
-    sources = [_normalized(source.double()) for source in sources]
     weight = sample_weight.double()
-    pooled = _normalized(torch.stack(sources).log().mean(dim=0).exp())
-    matrix, _, _ = estimate_noise(pooled, targets, weight)
-    backward = [_normalized(source @ matrix.T, least=LEAST_PROBA**2) for source in sources]
-    log_proba = torch.stack([source.log() for source in sources + backward])
-    log_channel = matrix.log()[:, targets].T
-    step = -(-len(targets) // POWERS_ROWS)
-    powers = fit_powers(log_proba[:, ::step], log_channel[::step], weight[::step])
-    joint = torch.einsum("k,kij->ij", powers, log_proba).log_softmax(dim=1) + log_channel
-    confidence = joint.softmax(dim=1).gather(1, targets[:, None])[:, 0]
+    n_classes = sources[0].shape[1]
+    pooled = torch.stack([_normalized(source.double()).log() for source in sources])
+    pooled = pooled.mean(dim=0).softmax(dim=1)
+    matrix = estimate_transition_matrix(pooled, targets, weight, row)
+    drawn = weight.nonzero()[:, 0]
+    n_read = max(POWERS_ENTRIES // n_classes, 100)
+    if len(drawn) > n_read:
+        order = torch.randperm(len(drawn), generator=generator)[:n_read]
+        drawn = drawn[order.to(drawn.device)]
+    powers = fit_powers(
+        _log_sources(sources, matrix, drawn), matrix.log()[:, targets[drawn]].T, weight[drawn] / row
+    )
+    confidence = torch.empty_like(weight)
+    for rows in torch.arange(len(weight), device=weight.device).split(CHUNK):
+        proba = torch.einsum("k,kij->ij", powers, _log_sources(sources, matrix, rows))
+        given = targets[rows]
+        joint = proba.log_softmax(dim=1) + matrix.log()[:, given].T
+        confidence[rows] = joint.softmax(dim=1).gather(1, given[:, None])[:, 0]
     right = weighted_mean(confidence, weight)
-    n_classes = len(matrix)
-    mass = class_sums(weight, targets, n_classes) + PRIOR_ROWS
-    precision = class_sums(weight * confidence, targets, n_classes) + PRIOR_ROWS * right
+    mass = class_sums(weight, targets, n_classes) + PRIOR_ROWS * row
+    precision = class_sums(weight * confidence, targets, n_classes) + PRIOR_ROWS * row * right
     precision = (precision / mass).clamp(*LABEL_PRECISION_BOUNDS)
     return LabelConfidence(confidence, NoiseEstimate(matrix, 1 - right, precision))
+
+
+def label_likelihood(
+    proba: Tensor, targets: Tensor, sample_weight: Tensor, matrix: Tensor
+) -> Tensor:
+    """Log likelihood of given labels, by predictions raised to their best power, shape (n,).
+
+    Parameters
+    ----------
+    proba : Tensor of shape (n, n_classes)
+        Probabilities of the true classes.
+    targets, sample_weight : Tensor of shape (n,)
+    matrix : Tensor of shape (n_classes, n_classes)
+        Transition matrix.
+    """
+    log_proba = _normalized(proba.double()).log()[None]
+    log_channel = matrix.double().log()[:, targets].T
+    powers = fit_powers(log_proba, log_channel, sample_weight.double())
+    return _log_likelihood(powers, log_proba, log_channel)
 
 
 def fit_powers(log_proba: Tensor, log_channel: Tensor, sample_weight: Tensor) -> Tensor:
@@ -85,10 +132,9 @@ def fit_powers(log_proba: Tensor, log_channel: Tensor, sample_weight: Tensor) ->
     """
 
     def loss(log_powers: Tensor) -> Tensor:
-        pooled = torch.einsum("k,kij->ij", log_powers.exp(), log_proba)
-        likelihood = (pooled.log_softmax(dim=1) + log_channel).logsumexp(dim=1)
+        likelihood = sample_weight @ _log_likelihood(log_powers.exp(), log_proba, log_channel)
         # A tenth of a row against powers without bound.
-        return 0.1 * log_powers.square().sum() - sample_weight @ likelihood
+        return (0.1 * log_powers.square().sum() - likelihood) / sample_weight.sum()
 
     found = []
     with torch.enable_grad():
@@ -100,13 +146,25 @@ def fit_powers(log_proba: Tensor, log_channel: Tensor, sample_weight: Tensor) ->
                 optimizer: torch.optim.Optimizer = optimizer, log_powers: Tensor = log_powers
             ) -> Tensor:
                 optimizer.zero_grad()
-                value = loss(log_powers) / sample_weight.sum()
+                value = loss(log_powers)
                 value.backward()
                 return value
 
             optimizer.step(closure)
-            found.append((float(loss(log_powers)), log_powers.detach().exp()))
+            found.append((float(loss(log_powers.detach())), log_powers.detach().exp()))
     return min(found, key=lambda one: one[0])[1]
+
+
+def _log_likelihood(powers: Tensor, log_proba: Tensor, log_channel: Tensor) -> Tensor:
+    pooled = torch.einsum("k,kij->ij", powers, log_proba)
+    return (pooled.log_softmax(dim=1) + log_channel).logsumexp(dim=1)
+
+
+def _log_sources(sources: list[Tensor], matrix: Tensor, rows: Tensor) -> Tensor:
+    """Log probabilities of some rows, of each source and one step back from it, (2 k, m, C)."""
+    forward = [_normalized(source[rows].double()) for source in sources]
+    backward = [_normalized(source @ matrix.T, least=LEAST_PROBA**2) for source in forward]
+    return torch.stack(forward + backward).log()
 
 
 def _normalized(proba: Tensor, least: float = LEAST_PROBA) -> Tensor:

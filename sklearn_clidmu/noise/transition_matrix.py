@@ -1,4 +1,4 @@
-"""Transition matrix and label precision of each class, from predictions alone.
+"""Transition matrix, from predictions alone, and the counts of wrong labels that follow.
 
 Where a classifier that has not seen a row's label is surest of its class, the given labels
 show the noise and little else: anchor points (Liu and Tao, TPAMI 2016; Patrini et al., CVPR 2017).
@@ -6,42 +6,18 @@ show the noise and little else: anchor points (Liu and Tao, TPAMI 2016; Patrini 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from sklearn_clidmu._settings import (
-    ANCHORS,
-    COMMON_SHARE,
-    ONE_BATCH_KERNEL,
-    ONE_BATCH_ROWS,
-    PRIOR_ROWS,
-)
+from sklearn_clidmu._settings import ANCHORS, PRIOR_ROWS
 from sklearn_clidmu.clid.weighted import class_sums
-from sklearn_clidmu.noise.loo_kernel_ridge import Kernel, loo_proba
-
-LABEL_PRECISION_BOUNDS = (0.1, 0.999)
-"""Least and greatest label precision of a class."""
 
 
-class NoiseEstimate(NamedTuple):
-    """Noise in the given labels."""
-
-    matrix: Tensor
-    """Probability of the given label (column) in a true class (row), (n_classes, n_classes)."""
-    rate: Tensor
-    """Share of wrong labels among all, shape ()."""
-    label_precision: Tensor
-    """Share of right labels among those given to a class, shape (n_classes,)."""
-
-
-def estimate_noise(
+def estimate_transition_matrix(
     proba: Tensor, targets: Tensor, sample_weight: Tensor, row: float = 1.0
-) -> NoiseEstimate:
-    """Estimate transition matrix and label precision from anchor points.
+) -> Tensor:
+    """Estimate the probability of each given label (column) in each true class (row).
 
     Parameters
     ----------
@@ -63,16 +39,9 @@ def estimate_noise(
     counts.index_put_((predicted, targets), anchors, accumulate=True)
     n_anchors = counts.sum(dim=1)
     wrong = (n_anchors - counts.diagonal()) / n_anchors.clamp_min(torch.finfo(proba.dtype).tiny)
-    noise_rate = (mass * wrong).sum() / mass.sum()
-    prior = _uniform_noise(noise_rate, n_classes)
+    prior = _uniform_noise((mass * wrong).sum() / mass.sum(), n_classes)
     prior_mass = PRIOR_ROWS * row
-    matrix = (counts + prior_mass * prior) / (n_anchors + prior_mass)[:, None]
-    joint = mass[:, None] * matrix
-    expected = joint.sum(dim=0)
-    common = prior_mass + COMMON_SHARE / (1 - COMMON_SHARE) * expected
-    label_precision = (joint.diagonal() + common * (1 - noise_rate)) / (expected + common)
-    label_precision = label_precision.clamp(*LABEL_PRECISION_BOUNDS)
-    return NoiseEstimate(matrix, noise_rate, label_precision)
+    return (counts + prior_mass * prior) / (n_anchors + prior_mass)[:, None]
 
 
 def _anchor_weight(surest: Tensor, predicted: Tensor, weight: Tensor, mass: Tensor) -> Tensor:
@@ -95,30 +64,6 @@ def _uniform_noise(rate: Tensor, n_classes: int) -> Tensor:
     """Transition matrix of symmetric noise at ``rate``."""
     eye = torch.eye(n_classes, dtype=rate.dtype, device=rate.device)
     return (1 - rate) * eye + rate / max(n_classes - 1, 1) * (1 - eye)
-
-
-def estimate_label_noise(
-    X: Tensor,
-    targets: Tensor,
-    n_classes: int,
-    sample_weight: Tensor,
-    one_batch: bool,
-    scale: Callable[[Tensor], Tensor] = torch.as_tensor,
-) -> tuple[Tensor, NoiseEstimate]:
-    """Compare each label with a leave-one-out kernel regression on all other rows.
-
-    Returns the probability of each given label at each row, (n, n_classes), and the noise estimate.
-    """
-    # Its own generator: with and without reweighting, training draws the same numbers.
-    generator = torch.Generator().manual_seed(torch.initial_seed())
-    row, kernel = 1.0, None
-    if one_batch:
-        row = float(sample_weight.sum()) / ONE_BATCH_ROWS
-        inverse_width, penalty = ONE_BATCH_KERNEL
-        kernel = Kernel(inverse_width, penalty * row)
-    proba = loo_proba(X, targets, n_classes, sample_weight, generator, kernel, scale)
-    noise = estimate_noise(proba, targets, sample_weight, row)
-    return proba, NoiseEstimate(*(figure.to(X) for figure in noise))
 
 
 def find_wrong(

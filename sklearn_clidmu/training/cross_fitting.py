@@ -23,20 +23,26 @@ from sklearn_clidmu._settings import (
     Settings,
     steps_per_epoch,
 )
-from sklearn_clidmu.clid.weighted import weighted_mean
-from sklearn_clidmu.training.data import Table, TrainingData, hold_out
+from sklearn_clidmu.noise.label_confidence import LabelConfidence, label_likelihood
+from sklearn_clidmu.training.data import Labels, Table, TablePart, TrainingData, hold_out
 from sklearn_clidmu.training.net import ReweightedNet
 from sklearn_clidmu.training.net_factory import build_net, step_callbacks
 
+CHUNK = 8192
+"""Rows that are predicted at a time."""
+
 
 def choose_weight_decay(
-    settings: Settings, data: TrainingData, start: float | None = None
+    settings: Settings, data: TrainingData, judged: LabelConfidence | None = None
 ) -> float:
-    """Weight decay of least Brier score on held-out rows, which keep their noisy labels.
+    """Weight decay whose network predicts held-out noisy labels best.
 
-    From ``start``, or from the middle of the candidates, up or else down as long as the score
-    falls. The Brier score is bounded, so that a few wrong labels that are predicted with certainty
-    do not decide.
+    From the middle of the candidates, or with ``judged`` from ``settings.weight_decay``, up or else
+    down as long as the loss on the held-out labels falls by more than one standard error. It is the
+    Brier score, which is bounded, so that a few wrong labels that are predicted with certainty do
+    not decide. With ``judged`` the labels that are trained on are weighted by their confidence, and
+    the network predicts true classes: its loss is minus the log likelihood of the held-out labels
+    behind the transition matrix.
     """
     table, seed = data.training, torch.initial_seed()
     codes, random_state = table.targets.cpu().numpy(), seed % 2**32
@@ -44,19 +50,44 @@ def choose_weight_decay(
     held_out = hold_out(codes, drawn, CHOICE_HELD_OUT, random_state)
     kept = np.setdiff1d(drawn, held_out)
     valid, train = (table.take(torch.from_numpy(r).to(table.X.device)) for r in (held_out, kept))
+    number = len(WEIGHT_DECAYS) // 2
+    if judged is not None:
+        number = WEIGHT_DECAYS.index(settings.weight_decay)
+        confidence = judged.confidence[train.labels.rows].to(train.sample_weight)
+        train.sample_weight = train.sample_weight * confidence
 
     @cache
-    def score(number: int) -> float:
+    def losses(number: int) -> Tensor:
         decayed = replace(settings, weight_decay=WEIGHT_DECAYS[number])
         logits, _ = train_briefly(decayed, data, train).evaluate(valid.X)
-        return _brier_score(logits, valid)
+        return _held_out_losses(logits.softmax(dim=1).nan_to_num(), valid.labels, judged)
 
-    last = len(WEIGHT_DECAYS) - 1
-    number = len(WEIGHT_DECAYS) // 2 if start is None else WEIGHT_DECAYS.index(start)
-    step = 1 if number < last and score(number + 1) < score(number) else -1
-    while 0 <= number + step <= last and score(number + step) < score(number):
+    def better(number: int, other: int) -> bool:
+        if not 0 <= number < len(WEIGHT_DECAYS):
+            return False
+        return _falls(losses(number) - losses(other), valid.sample_weight)
+
+    step = 1 if better(number + 1, number) else -1
+    while better(number + step, number):
         number += step
     return WEIGHT_DECAYS[number]
+
+
+def _held_out_losses(proba: Tensor, labels: Labels, judged: LabelConfidence | None) -> Tensor:
+    """Loss of each held-out label, shape (n,)."""
+    if judged is not None:
+        weight, matrix = labels.sample_weight, judged.noise.matrix
+        return -label_likelihood(proba, labels.targets, weight, matrix)
+    true = nn.functional.one_hot(labels.targets, proba.shape[1])
+    return (proba - true).square().sum(dim=1).double()
+
+
+def _falls(change: Tensor, sample_weight: Tensor) -> bool:
+    """Whether a loss falls by more than one standard error of its mean change."""
+    share = sample_weight.double() / sample_weight.double().sum()
+    mean = share @ change
+    error = (share.square() @ (change - mean).square()).sqrt()
+    return bool(mean < -error)
 
 
 def cross_fit(settings: Settings, data: TrainingData) -> tuple[Tensor, Tensor]:
@@ -75,9 +106,8 @@ def cross_fit(settings: Settings, data: TrainingData) -> tuple[Tensor, Tensor]:
     for fold in range(settings.n_folds):
         kept = torch.from_numpy(np.flatnonzero(folds != fold)).to(labels.rows.device)
         left_out = predicted.index_fill(0, labels.rows[kept], False).nonzero()[:, 0]
-        record = EpochMean(data.table.take(left_out).X)
-        train_briefly(settings, data, data.training.take(kept), [("mean", record)])
-        total.index_add_(0, left_out, record.total)
+        record = EpochSum(data.table, left_out, total)
+        train_briefly(settings, data, TablePart(data.training, kept), [("sum", record)])
     rows = predicted.nonzero()[:, 0]
     return rows, total[rows]
 
@@ -112,20 +142,16 @@ def train_briefly(
     return net
 
 
-class EpochMean(Callback):
-    """Adds up the probabilities of some rows over the epochs."""
+class EpochSum(Callback):
+    """Adds the probabilities of some rows of a table to a total at the end of every epoch."""
 
-    def __init__(self, X: Any) -> None:
-        self.X = X
-        self.total: Any = 0.0
+    def __init__(self, table: Table, rows: Tensor, total: Tensor) -> None:
+        self.table = table
+        self.rows = rows
+        self.total = total
 
     def on_epoch_end(self, net: ReweightedNet, **kwargs: Any) -> None:
         """Predict the rows."""
-        logits, _ = net.evaluate(self.X)
-        self.total = self.total + logits.double().softmax(dim=1).nan_to_num()
-
-
-def _brier_score(logits: Tensor, valid: Table) -> float:
-    true = nn.functional.one_hot(valid.labels.targets, logits.shape[1])
-    score = weighted_mean((logits.softmax(1) - true).square().sum(1), valid.sample_weight)
-    return float(score.nan_to_num(torch.inf))
+        for rows in self.rows.split(CHUNK):
+            logits, _ = net.evaluate(self.table.take(rows).X)
+            self.total.index_add_(0, rows, logits.double().softmax(dim=1).nan_to_num())

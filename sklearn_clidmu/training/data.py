@@ -106,6 +106,24 @@ class Table(Dataset):
         return Labels(rows, targets, self.sample_weight.index_select(0, index))
 
 
+class TablePart(Table):
+    """Some rows of a table, of which none is copied until it is needed.
+
+    ``X`` is that of the whole table.
+    """
+
+    def __init__(self, table: Table, index: Tensor) -> None:
+        rows, targets, sample_weight = table._labels(index)
+        super().__init__(table.X, targets, sample_weight, rows)
+        self.index = index
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, index: Tensor) -> tuple[Tensor, Labels]:
+        return self.X.index_select(0, self.index.index_select(0, index)), self._labels(index)
+
+
 class TrainingData(NamedTuple):
     """The rows of one fit, on the training device."""
 

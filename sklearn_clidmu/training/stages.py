@@ -18,17 +18,16 @@ import torch
 from torch import Tensor, nn
 
 from sklearn_clidmu._scaling import RobustScaler
-from sklearn_clidmu._settings import Schedule, Settings
+from sklearn_clidmu._settings import ONE_BATCH_KERNEL, ONE_BATCH_ROWS, Schedule, Settings
 from sklearn_clidmu.clid.weight_nets import EvidenceNet
 from sklearn_clidmu.clid.weighted import class_means
-from sklearn_clidmu.noise.label_confidence import label_confidence
-from sklearn_clidmu.noise.label_spreading import spread_labels
-from sklearn_clidmu.noise.loo_kernel_ridge import dense_rows, loo_margin
-from sklearn_clidmu.noise.transition_matrix import (
+from sklearn_clidmu.noise.label_confidence import (
     LABEL_PRECISION_BOUNDS,
     NoiseEstimate,
-    estimate_label_noise,
+    label_confidence,
 )
+from sklearn_clidmu.noise.label_spreading import spread_labels
+from sklearn_clidmu.noise.loo_kernel_ridge import Kernel, dense_rows, loo_margin, loo_proba
 from sklearn_clidmu.training.callbacks import progress
 from sklearn_clidmu.training.cross_fitting import choose_weight_decay, cross_fit
 from sklearn_clidmu.training.data import SampleHistory, SparseRows, Table, TrainingData
@@ -64,10 +63,9 @@ class Prior(NamedTuple):
     proba: Tensor
     """Probability of each given label at each row, without the row's own, (n, n_classes): from the
     leave-one-out kernel regression."""
+    confidence: Tensor
+    """Probability that each label is right, shape (n,)."""
     noise: NoiseEstimate
-    confidence: Tensor | None = None
-    """Probability that each label is right, shape (n,), if labels have been predicted by
-    cross-fitted networks."""
 
 
 @dataclass(eq=False)
@@ -136,47 +134,45 @@ def run_stages(
 def judge_labels(settings: Settings, data: TrainingData) -> tuple[Settings, Prior | None]:
     """Choose the weight decay, and compare each label with what is predicted without it.
 
-    The weight decay is chosen again when the labels have got weights, because weighted labels are
-    less noisy.
+    The weight decay is chosen again with weighted labels, because these are less noisy.
     """
-    prior = estimate_prior(data, settings)
     choose = settings.weight_decay is None
     if choose:
         settings = replace(settings, weight_decay=choose_weight_decay(settings, data))
-    if prior is None or not settings.n_folds:
-        return settings, prior
-    rows, proba = cross_fit(settings, data)
-    proba = prior.proba.double().index_copy(0, rows, proba)
-    targets = data.table.labels.targets
-    confidence, noise = label_confidence([proba, prior.proba], targets, trained_weight(data))
-    confidence = confidence.to(prior.proba.dtype)
-    noise = NoiseEstimate(*(part.to(confidence) for part in noise))
-    if choose:
-        X, labels = data.training.X, data.training.labels
-        weight = labels.sample_weight * confidence[labels.rows]
-        weighted = data._replace(training=Table(X, labels.targets, weight, labels.rows))
-        decay = choose_weight_decay(settings, weighted, settings.weight_decay)
-        settings = replace(settings, weight_decay=decay)
-    return settings, prior._replace(noise=noise, confidence=confidence)
-
-
-def estimate_prior(data: TrainingData, settings: Settings) -> Prior | None:
-    """Compare each label with all other rows, before any training, if the fit needs it."""
     if settings.weighting != "evidence" and not settings.n_spreadings:
-        return None
-    labels, X = data.table.labels, data.table.X
+        return settings, None
+    labels, weight = data.table.labels, trained_weight(data)
+    X, scaler = _dense_rows(data)
+    # A generator of its own: with and without reweighting, training draws the same numbers.
+    generator = torch.Generator().manual_seed(torch.initial_seed())
+    row, kernel = 1.0, None
+    if settings.one_batch:
+        row = float(weight.sum()) / ONE_BATCH_ROWS
+        inverse_width, penalty = ONE_BATCH_KERNEL
+        kernel = Kernel(inverse_width, penalty * row)
+    proba = loo_proba(X, labels.targets, data.n_classes, weight, generator, kernel, scaler)
+    sources = [proba]
+    if settings.n_folds:
+        rows, predicted = cross_fit(settings, data)
+        sources.append(proba.double().index_copy(0, rows, predicted))
+    judged = label_confidence(sources, labels.targets, weight, generator, row)
+    if choose and settings.weighting == "evidence":
+        decay = choose_weight_decay(settings, data, judged)
+        settings = replace(settings, weight_decay=decay)
+    noise = NoiseEstimate(*(part.to(weight) for part in judged.noise))
+    return settings, Prior(X, scaler, proba, judged.confidence.to(weight), noise)
+
+
+def _dense_rows(data: TrainingData) -> tuple[Tensor, RobustScaler]:
+    """Rows for the kernel regression as vectors, with their scaler."""
+    X = data.table.X
     if isinstance(X, SparseRows):
         dense = torch.from_numpy(dense_rows(X.matrix, torch.initial_seed() % 2**32))
         X = dense.to(X.device, X.dtype)
-    weight = trained_weight(data)
     X = X.flatten(start_dim=1)
-    scaler = data.scaler
-    if scaler is None:
-        scaler = RobustScaler.fit(X, data.table.sample_weight).to(X.dtype)
-    proba, noise = estimate_label_noise(
-        X, labels.targets, data.n_classes, weight, settings.one_batch, scaler
-    )
-    return Prior(X, scaler, proba, noise)
+    if data.scaler is not None:
+        return X, data.scaler
+    return X, RobustScaler.fit(X, data.table.sample_weight).to(X.dtype)
 
 
 def trained_weight(data: TrainingData) -> Tensor:
@@ -193,22 +189,17 @@ def prepare_stage(
     prior: Prior | None,
     watchers: Callbacks,
 ) -> Stage:
-    """Build the net of a stage, initialized, and the callbacks that will train it.
-
-    A stage that knows how far each label can be trusted has no warm-up.
-    """
+    """Build the net of a stage, initialized, and the callbacks that will train it."""
     weight = trained_weight(data)
     margin, log_odds, precision = torch.zeros_like(weight), None, None
     if prior is not None:
         margin = loo_margin(prior.proba, data.table.labels.targets).to(weight)
+        log_odds = -prior.confidence.clamp(*CONFIDENCE_BOUNDS).logit()
         precision = prior.noise.label_precision
-        if prior.confidence is not None:
-            log_odds = -prior.confidence.clamp(*CONFIDENCE_BOUNDS).logit().to(weight)
-            schedule = schedule._replace(n_warmup=0)
     history = SampleHistory(weight, data.n_classes, margin, log_odds)
     net = build_net(settings, schedule.n_epochs, data, precision)
     # Without a warm-up to compare with, the first epochs may predict a single class.
-    n_predicted = 1 if log_odds is not None or schedule.n_steps is None else 2
+    n_predicted = 1 if schedule.n_warmup == 0 or schedule.n_steps is None else 2
     if settings.weighting is not None:
         net.meta_step = build_meta_step(
             settings, net.weight_net_, data.training, history, schedule.n_warmup
@@ -252,18 +243,14 @@ def pseudo_label(
     confidence, predicted = torch.from_numpy(spread[rows.cpu().numpy()]).to(prior.X).max(dim=1)
     labels = table.labels
     targets = labels.targets.index_copy(0, rows, predicted)
-    right = prior.confidence
-    if right is None:
-        right = prior.noise.label_precision[targets]
-    right = right.index_copy(0, rows, confidence)
+    right = prior.confidence.index_copy(0, rows, confidence)
     precision = class_means(right, targets, data.n_classes, labels.sample_weight)
     noise = prior.noise._replace(label_precision=precision.clamp(*LABEL_PRECISION_BOUNDS))
     table = Table(table.X, targets, table.sample_weight)
     weight = trained_weight(data).index_copy(0, rows, table.sample_weight[rows])
     training = table.take(weight.nonzero().squeeze(1))
-    return data._replace(table=table, training=training), prior._replace(
-        noise=noise, confidence=None if prior.confidence is None else right
-    )
+    data = data._replace(table=table, training=training)
+    return data, prior._replace(confidence=right, noise=noise)
 
 
 def read_rows(stage: Stage) -> Readings:
