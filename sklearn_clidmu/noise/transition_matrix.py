@@ -38,10 +38,16 @@ def estimate_transition_matrix(
     counts = proba.new_zeros(n_classes, n_classes)
     counts.index_put_((predicted, targets), anchors, accumulate=True)
     n_anchors = counts.sum(dim=1)
-    wrong = (n_anchors - counts.diagonal()) / n_anchors.clamp_min(torch.finfo(proba.dtype).tiny)
-    prior = _uniform_noise((mass * wrong).sum() / mass.sum(), n_classes)
-    prior_mass = PRIOR_ROWS * row
-    return (counts + prior_mass * prior) / (n_anchors + prior_mass)[:, None]
+    share = (n_anchors - counts.diagonal()) / n_anchors.clamp_min(torch.finfo(proba.dtype).tiny)
+    # Rule of succession: anchor points without a wrong label do not prove that there is none.
+    total = n_anchors.sum()
+    noise_rate = ((mass * share).sum() / mass.sum() * total + row) / (total + 2 * row)
+    prior, prior_mass = _uniform_noise(noise_rate, n_classes), PRIOR_ROWS * row
+    counts = counts + prior_mass * prior
+    # No wrong label is more frequent than the right one, or classes would be exchanged.
+    wrong = counts - counts.diagonal().diag()
+    counts = wrong + counts.diagonal().maximum(wrong.amax(dim=1)).diag()
+    return counts / counts.sum(dim=1, keepdim=True)
 
 
 def _anchor_weight(surest: Tensor, predicted: Tensor, weight: Tensor, mass: Tensor) -> Tensor:
