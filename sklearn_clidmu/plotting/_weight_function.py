@@ -12,7 +12,7 @@ from sklearn_clidmu._classifier import CLIDMUClassifier
 from sklearn_clidmu.clid.weight_nets import EvidenceNet, WNet
 from sklearn_clidmu.plotting._drawing import BLUE, STYLES, fitted_classifier, make_axes
 
-PRIOR = "P(label wrong) after stage 1"
+PRIOR = "P(label wrong) before training"
 
 INPUTS = ["loss", "rank of mean loss", "rank of influence on CLID", "rank of LOO margin", PRIOR]
 """Names of the evidence columns. The last column is the log odds of ``PRIOR``."""

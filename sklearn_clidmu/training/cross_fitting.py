@@ -37,12 +37,14 @@ def choose_weight_decay(
 ) -> float:
     """Weight decay whose network predicts held-out noisy labels best.
 
-    From the middle of the candidates, or with ``judged`` from ``settings.weight_decay``, up or else
-    down as long as the loss on the held-out labels falls by more than one standard error. It is the
-    Brier score, which is bounded, so that a few wrong labels that are predicted with certainty do
-    not decide. With ``judged`` the labels that are trained on are weighted by their confidence, and
-    the network predicts true classes: its loss is minus the log likelihood of the held-out labels
-    behind the transition matrix.
+    From the middle of the candidates, up or else down as long as the loss on the held-out labels
+    falls. It is the Brier score, which is bounded, so that a few wrong labels that are predicted
+    with certainty do not decide.
+
+    With ``judged`` the labels that are trained on are weighted by their confidence, and the network
+    predicts true classes: its loss is minus the log likelihood of the held-out labels behind the
+    transition matrix. The search starts from ``settings.weight_decay``, which an earlier choice has
+    found, and leaves it only if the loss falls by more than one standard error.
     """
     table, seed = data.training, torch.initial_seed()
     codes, random_state = table.targets.cpu().numpy(), seed % 2**32
@@ -65,7 +67,8 @@ def choose_weight_decay(
     def better(number: int, other: int) -> bool:
         if not 0 <= number < len(WEIGHT_DECAYS):
             return False
-        return _falls(losses(number) - losses(other), valid.sample_weight)
+        n_errors = 0 if judged is None else 1
+        return _falls(losses(number) - losses(other), valid.sample_weight, n_errors)
 
     step = 1 if better(number + 1, number) else -1
     while better(number + step, number):
@@ -82,12 +85,12 @@ def _held_out_losses(proba: Tensor, labels: Labels, judged: LabelConfidence | No
     return (proba - true).square().sum(dim=1).double()
 
 
-def _falls(change: Tensor, sample_weight: Tensor) -> bool:
-    """Whether a loss falls by more than one standard error of its mean change."""
+def _falls(change: Tensor, sample_weight: Tensor, n_errors: int) -> bool:
+    """Whether a loss falls by more than so many standard errors of its mean change."""
     share = sample_weight.double() / sample_weight.double().sum()
     mean = share @ change
     error = (share.square() @ (change - mean).square()).sqrt()
-    return bool(mean < -error)
+    return bool(mean < -n_errors * error)
 
 
 def cross_fit(settings: Settings, data: TrainingData) -> tuple[Tensor, Tensor]:

@@ -332,18 +332,10 @@ def test_history_has_no_meta_loss_in_warm_up():
         np.testing.assert_array_equal(no_meta_step, [True, True, False])
 
 
-@pytest.mark.parametrize("changed", [{"n_folds": 3}, {"n_folds": 5}])
-def test_n_folds_takes_the_place_of_the_warm_up(changed):
-    params = {"batch_size": 16, "warmup_epochs": 2}
-    plain, without, clf = (
-        small(**params, **more).fit(X, y)
-        for more in ({"weighting": None}, {"n_folds": None}, changed)
-    )
-    assert [len(one.history_["clid"]) for one in (plain, without, clf)] == [3, 3, 3]
-    losses = [one.history_["train_loss"][0] for one in (plain, without, clf)]
-    assert losses[0] == losses[1] != losses[2]
-    other = small(**{**params, "warmup_epochs": 0}, **changed).fit(X, y)
-    assert_equal_fits(other, clf)
+@pytest.mark.parametrize("n_folds", [None, 3])
+def test_evidence_needs_no_warm_up(n_folds):
+    params = {"batch_size": 16, "n_folds": n_folds}
+    assert_equal_fits(*(small(**params, warmup_epochs=n).fit(X, y) for n in ("auto", 0)))
 
 
 @pytest.mark.parametrize("weighting", ["wnet", "vri", None])
@@ -356,12 +348,7 @@ def test_n_folds_concerns_no_training_set_that_fits_in_one_batch():
     assert_equal_fits(*(small(n_folds=n, batch_size=64).fit(X, y) for n in (None, 5)))
 
 
-def test_n_folds_concerns_no_fit_that_continues_another():
-    first = small(batch_size=16, n_folds=3, warm_start=True).fit(X, y)
-    with_folds, without = (
-        pickle.loads(pickle.dumps(first)).set_params(n_folds=n).fit(X, y) for n in (5, None)
-    )
-    assert_equal_fits(with_folds, without)
+def test_n_folds_concerns_no_partial_fit():
     parts = [small(batch_size=16, n_folds=n).partial_fit(X, y, classes=[0, 1]) for n in (None, 5)]
     assert_equal_fits(*parts)
 

@@ -271,9 +271,9 @@ def test_collapsed_later_stages_do_not_predict(n_folds, monkeypatch):
     np.testing.assert_array_equal(alone.fit(X, labels).predict_proba(X), clf.predict_proba(X))
 
 
-@pytest.mark.parametrize(("n_folds", "epoch"), [(None, 2), (3, 1)])  # after a warm-up of one epoch
+@pytest.mark.parametrize("n_folds", [None, 3])
 @pytest.mark.parametrize("missing", [False, True])
-def test_collapse_of_the_first_stage_is_the_last_and_gives_unit_weights(n_folds, epoch, missing):
+def test_collapse_of_the_first_stage_is_the_last_and_gives_unit_weights(n_folds, missing):
     X, y, _ = make_rows(150, n_classes=3)
     labels = np.where(missing & (np.arange(150) % 5 == 4), -1, y)
     clf = small(
@@ -282,11 +282,11 @@ def test_collapse_of_the_first_stage_is_the_last_and_gives_unit_weights(n_folds,
         n_folds=n_folds,
         **CALLS,
     )
-    with pytest.warns(ConvergenceWarning, match=f"collapsed in epoch {epoch}") as caught:
+    with pytest.warns(ConvergenceWarning, match="collapsed in epoch 2") as caught:
         clf.fit(X, labels)
     assert len(caught) == 1
     assert [s["outcome"] for s in clf.stages_] == ["collapsed"]
-    assert clf.collapse_epoch_ == epoch
+    assert clf.collapse_epoch_ == 2  # after a warm-up of one epoch
     np.testing.assert_array_equal(clf.sample_weights_, (labels >= 0).astype(float))
     assert np.nanstd(clf.noise_scores_) > 0.01  # which are of the losses
 

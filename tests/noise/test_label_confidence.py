@@ -1,22 +1,38 @@
 """Probability that each label is right: closed forms, SciPy, simulated labels, and what counts."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import minimize
+from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_softmax, logsumexp
 from sklearn.metrics import roc_auc_score
 
-from sklearn_clidmu._settings import POWERS_ROWS
 from sklearn_clidmu.noise import label_confidence as module
-from sklearn_clidmu.noise.label_confidence import LEAST_PROBA, fit_powers, label_confidence
-from sklearn_clidmu.noise.transition_matrix import (
+from sklearn_clidmu.noise.label_confidence import (
     LABEL_PRECISION_BOUNDS,
+    LEAST_PROBA,
     NoiseEstimate,
-    estimate_noise,
+    fit_powers,
+    label_likelihood,
 )
+from sklearn_clidmu.noise.transition_matrix import estimate_transition_matrix
 
 LOWEST, HIGHEST = LABEL_PRECISION_BOUNDS
+
+
+def label_confidence(sources, targets, sample_weight, seed=0, **row):
+    """With a generator of its own; of few rows it draws nothing."""
+    generator = torch.Generator().manual_seed(seed)
+    return module.label_confidence(sources, targets, sample_weight, generator, **row)
+
+
+@pytest.fixture
+def few_powers_rows(monkeypatch):
+    """Rows that are read for the powers of three classes: few, to save time."""
+    monkeypatch.setattr(module, "POWERS_ENTRIES", 3 * 2000)
+    return 2000
 
 
 def draw(probabilities):
@@ -85,8 +101,7 @@ def assert_same(found, expected, atol=1e-4):
 def test_label_confidence_is_bayes_rule_on_a_product_of_powers(kind, powers, monkeypatch):
     sources, given, weight = few_rows()
     matrix = make_matrix(kind, 0.3, 3)
-    estimate = NoiseEstimate(matrix, torch.tensor(0.3), torch.full((3,), 0.7))
-    monkeypatch.setattr(module, "estimate_noise", lambda *_: estimate)
+    monkeypatch.setattr(module, "estimate_transition_matrix", lambda *_: matrix)
     monkeypatch.setattr(module, "fit_powers", lambda *_: torch.tensor(powers))
     found = label_confidence(sources, given, weight)
     forward = [(source + LEAST_PROBA) / (1 + 3 * LEAST_PROBA) for source in sources]
@@ -128,9 +143,10 @@ def test_label_confidence_estimates_the_matrix_from_the_geometric_mean_of_the_so
     least = [(source / source.sum(dim=1, keepdim=True) + LEAST_PROBA) for source in sources]
     first, second = (source / source.sum(dim=1, keepdim=True) for source in least)
     pooled = (first * second).sqrt()
-    expected = estimate_noise(pooled / pooled.sum(dim=1, keepdim=True), given, weight)
+    pooled = pooled / pooled.sum(dim=1, keepdim=True)
+    expected = estimate_transition_matrix(pooled, given, weight)
     found = label_confidence(sources, given, weight)
-    torch.testing.assert_close(found.noise.matrix, expected.matrix, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(found.noise.matrix, expected, rtol=1e-3, atol=1e-5)
 
 
 # The powers, by SciPy
@@ -200,7 +216,102 @@ def test_fit_powers_leaves_no_gradient_and_needs_none():
     assert torch.equal(found, fit_powers(*problem))
 
 
+# The likelihood of the labels
+
+
+def behind_noise(log_power, log_proba, log_channel):
+    """Log likelihood of each label, in NumPy."""
+    pooled = log_softmax(np.exp(log_power) * log_proba, axis=1)
+    return logsumexp(pooled + log_channel, axis=1)
+
+
+def predictions(seed, n_rows=400, n_classes=3):
+    """Predictions more or less certain than they should be, labels, weights and the matrix."""
+    torch.manual_seed(seed)
+    logits = 2 * torch.randn(n_rows, n_classes)
+    matrix = make_matrix(["symmetric", "pairs"][seed % 2], 0.1 + 0.04 * seed, n_classes)
+    given = draw(matrix[draw(logits.softmax(dim=1))])
+    inexact = logits + 3 * torch.rand(1) * torch.randn(n_rows, n_classes)
+    proba = ((0.2 + 3 * torch.rand(1)) * inexact).softmax(dim=1)
+    return proba, given, 0.2 + 2 * torch.rand(n_rows), matrix
+
+
+@pytest.mark.parametrize("n_classes", [2, 3, 10])
+@pytest.mark.parametrize("seed", range(8))
+def test_label_likelihood_is_that_at_the_power_that_scipy_finds(seed, n_classes):
+    proba, given, weight, matrix = predictions(seed, n_classes=n_classes)
+    least = proba.numpy() + LEAST_PROBA
+    log_proba = np.log(least / least.sum(axis=1, keepdims=True))
+    with np.errstate(divide="ignore"):
+        log_channel = np.log(matrix.numpy()[:, given.numpy()].T)
+
+    def loss(log_power):
+        likelihood = behind_noise(log_power, log_proba, log_channel)
+        return 0.1 * log_power**2 - weight.numpy() @ likelihood
+
+    grid = np.linspace(-12, 6, 37)
+    found = [
+        minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-8})
+        for low, high in pairwise(grid)
+    ]
+    best = min(found, key=lambda result: result.fun).x
+    likelihood = label_likelihood(proba, given, weight, matrix)
+    assert likelihood.shape == (400,)
+    expected = behind_noise(best, log_proba, log_channel)
+    np.testing.assert_allclose(likelihood.numpy(), expected, rtol=0, atol=2e-3)
+    assert -weight.numpy() @ likelihood.numpy() + 0.1 * best**2 <= loss(best) + 1e-3
+
+
+def test_label_likelihood_of_known_probabilities_is_that_of_the_simulation():
+    simulated = Simulated("pairs", 0.3, n_rows=20_000, spread=2.0)
+    args = simulated.proba, simulated.given, simulated.weight, simulated.matrix
+    own = simulated.sources[0].gather(1, simulated.given[:, None])[:, 0]
+    found = label_likelihood(*args)
+    assert found.mean().item() == pytest.approx(own.log().mean().item(), abs=2e-3)
+
+
+@pytest.mark.parametrize("power", [0.5, 1.5])
+def test_label_likelihood_does_not_depend_on_how_certain_predictions_are(power):
+    simulated = Simulated("symmetric", 0.3, spread=1.0)
+    args = simulated.given, simulated.weight, simulated.matrix
+    found = label_likelihood(simulated.proba**power, *args)
+    expected = label_likelihood(simulated.proba, *args)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_label_likelihood_counts_a_row_of_weight_s_as_s_rows(seed):
+    proba, given, _, matrix = predictions(seed)
+    times = torch.randint(0, 5, (400,))
+    weighted = label_likelihood(proba, given, times.double(), matrix)
+    copies = [part.repeat_interleave(times, dim=0) for part in (proba, given)]
+    repeated = label_likelihood(*copies, torch.ones(len(copies[0])), matrix)
+    torch.testing.assert_close(repeated, weighted.repeat_interleave(times), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_label_likelihood_of_predictions_that_say_nothing_is_that_of_a_guess(value):
+    _, given, weight, matrix = predictions(0)
+    found = label_likelihood(torch.full((400, 3), value), given, weight, matrix)
+    torch.testing.assert_close(found, matrix.mean(dim=0).log()[given])
+
+
+def test_label_likelihood_takes_single_precision_and_answers_in_double():
+    proba, given, weight, matrix = predictions(1)
+    found = label_likelihood(proba.float(), given, weight.float(), matrix.float())
+    assert found.dtype == torch.float64
+    expected = label_likelihood(proba, given, weight, matrix)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
+
+
 # What counts, and how much
+
+
+@pytest.mark.parametrize("scale", [1e-6, 3.0, 1e6])
+def test_label_confidence_depends_on_weights_in_units_of_a_row(scale):
+    sources, given, weight = few_rows()
+    found = label_confidence(sources, given, scale * weight, row=scale)
+    assert_same(found, label_confidence(sources, given, weight))
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -239,9 +350,9 @@ def test_label_confidence_does_not_depend_on_the_order_of_rows_and_sources():
     assert_same(shuffled, expected._replace(confidence=expected.confidence[order]))
 
 
-def test_label_confidence_reads_alike_of_a_large_table_in_any_order():
+def test_label_confidence_reads_alike_of_a_large_table_in_any_order(few_powers_rows):
     """Of many rows a part shows the powers; it must not be of one class where labels alternate."""
-    simulated = Simulated("pairs", 0.3, n_rows=2 * POWERS_ROWS)
+    simulated = Simulated("pairs", 0.3, n_rows=2 * few_powers_rows)
     simulated.sources = simulated.sources[:1]
     by_class = [(simulated.given == k).nonzero().squeeze(1) for k in (0, 1)]
     n_rows = min(map(len, by_class))
@@ -251,7 +362,43 @@ def test_label_confidence_reads_alike_of_a_large_table_in_any_order():
         assert simulated.found(rows).confidence.mean().item() == pytest.approx(right, abs=0.05)
 
 
-@pytest.mark.parametrize("n_rows", [300, 3 * POWERS_ROWS])
+def test_label_confidence_draws_from_its_generator_alone_and_only_of_many_rows(few_powers_rows):
+    generator, state = torch.Generator().manual_seed(5), torch.get_rng_state()
+    untouched = generator.get_state()
+    for n_rows, drawn in ((few_powers_rows, False), (few_powers_rows + 1, True)):
+        weight = torch.cat([torch.ones(n_rows), torch.zeros(50)])  # rows that are not read
+        source, given = torch.rand(n_rows + 50, 3), torch.arange(n_rows + 50) % 3
+        expected = label_confidence([source], given, weight, seed=5)
+        generator.manual_seed(5)
+        torch.manual_seed(n_rows)
+        state = torch.get_rng_state()
+        found = module.label_confidence([source], given, weight, generator)
+        assert torch.equal(torch.get_rng_state(), state)
+        assert torch.equal(found.confidence, expected.confidence)
+        assert torch.equal(generator.get_state(), untouched) != drawn
+
+
+def test_label_confidence_hardly_depends_on_the_rows_drawn(few_powers_rows):
+    simulated = Simulated("symmetric", 0.3, n_rows=3 * few_powers_rows)
+    one, other = (
+        label_confidence(simulated.sources, simulated.given, simulated.weight, seed)
+        for seed in range(2)
+    )
+    assert not torch.equal(one.confidence, other.confidence)
+    assert torch.equal(one.noise.matrix, other.noise.matrix)
+    assert (one.confidence - other.confidence).abs().mean() < 0.02
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 200])
+def test_label_confidence_is_the_same_whatever_fits_in_memory(chunk, monkeypatch):
+    sources, given, weight = few_rows()
+    expected = label_confidence(sources, given, weight)
+    monkeypatch.setattr(module, "CHUNK", chunk)
+    assert_same(label_confidence(sources, given, weight), expected, atol=1e-12)
+
+
+@pytest.mark.usefixtures("few_powers_rows")
+@pytest.mark.parametrize("n_rows", [300, 6000])
 def test_label_confidence_judges_rows_of_weight_zero_by_the_others(n_rows):
     simulated = Simulated("symmetric", 0.3, n_rows=n_rows)
     kept = torch.arange(n_rows) % 3 == 1
@@ -365,6 +512,33 @@ def test_label_confidence_of_sources_always_right_or_always_wrong_is_in_bounds(r
     found = label_confidence([source, source], given, torch.ones(90))
     check_bounds(found)
     torch.testing.assert_close(found.confidence, torch.full((90,), float(right)))
+
+
+@pytest.mark.parametrize(("right", "bound"), [(True, HIGHEST), (False, LOWEST)])
+def test_label_confidence_bounds_every_label_precision(right, bound):
+    given = torch.arange(300) % 30
+    source = torch.eye(30)[given if right else (given + 1) % 30]
+    found = label_confidence([source], given, torch.ones(300))
+    torch.testing.assert_close(found.noise.label_precision, torch.full((30,), bound))
+
+
+def test_label_confidence_lowers_the_label_precision_of_a_class_never_predicted():
+    source = torch.tensor([[0.9, 0.1, 0.0]]).repeat(100, 1)
+    given = torch.zeros(100, dtype=torch.int64)
+    given[::10], given[5::10] = 1, 2
+    precision = label_confidence([source], given, torch.ones(100)).noise.label_precision
+    assert (precision[1:] > LOWEST).all()
+    assert (precision[1:] < precision[0]).all()
+
+
+def test_label_confidence_sees_no_noise_in_a_rare_class_never_predicted_among_clean_ones():
+    given = torch.arange(300) % 2
+    source = torch.eye(3)[given]
+    source[:4] = torch.tensor([0.5, 0.4, 0.1])
+    given[:4] = 2
+    found = label_confidence([source], given, torch.ones(300))
+    assert found.noise.rate < 0.001
+    torch.testing.assert_close(found.noise.label_precision, torch.full((3,), HIGHEST))
 
 
 def test_label_confidence_takes_single_precision_and_answers_in_double():

@@ -8,20 +8,26 @@ import pytest
 import torch
 from clid.helpers import N_CLASSES
 from scipy import sparse
+from scipy.stats import sem
 from sklearn.metrics import brier_score_loss
 from sklearn.model_selection import StratifiedKFold
 from skorch.callbacks import Callback
 
 from sklearn_clidmu._settings import CHOICE_HELD_OUT, WEIGHT_DECAYS
+from sklearn_clidmu.noise.label_confidence import (
+    LabelConfidence,
+    NoiseEstimate,
+    label_likelihood,
+)
 from sklearn_clidmu.training import cross_fitting
 from sklearn_clidmu.training.cross_fitting import (
-    EpochMean,
+    EpochSum,
     choose_weight_decay,
     cross_fit,
     draw_folds,
     train_briefly,
 )
-from sklearn_clidmu.training.data import SparseRows
+from sklearn_clidmu.training.data import SparseRows, Table, TablePart
 from sklearn_clidmu.training.stages import run_stages
 
 from .helpers import Diary, blobs, prepare, vector
@@ -133,27 +139,61 @@ class Averages(Callback):
         self.modules.append(deepcopy(net.evaluated_module).eval())
 
 
-def test_epoch_mean_adds_up_the_probabilities_of_all_epochs():
+def summed(settings, data, table, rows, watched=None):
+    """Sums over the epochs of a short training on a table, for some rows of another, by EpochSum.
+
+    Returns them for all rows.
+    """
+    watched = data.table if watched is None else watched
+    total = torch.zeros(len(watched), N_CLASSES, dtype=torch.float64)
+    record = EpochSum(watched, torch.as_tensor(rows), total)
+    train_briefly(settings, data, table, [("sum", record)])
+    return total
+
+
+@pytest.mark.parametrize("chunk", [7, 8192])
+def test_epoch_sum_adds_the_probabilities_of_all_epochs_to_the_total(chunk, monkeypatch):
+    monkeypatch.setattr(cross_fitting, "CHUNK", chunk)
     settings, data = setting()
-    averages, mean = Averages(), EpochMean(data.table.X)
-    train_briefly(settings, data, data.training, [("mean", mean), ("averages", averages)])
+    rows = torch.tensor([80, 3, 4, 50, 51, 52, 53, 0, 89, 20])
+    total = torch.rand(90, N_CLASSES, dtype=torch.float64)
+    before, averages = total.clone(), Averages()
+    record = EpochSum(data.table, rows, total)
+    train_briefly(settings, data, data.training, [("sum", record), ("averages", averages)])
     assert len(averages.modules) == N_EPOCHS
-    expected = torch.zeros(90, N_CLASSES, dtype=torch.float64)
+    expected = before.clone()
     for module in averages.modules:
         with torch.no_grad():
-            expected += module(data.table.X)[0].double().softmax(dim=1)
-    torch.testing.assert_close(mean.total, expected)
+            expected[rows] += module(data.table.X[rows])[0].double().softmax(dim=1)
+    torch.testing.assert_close(total, expected)
+    others = torch.ones(90, dtype=torch.bool).index_fill(0, rows, False)
+    assert torch.equal(total[others], before[others])
 
 
-def test_epoch_mean_takes_what_is_not_finite_for_nothing():
+def test_epoch_sum_takes_what_is_not_finite_for_nothing():
     settings, data = setting()
     X = data.table.X.clone()
     X[5] = torch.nan  # unlike gaps, those of a net without a scaler
-    mean = EpochMean(X)
-    train_briefly(settings, data._replace(scaler=None), data.training, [("mean", mean)])
-    assert mean.total.isfinite().all()
-    assert (mean.total[5] == 0).all()
-    torch.testing.assert_close(mean.total[6].sum().item(), float(N_EPOCHS))
+    table = Table(X, data.table.targets, data.table.sample_weight)
+    total = summed(
+        settings, data._replace(scaler=None), data.training, torch.arange(90), watched=table
+    )
+    assert total.isfinite().all()
+    assert (total[5] == 0).all()
+    torch.testing.assert_close(total[6].sum().item(), float(N_EPOCHS))
+
+
+@pytest.mark.parametrize("kind", ["dense", "sparse"])
+def test_train_briefly_on_part_of_a_table_is_that_on_copied_rows(kind):
+    X, codes = blobs()
+    X[X < 0.5] = 0
+    settings, data = setting(rows=(X if kind == "dense" else sparse.csr_array(X), codes))
+    kept = torch.arange(1, 90, 2).flip(0)
+    found, expected = (
+        vector(train_briefly(settings, data, table).module_)
+        for table in (TablePart(data.training, kept), data.training.take(kept))
+    )
+    assert torch.equal(found, expected)
 
 
 # Cross-fitting
@@ -169,9 +209,8 @@ def test_cross_fit_predicts_each_row_by_the_network_that_has_not_seen_its_fold(n
         kept, left_out = (
             torch.from_numpy(np.flatnonzero(part)) for part in (folds != fold, folds == fold)
         )
-        mean = EpochMean(data.table.X[left_out])
-        train_briefly(settings, data, data.training.take(kept), [("mean", mean)])
-        torch.testing.assert_close(proba[left_out], mean.total, rtol=1e-6, atol=1e-6)
+        expected = summed(settings, data, data.training.take(kept), left_out)[left_out]
+        torch.testing.assert_close(proba[left_out], expected, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(proba.sum(dim=1), torch.full((90,), 4.0, dtype=torch.float64))
 
 
@@ -204,10 +243,8 @@ def test_cross_fit_predicts_rows_that_are_not_trained_on_by_all_networks(row):
     folds = draw_folds(trained.targets.numpy(), settings.n_folds, 0)
     expected = torch.zeros(N_CLASSES, dtype=torch.float64)
     for fold in range(settings.n_folds):
-        mean = EpochMean(data.table.X[row : row + 1])
         kept = torch.from_numpy(np.flatnonzero(folds != fold))
-        train_briefly(settings, data, data.training.take(kept), [("mean", mean)])
-        expected += mean.total[0]
+        expected += summed(settings, data, data.training.take(kept), [row])[row]
     torch.testing.assert_close(proba[row], expected)
 
 
@@ -300,68 +337,241 @@ def pretend(monkeypatch, shares, data):
 
 
 @pytest.mark.parametrize(
-    ("shares", "start", "expected", "n_tried"),
+    ("shares", "expected", "n_tried"),
     [
-        ((0.5, 0.6, 0.7, 0.8, 0.9), None, 4, 3),
-        ((0.9, 0.8, 0.7, 0.6, 0.5), None, 0, 4),
-        ((0.5, 0.6, 0.9, 0.6, 0.5), None, 2, 3),
-        ((0.5, 0.6, 0.7, 0.9, 0.8), None, 3, 3),
-        ((0.5, 0.9, 0.7, 0.6, 0.8), None, 1, 4),
-        ((0.9, 0.5, 0.7, 0.8, 0.6), None, 3, 3),  # not beyond a rise
-        ((0.9, 0.8, 0.7, 0.6, 0.5), 0, 0, 2),
-        ((0.5, 0.6, 0.7, 0.8, 0.9), 0, 4, 5),
-        ((0.5, 0.6, 0.7, 0.8, 0.9), 4, 4, 2),
-        ((0.9, 0.8, 0.7, 0.6, 0.5), 4, 0, 5),
-        ((0.5, 0.6, 0.7, 0.6, 0.5), 3, 2, 4),
-        ((0.6, 0.6, 0.6, 0.6, 0.6), 2, 2, 3),
+        ((0.5, 0.6, 0.7, 0.8, 0.9), 4, 3),
+        ((0.9, 0.8, 0.7, 0.6, 0.5), 0, 4),
+        ((0.5, 0.6, 0.9, 0.6, 0.5), 2, 3),
+        ((0.5, 0.6, 0.7, 0.9, 0.8), 3, 3),
+        ((0.5, 0.9, 0.7, 0.6, 0.8), 1, 4),
+        ((0.9, 0.5, 0.7, 0.8, 0.6), 3, 3),  # not beyond a rise
+        ((0.6, 0.6, 0.6, 0.6, 0.6), 2, 3),
     ],
 )
-def test_choose_weight_decay_climbs_down_from_the_start(
-    shares, start, expected, n_tried, monkeypatch
-):
+def test_choose_weight_decay_climbs_down_from_the_middle(shares, expected, n_tried, monkeypatch):
     settings, data = setting(weight_decay="auto")
     tried = pretend(monkeypatch, shares, data)
-    first = () if start is None else (WEIGHT_DECAYS[start],)
-    assert choose_weight_decay(settings, data, *first) == WEIGHT_DECAYS[expected]
+    assert choose_weight_decay(settings, data) == WEIGHT_DECAYS[expected]
     assert len(tried) == len(set(tried)) == n_tried
-    middle = 2 if start is None else start
-    assert all(abs(WEIGHT_DECAYS.index(decay) - middle) <= 1 for decay in tried[:2])
+    assert all(abs(WEIGHT_DECAYS.index(decay) - 2) <= 1 for decay in tried[:2])
 
 
-def test_choose_weight_decay_compares_brier_scores_under_the_sample_weights(monkeypatch):
+def uniform_noise(rate):
+    """Transition matrix whose wrong labels are of any other class."""
+    eye = torch.eye(N_CLASSES, dtype=torch.float64)
+    return (1 - rate) * eye + rate / (N_CLASSES - 1) * (1 - eye)
+
+
+def judge(n, rate, confidence=None):
+    """Labels under uniform noise, all of which are trusted unless told otherwise."""
+    confidence = torch.ones(n, dtype=torch.float64) if confidence is None else confidence
+    precision = torch.full((N_CLASSES,), 1 - rate, dtype=torch.float64)
+    return LabelConfidence(
+        confidence, NoiseEstimate(uniform_noise(rate), torch.tensor(rate), precision)
+    )
+
+
+def flip(codes, rate, rng):
+    """Give some rows the label of another class, of any one with the same probability."""
+    wrong = rng.uniform(size=len(codes)) < rate
+    return np.where(wrong, (codes + rng.randint(1, N_CLASSES, size=len(codes))) % N_CLASSES, codes)
+
+
+def chequered(rng, n=900):
+    """Clean labels of 36 squares: the less weight decay, the more of them can be learned."""
+    X = rng.uniform(-1, 1, size=(n, 2))
+    codes = np.floor((X + 1) * 3).astype(int).sum(axis=1) % N_CLASSES
+    return X.astype(np.float32), codes
+
+
+def crowded(rng, n=300, width=30, rate=0.2):
+    """Few features among many of noise, and wrong labels: weight decay helps."""
+    codes = rng.randint(N_CLASSES, size=n)
+    X = rng.normal(size=(n, width)) + 2 * np.eye(N_CLASSES, width)[codes]
+    return X.astype(np.float32), flip(codes, rate, rng)
+
+
+def unexplained(rng, n=300):
+    """Labels that nothing explains: no weight decay is better than another."""
+    return np.ones((n, 4), dtype=np.float32), rng.randint(N_CLASSES, size=n)
+
+
+def long_setting(rows, start=None, **params):
+    """Settings that start from a candidate, and data."""
+    large = {"max_epochs": 60, "warmup_epochs": 0, "hidden_layer_sizes": (32,), "dropout": 0.0}
+    settings, data = prepare(rows=rows, weight_decay="auto", **{**large, **params})
+    if start is not None:
+        settings = replace(settings, weight_decay=WEIGHT_DECAYS[start])
+    return settings, data
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_choose_weight_decay_stays_where_nothing_can_be_learned(seed):
+    torch.manual_seed(seed)
+    rows = unexplained(np.random.RandomState(seed))
+    settings, data = long_setting(rows, max_epochs=12)
+    assert choose_weight_decay(settings, data) == WEIGHT_DECAYS[2]
+    for start, decay in enumerate(WEIGHT_DECAYS):
+        settings, data = long_setting(rows, start, max_epochs=12)
+        assert choose_weight_decay(settings, data, judge(300, 0.2)) == decay
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_choose_weight_decay_goes_down_where_clean_labels_are_hard_to_learn(seed):
+    torch.manual_seed(seed)
+    rows = chequered(np.random.RandomState(seed))
+    settings, data = long_setting(rows)
+    assert choose_weight_decay(settings, data) == WEIGHT_DECAYS[0]
+    for start in (2, 4):
+        settings, data = long_setting(rows, start)
+        assert choose_weight_decay(settings, data, judge(900, 0.03)) == WEIGHT_DECAYS[0]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_choose_weight_decay_goes_up_where_noise_is_easily_memorized(seed):
+    torch.manual_seed(seed)
+    rows = crowded(np.random.RandomState(seed), n=2000, width=100, rate=0.3)
+    settings, data = long_setting(rows, batch_size=64)
+    assert choose_weight_decay(settings, data) > WEIGHT_DECAYS[2]
+    settings, data = long_setting(rows, 2, batch_size=64)
+    assert choose_weight_decay(settings, data, judge(2000, 0.3)) > WEIGHT_DECAYS[2]
+
+
+class Trial:
+    """What the networks of a choice were trained on, and how they predict the rows left out."""
+
+    def __init__(self, settings, data, judged=None):
+        self.data, self.judged = data, judged
+        self.trained = {}
+
+        def watched(settings, data, table):
+            net = train_briefly(settings, data, table)
+            self.trained[WEIGHT_DECAYS.index(settings.weight_decay)] = table, net
+            return net
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cross_fitting, "train_briefly", watched)
+            self.chosen = WEIGHT_DECAYS.index(choose_weight_decay(settings, data, judged))
+        self.tables = [table for table, _ in self.trained.values()]
+        held_out = torch.ones(len(data.training), dtype=torch.bool)
+        held_out[self.tables[0].labels.rows] = False
+        self.held_out = held_out.nonzero()[:, 0]
+        self.weight = data.training.sample_weight[held_out].double().numpy()
+        self.losses = {k: self._losses(net) for k, (_, net) in self.trained.items()}
+
+    def _losses(self, net):
+        labels = self.data.training.targets[self.held_out].long().numpy()
+        logits, _ = net.evaluate(self.data.training.X[self.held_out])
+        proba = logits.double().softmax(dim=1)
+        if self.judged is None:
+            return np.square(proba.numpy() - np.eye(N_CLASSES)[labels]).sum(axis=1)
+        found = label_likelihood(
+            proba,
+            torch.from_numpy(labels),
+            torch.from_numpy(self.weight),
+            self.judged.noise.matrix,
+        )
+        return -found.numpy()
+
+    def change(self, number, other):
+        """Mean change of the loss from one candidate to another, in standard errors."""
+        change = self.losses[other] - self.losses[number]
+        mean = np.average(change, weights=self.weight)
+        if np.ptp(self.weight) == 0:
+            return mean / sem(change, ddof=0)
+        share = self.weight / self.weight.sum()
+        return mean / np.sqrt(np.sum(np.square(share * (change - mean))))
+
+
+CASES = [(rows, seed) for rows in (chequered, crowded, unexplained) for seed in range(2)]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("judged", [False, True])
+@pytest.mark.parametrize(("make", "seed"), CASES)
+def test_choose_weight_decay_steps_only_where_the_loss_falls_by_a_standard_error(
+    make, seed, judged, weighted
+):
+    rng = np.random.RandomState(seed)
+    X, codes = make(rng, n=300)
+    torch.manual_seed(seed)
+    weight = rng.uniform(0.2, 3, 300) if weighted else None
+    settings, data = long_setting((X, codes), 2 if judged else None, weight=weight, max_epochs=24)
+    trial = Trial(settings, data, judge(300, 0.2) if judged else None)
+    number, path = 2, [1, -1]
+    while path:
+        step = path.pop(0)
+        if not 0 <= number + step < len(WEIGHT_DECAYS):
+            continue
+        if trial.change(number, number + step) < -1:
+            number, path = number + step, [step]
+    assert trial.chosen == number
+
+
+def test_choose_weight_decay_passes_over_a_loss_that_is_lower_by_chance():
+    """Of all trials without an explanation, in some a neighbor has the lower mean loss."""
+    lower = []
+    for seed in range(6):
+        torch.manual_seed(seed)
+        settings, data = long_setting(unexplained(np.random.RandomState(seed)), max_epochs=12)
+        trial = Trial(settings, data)
+        assert trial.chosen == 2
+        lower.append(min(trial.change(2, 1), trial.change(2, 3)))
+    assert -1 < min(lower) < 0
+
+
+def test_choose_weight_decay_trains_on_labels_weighted_by_their_confidence():
     rng = np.random.RandomState(0)
-    settings, data = setting(weight=rng.uniform(0.2, 3, 90), weight_decay="auto")
-    scores, trained = [], []
-    brier = cross_fitting._brier_score
+    weight, confidence = rng.uniform(0.2, 3, 300), torch.from_numpy(rng.uniform(size=300))
+    X, codes = crowded(rng)
+    settings, data = long_setting((X, codes), 1, weight=weight, max_epochs=12)
+    trial = Trial(settings, data, judge(300, 0.2, confidence))
+    assert {1, 2} <= set(trial.trained)
+    for table in trial.tables:
+        rows = table.labels.rows.numpy()
+        assert len(rows) == 300 * (1 - CHOICE_HELD_OUT)
+        expected = weight[rows] * confidence.numpy()[rows]
+        np.testing.assert_allclose(table.sample_weight.numpy(), expected, rtol=1e-5)
+        assert table.targets.tolist() == codes[rows].tolist()
 
-    def watched(logits, valid):
-        scores.append((logits, valid, brier(logits, valid)))
-        return scores[-1][2]
 
-    def short(settings, data, table):
-        trained.append((settings, table))
+def test_choose_weight_decay_finds_the_confidence_of_rows_of_a_larger_table():
+    settings, data = setting(weight_decay="auto", **left_out_weight())
+    settings = replace(settings, weight_decay=WEIGHT_DECAYS[2])
+    confidence = torch.linspace(0.1, 1, 90, dtype=torch.float64)
+    trained = []
+
+    def watched(settings, data, table):
+        trained.append(table)
         return train_briefly(settings, data, table)
 
-    monkeypatch.setattr(cross_fitting, "_brier_score", watched)
-    monkeypatch.setattr(cross_fitting, "train_briefly", short)
-    found = choose_weight_decay(settings, data)
-    for logits, valid, score in scores:
-        assert len(valid) == CHOICE_HELD_OUT * 90
-        proba, labels = logits.softmax(dim=1).double().numpy(), valid.labels
-        weight = labels.sample_weight.double().numpy()
-        expected = sum(
-            brier_score_loss(labels.targets.numpy() == k, proba[:, k], sample_weight=weight)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cross_fitting, "train_briefly", watched)
+        choose_weight_decay(settings, data, judge(90, 0.2, confidence))
+    weight = np.linspace(0.5, 1.5, 90)
+    for table in trained:
+        rows = table.labels.rows.numpy()
+        assert len(set(rows) & {3, 10, 20, 40}) == 0
+        expected = weight[rows] * confidence.numpy()[rows]
+        np.testing.assert_allclose(table.sample_weight.numpy(), expected, rtol=1e-5)
+
+
+def test_choose_weight_decay_compares_brier_scores_under_the_sample_weights():
+    rng = np.random.RandomState(0)
+    weight = rng.uniform(0.2, 3, 300)
+    settings, data = long_setting(crowded(rng), weight=weight, max_epochs=24)
+    trial = Trial(settings, data)
+    assert len(trial.held_out) == CHOICE_HELD_OUT * 300
+    assert all(len(table) == 300 - len(trial.held_out) for table in trial.tables)
+    labels, scores = data.training.targets[trial.held_out].numpy(), {}
+    for number, (_, net) in trial.trained.items():
+        proba = net.evaluate(data.training.X[trial.held_out])[0].softmax(dim=1).double().numpy()
+        scores[number] = sum(
+            brier_score_loss(labels == k, proba[:, k], sample_weight=trial.weight)
             for k in range(N_CLASSES)
         )
-        assert score == pytest.approx(expected, rel=1e-5)
-    (_, valid, _), (_, train) = scores[0], trained[0]
-    kept = {*valid.labels.rows.tolist(), *train.labels.rows.tolist()}
-    assert kept == set(range(90))
-    assert len(valid) + len(train) == 90
-    by_decay = {
-        s.weight_decay: score for (s, _), (_, _, score) in zip(trained, scores, strict=True)
-    }
-    assert min(by_decay, key=by_decay.get) == found
+    assert trial.chosen != 2
+    assert scores[trial.chosen] < scores[2]
 
 
 def test_choose_weight_decay_never_takes_a_network_that_diverges(monkeypatch):
@@ -370,6 +580,14 @@ def test_choose_weight_decay_never_takes_a_network_that_diverges(monkeypatch):
     assert choose_weight_decay(settings, data) == WEIGHT_DECAYS[1]
     pretend(monkeypatch, (np.nan, np.nan, 0.6, 0.9, np.nan), data)
     assert choose_weight_decay(settings, data) == WEIGHT_DECAYS[3]
+
+
+def test_choose_weight_decay_takes_one_that_is_worse_than_a_guess_before_a_network_that_diverges(
+    monkeypatch,
+):
+    settings, data = setting(weight_decay="auto")
+    pretend(monkeypatch, (np.nan, np.nan, 0.1, np.nan, np.nan), data)
+    assert choose_weight_decay(settings, data) == WEIGHT_DECAYS[2]
 
 
 def test_choose_weight_decay_reads_a_bounded_number_of_rows(monkeypatch):
@@ -386,20 +604,22 @@ def test_choose_weight_decay_reads_a_bounded_number_of_rows(monkeypatch):
     assert set(sizes) == {40}
 
 
-@pytest.mark.parametrize("start", [None, WEIGHT_DECAYS[0]])
-def test_choose_weight_decay_leaves_the_generator_and_the_data_as_they_were(start):
+@pytest.mark.parametrize("judged", [None, judge(90, 0.2)])
+def test_choose_weight_decay_leaves_the_generator_and_the_data_as_they_were(judged):
     settings, data = setting(weight_decay="auto", **left_out_weight())
+    decay = None if judged is None else WEIGHT_DECAYS[0]
+    settings = replace(settings, weight_decay=decay)
     torch.manual_seed(2**40 + 5)
     state = torch.get_rng_state()
     X, labels = data.training.X.clone(), data.training.labels
-    found = choose_weight_decay(settings, data, start)
+    found = choose_weight_decay(settings, data, judged)
     assert found in WEIGHT_DECAYS
-    assert settings.weight_decay is None
+    assert settings.weight_decay == decay
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.initial_seed() == 2**40 + 5
     assert torch.equal(data.training.X, X)
     assert all(map(torch.equal, data.training.labels, labels))
-    assert choose_weight_decay(settings, data, start) == found
+    assert choose_weight_decay(settings, data, judged) == found
 
 
 @pytest.mark.parametrize("weighting", ["evidence", None])

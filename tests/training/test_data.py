@@ -13,6 +13,7 @@ from sklearn_clidmu.training.data import (
     ShuffledBatches,
     SparseRows,
     Table,
+    TablePart,
     as_rows,
     hold_out,
     make_training_data,
@@ -90,6 +91,69 @@ def test_table_keeps_what_belongs_to_a_row_together():
 
 def test_table_len_is_its_number_of_rows():
     assert len(numbered(17)) == 17
+
+
+# Parts of a table
+
+
+def random_table(kind, n=150):
+    """Rows of which a third is zero, dense or sparse, of a table that is all rows or some."""
+    X = np.random.RandomState(0).normal(size=(n, 5)) * (np.arange(5 * n).reshape(n, 5) % 3 > 0)
+    rows = SparseRows(csr_array(X), torch.float64, torch.device("cpu"))
+    number = None if kind == "all" else torch.arange(n).flip(0)
+    return Table(
+        rows if kind == "sparse" else torch.from_numpy(X),
+        torch.arange(n) % 3,
+        0.5 + torch.rand(n),
+        number,
+    )
+
+
+KINDS = pytest.mark.parametrize("kind", ["all", "some", "sparse"])
+
+
+@KINDS
+@pytest.mark.parametrize(("n", "batch_size"), [(100, 16), (100, 3), (1, 16), (20, 64)])
+def test_table_part_gives_the_batches_of_a_table_of_copied_rows(n, batch_size, kind):
+    table, index = random_table(kind), torch.randperm(150)[:n]
+    epochs = []
+    for part in (TablePart(table, index), table.take(index)):
+        assert len(part) == n
+        torch.manual_seed(0)
+        epochs.append(list(ShuffledBatches(part, batch_size)))
+    assert len(epochs[0]) == len(epochs[1])
+    for (X, labels), (expected, theirs) in zip(*epochs, strict=True):
+        assert torch.equal(X, expected)
+        assert all(map(torch.equal, labels, theirs))
+        assert labels.targets.dtype == theirs.targets.dtype
+
+
+@KINDS
+def test_table_part_knows_the_labels_of_its_rows(kind):
+    table, index = random_table(kind), torch.tensor([7, 3, 149])
+    part, expected = TablePart(table, index), table.take(index)
+    assert all(map(torch.equal, part.labels, expected.labels))
+    assert torch.equal(part.targets, expected.targets)
+    assert torch.equal(part.sample_weight, expected.sample_weight)
+
+
+@KINDS
+def test_table_part_copies_no_rows(kind):
+    table = random_table(kind)
+    part = TablePart(table, torch.arange(0, 150, 2))
+    assert part.X is table.X
+
+
+def test_table_part_leaves_the_table_as_it_was():
+    table = random_table("some")
+    before = [part.clone() for part in table.labels]
+    part = TablePart(table, torch.arange(75))
+    part.sample_weight = part.sample_weight * 0
+    assert len(table) == 150
+    assert all(map(torch.equal, table.labels, before))
+
+
+# The history of every row
 
 
 def labels_of(*rows):

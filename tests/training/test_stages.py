@@ -10,20 +10,19 @@ import torch
 from clid.helpers import N_CLASSES
 from skorch.callbacks import Callback
 
+from sklearn_clidmu._settings import resolve
 from sklearn_clidmu.clid.weight_nets import EvidenceNet
 from sklearn_clidmu.clid.weighted import class_means
 from sklearn_clidmu.noise import loo_kernel_ridge
-from sklearn_clidmu.noise.label_confidence import label_confidence
+from sklearn_clidmu.noise.label_confidence import LABEL_PRECISION_BOUNDS, label_confidence
 from sklearn_clidmu.noise.label_spreading import spread_labels
-from sklearn_clidmu.noise.loo_kernel_ridge import loo_margin
-from sklearn_clidmu.noise.transition_matrix import LABEL_PRECISION_BOUNDS
+from sklearn_clidmu.noise.loo_kernel_ridge import Kernel, loo_margin, loo_proba
 from sklearn_clidmu.training import stages as module_of_stages
 from sklearn_clidmu.training.cross_fitting import cross_fit
 from sklearn_clidmu.training.data import make_training_data
 from sklearn_clidmu.training.stages import (
     CONFIDENCE_BOUNDS,
     class_probabilities,
-    estimate_prior,
     join_curves,
     judge_labels,
     pseudo_label,
@@ -33,7 +32,7 @@ from sklearn_clidmu.training.stages import (
     training_curves,
 )
 
-from .helpers import blobs, prepare, vector
+from .helpers import PARAMS, blobs, prepare, vector
 
 
 @pytest.fixture(autouse=True)
@@ -80,28 +79,19 @@ def test_run_stages_trains_one_net_where_all_rows_have_a_label(n_folds):
 
 
 @pytest.mark.parametrize("n_folds", [None, 3])
-def test_run_stages_warms_up_only_where_nothing_is_known_of_single_labels(n_folds):
+@pytest.mark.parametrize(("warmup_epochs", "n_plain"), [("auto", 0), (0, 0), (1, 1), (2, 2)])
+def test_run_stages_warms_up_with_the_evidence_net_only_if_told_to(warmup_epochs, n_plain, n_folds):
     losses = []
-    for params in ({"n_folds": n_folds}, {"weighting": None}):
+    for params in ({"n_folds": n_folds, "warmup_epochs": warmup_epochs}, {"weighting": None}):
         torch.manual_seed(0)
         [stage], *_ = run(**params)
         losses.append(stage.net.history[:, "train_loss"])
-    first, second, _ = np.equal(*losses)
-    assert first == (n_folds is None)
-    assert not second
+    assert np.equal(*losses).tolist() == [epoch < n_plain for epoch in range(3)]
 
 
-def test_run_stages_without_folds_knows_nothing_of_single_labels():
-    [stage], _, data, prior = run(n_folds=None)
-    assert prior.confidence is None
-    assert stage.history.prior_log_odds.abs().max() == 0
-    torch.testing.assert_close(
-        stage.history.loo_margin, loo_margin(prior.proba, data.table.labels.targets)
-    )
-
-
-def test_run_stages_starts_from_the_confidence_in_each_label_without_warm_up():
-    [stage], _, data, prior = run()
+@pytest.mark.parametrize("n_folds", [None, 3])
+def test_run_stages_starts_from_the_confidence_in_each_label(n_folds):
+    [stage], _, data, prior = run(n_folds=n_folds)
     low, high = (math.log(p / (1 - p)) for p in CONFIDENCE_BOUNDS)
     confidence = prior.confidence.double()
     expected = -(confidence / (1 - confidence)).log().clamp(low, high)
@@ -151,10 +141,7 @@ def test_run_stages_trains_on_pseudo_labels_last(weighting, n_folds):
         assert torch.equal(found[:60], data.table.labels.targets[:60])
         log_odds = stage.history.prior_log_odds
         assert torch.equal(log_odds[:60], first[:60])
-        if weighting is None or n_folds is None:
-            assert log_odds.abs().max() == 0
-        else:
-            assert log_odds[60:].max() < 0
+        assert log_odds[60:].max() < 0
 
 
 def test_run_stages_ends_where_no_stage_can_give_pseudo_labels():
@@ -182,24 +169,94 @@ def test_run_stages_refuses_an_earlier_net_of_other_layers():
 # What is known of the labels before training
 
 
-def test_judge_labels_asks_cross_fitted_networks_and_the_kernel_regression():
-    weight = np.linspace(0.5, 1.5, 90)
-    weight[40] = 0
-    settings, data = prepare(weight=weight, held_out=[10, 20])
-    torch.manual_seed(0)
-    _, prior = judge_labels(settings, data)
-    torch.manual_seed(0)
-    before = estimate_prior(data, settings)
-    rows, proba = cross_fit(settings, data)
-    assert torch.equal(rows, torch.arange(90))
-    expected = label_confidence(
-        [proba, before.proba], data.table.labels.targets, trained_weight(data)
-    )
-    assert torch.equal(prior.proba, before.proba)
+def generator():
+    """Such as that of the kernel regression and of the rows that are read for the powers."""
+    return torch.Generator().manual_seed(0)
+
+
+def assert_judged(prior, sources, data, generator, row=1.0):
+    """That a prior is what these sources say of the labels."""
+    weight = trained_weight(data)
+    expected = label_confidence(sources, data.table.labels.targets, weight, generator, row)
     torch.testing.assert_close(prior.confidence.double(), expected.confidence)
     for found, figures in zip(prior.noise, expected.noise, strict=True):
         torch.testing.assert_close(found.double(), figures.double())
-    assert {part.dtype for part in (prior.confidence, *prior.noise)} == {torch.float32}
+    assert {part.dtype for part in (prior.confidence, *prior.noise)} == {weight.dtype}
+
+
+@pytest.mark.parametrize("n_folds", [None, 3])
+def test_judge_labels_asks_the_kernel_regression_and_cross_fitted_networks(n_folds):
+    weight = np.linspace(0.5, 1.5, 90)
+    weight[40] = 0
+    settings, data = prepare(weight=weight, held_out=[10, 20], n_folds=n_folds)
+    _, prior = judge_labels(settings, data)
+    X, targets, drawn = data.table.X, data.table.labels.targets, generator()
+    proba = loo_proba(X, targets, N_CLASSES, trained_weight(data), drawn, scale=data.scaler)
+    assert torch.equal(prior.proba, proba)
+    sources = [proba]
+    if n_folds is not None:
+        rows, predicted = cross_fit(settings, data)
+        assert torch.equal(rows, torch.arange(90))
+        sources.append(predicted)
+    assert_judged(prior, sources, data, drawn)
+
+
+def test_judge_labels_asks_the_kernel_regression_alone_of_rows_without_a_label():
+    settings, data = prepare(n_unlabeled=30)
+    _, prior = judge_labels(settings, data)
+    rows, predicted = cross_fit(settings, data)
+    assert torch.equal(rows, torch.arange(60))
+    proba = torch.cat([predicted, prior.proba[60:].double()])
+    assert_judged(prior, [prior.proba, proba], data, generator())
+
+
+@pytest.mark.parametrize("weight", [1.0, 2.5])
+def test_judge_labels_counts_one_batch_as_64_rows(weight):
+    settings, data = prepare(weight=np.full(90, weight), batch_size=90)
+    assert settings.one_batch
+    _, prior = judge_labels(settings, data)
+    row, drawn = weight * 90 / 64, generator()
+    kernel = Kernel(inverse_width=0.3, penalty=3.0 * row)
+    proba = loo_proba(
+        data.table.X,
+        data.table.labels.targets,
+        N_CLASSES,
+        trained_weight(data),
+        drawn,
+        kernel,
+        data.scaler,
+    )
+    torch.testing.assert_close(prior.proba, proba)
+    assert_judged(prior, [proba], data, drawn, row)
+
+
+def test_judge_labels_of_one_batch_counts_a_row_of_weight_s_as_s_rows():
+    X, codes = blobs(n=30, n_wrong=3)
+    times = np.random.RandomState(0).randint(1, 4, size=30)
+    found = []
+    for rows, weight in (
+        ((X, codes), times.astype(float)),
+        ((X.repeat(times, axis=0), codes.repeat(times)), np.ones(times.sum())),
+    ):
+        _, prior = judge_labels(*prepare(rows=rows, weight=weight, batch_size=100))
+        found.append(prior)
+    weighted, repeated = found
+    times = torch.from_numpy(times)
+    assert repeated.proba.dtype == torch.float64
+    for one, other in (
+        (weighted.proba, repeated.proba),
+        (weighted.confidence, repeated.confidence),
+    ):
+        torch.testing.assert_close(one.repeat_interleave(times, dim=0), other, rtol=0, atol=1e-5)
+    torch.testing.assert_close(tuple(weighted.noise), tuple(repeated.noise), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("n_folds", [None, 3])
+def test_judge_labels_finds_the_wrong_labels_of_distant_blobs(n_folds):
+    _, prior = judge_labels(*prepare(n_folds=n_folds))
+    assert prior.noise.rate.item() == pytest.approx(0.1, abs=0.03)
+    assert (prior.confidence[:9] < 0.5).sum() >= 8
+    assert prior.confidence[9:].min() > 0.5
 
 
 @pytest.mark.parametrize(
@@ -209,39 +266,86 @@ def test_judge_labels_cross_fits_nothing_where_it_is_not_asked_to(params, monkey
     settings, data = prepare(**params)
     monkeypatch.setattr(module_of_stages, "cross_fit", None)
     _, prior = judge_labels(settings, data)
-    if params.get("weighting", "evidence") == "evidence":
-        assert prior.confidence is None
-    else:
-        assert prior is None
+    assert (prior is None) == (params.get("weighting", "evidence") != "evidence")
 
 
-def test_judge_labels_chooses_the_weight_decay_again_with_the_labels_weighted(monkeypatch):
+def test_judge_labels_cross_fits_nothing_in_partial_fit(monkeypatch):
+    codes = blobs()[1]
+    _, data = prepare()
+    settings = resolve(PARAMS, n_labeled=len(codes), n_unlabeled=0, n_epochs_before=0)
+    monkeypatch.setattr(module_of_stages, "cross_fit", None)
+    _, prior = judge_labels(settings, data)
+    assert_judged(prior, [prior.proba], data, generator())
+
+
+@pytest.mark.parametrize("n_folds", [None, 3])
+def test_judge_labels_chooses_the_weight_decay_again_with_what_the_labels_are_worth(
+    n_folds, monkeypatch
+):
     weight, calls = np.linspace(0.5, 1.5, 90), []
 
-    def choose(settings, data, start=None):
-        calls.append((settings.weight_decay, data.training, start))
+    def choose(settings, data, judged=None):
+        calls.append((settings.weight_decay, data, judged))
         return [0.0375, 0.0015][len(calls) - 1]
 
     monkeypatch.setattr(module_of_stages, "choose_weight_decay", choose)
-    settings, data = prepare(weight=weight, held_out=[10, 20], weight_decay="auto")
+    params = {"weight": weight, "held_out": [10, 20], "n_folds": n_folds}
+    settings, data = prepare(**params, weight_decay="auto")
     decided, prior = judge_labels(settings, data)
     assert decided.weight_decay == 0.0015
-    (_, first, start), (_, second, again) = calls
-    assert (start, again) == (None, 0.0375)
-    assert first is data.training
-    assert torch.equal(second.labels.rows, first.labels.rows)
-    assert torch.equal(second.labels.targets, first.labels.targets)
-    expected = first.sample_weight * prior.confidence[first.labels.rows]
-    torch.testing.assert_close(second.sample_weight, expected)
-    assert torch.equal(data.training.sample_weight, first.sample_weight)
-    calls.clear()
-    assert (
-        judge_labels(prepare(weight_decay="auto", n_folds=None)[0], data)[0].weight_decay == 0.0375
-    )
-    assert len(calls) == 1
+    (first, *arguments), (second, again, judged) = calls
+    assert (first, second) == (None, 0.0375)
+    assert arguments[0] is again is data
+    assert arguments[1] is None
+    torch.testing.assert_close(judged.confidence.to(prior.confidence), prior.confidence)
+    torch.testing.assert_close(judged.noise.matrix.to(prior.confidence), prior.noise.matrix)
     calls.clear()
     assert judge_labels(prepare(weight_decay=0.02)[0], data)[0].weight_decay == 0.02
     assert not calls
+
+
+@pytest.mark.parametrize("weighting", ["wnet", "vri", None])
+@pytest.mark.parametrize("n_unlabeled", [0, 30])
+def test_judge_labels_chooses_the_weight_decay_once_without_evidence_weighting(
+    weighting, n_unlabeled, monkeypatch
+):
+    calls = []
+
+    def choose(*args):
+        calls.append(args)
+        return 0.0375
+
+    monkeypatch.setattr(module_of_stages, "choose_weight_decay", choose)
+    settings, data = prepare(n_unlabeled, weighting=weighting, weight_decay="auto")
+    assert judge_labels(settings, data)[0].weight_decay == 0.0375
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(("n_folds", "expected"), [(5, 5), (90, 90), (91, 90), (10**6, 90)])
+def test_resolve_takes_as_many_folds_as_there_are_rows_at_most(n_folds, expected):
+    for warm in (False, True):
+        settings = resolve({**PARAMS, "n_folds": n_folds}, n_labeled=90, n_unlabeled=0, warm=warm)
+        assert settings.n_folds == expected
+
+
+@pytest.mark.parametrize(("warmup_epochs", "n_plain"), [("auto", 0), (0, 0), (1, 1), (3, 3)])
+def test_resolve_warms_up_in_partial_fit_only_if_told_to(warmup_epochs, n_plain):
+    params = {**PARAMS, "warmup_epochs": warmup_epochs}
+    warmups = [
+        resolve(
+            params, n_labeled=90, n_unlabeled=0, n_epochs_before=n, n_steps_before=12 * n
+        ).labeled.n_warmup
+        for n in range(5)
+    ]
+    assert warmups == [1] * n_plain + [0] * (5 - n_plain)
+
+
+def test_judge_labels_takes_more_folds_than_rows_for_one_of_each_row():
+    rows = blobs(n=6, n_wrong=0)
+    priors = [
+        judge_labels(*prepare(rows=rows, batch_size=2, n_folds=n_folds))[1] for n_folds in (6, 50)
+    ]
+    assert torch.equal(priors[0].confidence, priors[1].confidence)
 
 
 def test_run_stages_trains_as_if_nothing_had_been_chosen_or_cross_fitted(monkeypatch):
@@ -297,17 +401,13 @@ def test_pseudo_label_counts_labels_as_right_with_the_probability_of_the_class(n
     rows = prior.scaler(data.table.X).numpy()
     spread = spread_labels(rows, ((known + network) / 2).numpy(), 0)
     assert targets[60:].tolist() == spread[60:].argmax(axis=1).tolist()
-    # Labels that came with the rows keep what is known of each, or the precision of their class.
-    right = prior.noise.label_precision[targets] if n_folds is None else prior.confidence
-    right = right.clone()
+    # Labels that came with the rows keep what is known of each.
+    right = prior.confidence.clone()
     right[60:] = torch.from_numpy(spread[60:].max(axis=1))
     expected = class_means(right, targets, N_CLASSES, torch.ones(90))
     torch.testing.assert_close(precision, expected.clamp(*LABEL_PRECISION_BOUNDS))
     assert torch.equal(after.proba, prior.proba)
-    if n_folds is None:
-        assert after.confidence is None
-    else:
-        torch.testing.assert_close(after.confidence, right)
+    torch.testing.assert_close(after.confidence, right)
 
 
 # The final pass
