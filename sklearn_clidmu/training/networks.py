@@ -123,7 +123,8 @@ class FeatureTap(nn.Module):
     are the input of the linear layer that comes last in ``module.modules()``.
 
     Both are converted to the floating-point type of the batch. A pass raises a ValueError if the
-    module returns something else.
+    module returns something else. The module gets a copy of the rows, because it may work in place,
+    and they may be the caller's own, or read-only.
     """
 
     def __init__(self, module: nn.Module, n_classes: int) -> None:
@@ -152,7 +153,7 @@ class FeatureTap(nn.Module):
     def forward(self, X: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of shape (n, n_classes) and features of shape (n, d)."""
         try:
-            output = self.module(X)
+            output = self.module(X.clone())
         finally:
             seen = self._seen.pop(get_ident(), None)
         if isinstance(output, tuple) and len(output) == 2:
@@ -231,7 +232,8 @@ def build_network(
     name = type(built).__name__
     if not any(parameter.requires_grad for parameter in built.parameters()):
         raise ValueError(f"module {name} has no parameters to train: none requires a gradient.")
-    network = FeatureTap(built, n_classes)
+    # A copy, since the caller may hand out the same network every time.
+    network = FeatureTap(deepcopy(built), n_classes)
     try:
         network = network.to("cpu", dtype)  # wherever it was built; training moves it
         feature_width(network, row_shape, dtype)  # an unfit module is found out here
