@@ -19,6 +19,7 @@ from sklearn_clidmu import label_issues
 from sklearn_clidmu._persistence import describe_net, restore_net
 from sklearn_clidmu._random import local_generators, resolve_device
 from sklearn_clidmu._settings import PARAMETER_CONSTRAINTS, Settings, resolve
+from sklearn_clidmu._torch_state import check_deterministic, fresh_torch
 from sklearn_clidmu._validation import (
     check_labels,
     check_rows,
@@ -334,7 +335,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         ConvergenceWarning
             If the weighting collapsed and was switched off, or if training diverged.
         """
-        with unchanged_on_error(self):
+        with fresh_torch(), unchanged_on_error(self):
             self._validate_params()
             if y is None:
                 raise ValueError(
@@ -354,6 +355,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
             if start is None:
                 X = self._set_unit(X, weight)
             device = resolve_device(self.device)
+            check_deterministic(device)
             with local_generators(self.random_state, device) as seed:
                 held_out = np.empty(0, dtype=np.int64)
                 if self.early_stopping:
@@ -410,7 +412,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         ConvergenceWarning
             If training diverged; the epoch is undone.
         """
-        with unchanged_on_error(self):
+        with fresh_torch(), unchanged_on_error(self):
             self._validate_params()
             for name, value in (("early_stopping", True), ("class_weight", "balanced")):
                 if getattr(self, name) == value:
@@ -428,6 +430,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
                 X = self._set_unit(X, weight)
             n_epochs, start = earlier.get("n_iter_", 0), earlier.get("net_")
             device = resolve_device(self.device)
+            check_deterministic(device)
             with local_generators(self.random_state, device, n_epochs):
                 held_out = np.empty(0, dtype=np.int64)
                 settings = self._resolve(X, codes, weight, held_out, start, n_epochs)
@@ -480,7 +483,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self, "net_")
         X = self._check_rows(X, reset=False)
         network = self.net_.evaluated_module
-        with explained_memory_errors():
+        with fresh_torch(), explained_memory_errors():
             outputs = self.net_.outputs(as_rows(X))
             parts = [class_probabilities(logits, network).cpu() for logits, _ in outputs]
         return torch.cat(parts).numpy()
@@ -675,7 +678,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
         if "net_" in state:
-            state["net_"] = restore_net(state["net_"], state["device_"])
+            with fresh_torch():
+                state["net_"] = restore_net(state["net_"], state["device_"])
             state["device_"] = str(state["net_"].device)
         super().__setstate__(state)
 

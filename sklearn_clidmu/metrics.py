@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sklearn_clidmu._classifier import CLIDMUClassifier
+from sklearn_clidmu._torch_state import fresh_torch
 from sklearn_clidmu._validation import as_numpy, check_labels, check_same_length, is_missing
 from sklearn_clidmu.clid.objective import clid_loss, uniform_clid
 from sklearn_clidmu.noise.loo_kernel_ridge import dense_rows, loo_proba
@@ -40,6 +41,7 @@ PRIOR_ROWS = 1.0
 N_ITERATIONS = 100  # of expectation maximization; the objective is concave
 
 
+@fresh_torch()
 def clid_score(estimator: Any, X: Any, y: Any = None) -> float:
     """Agreement of features and predictions on which rows are alike; needs no labels.
 
@@ -93,6 +95,7 @@ def clid_score(estimator: Any, X: Any, y: Any = None) -> float:
     return float(uniform_clid(len(logits)) - clid_loss(features, logits, TEMPERATURE))
 
 
+@fresh_torch()
 def noisy_label_scorer(estimator: Any, X: Any, y: Any) -> float:
     """Score a classifier on labels that may be wrong.
 

@@ -105,7 +105,8 @@ def fit_powers(log_proba: Tensor, log_channel: Tensor, sample_weight: Tensor) ->
                 return value
 
             optimizer.step(closure)
-            found.append((float(loss(log_powers)), log_powers.detach().exp()))
+            log_powers = log_powers.detach()
+            found.append((float(loss(log_powers)), log_powers.exp()))
     return min(found, key=lambda one: one[0])[1]
 
 
