@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import accuracy_score
 from sklearn.utils import Tags, check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
@@ -21,7 +22,8 @@ from sklearn_clidmu._random import local_generators, resolve_device
 from sklearn_clidmu._settings import PARAMETER_CONSTRAINTS, Settings, resolve
 from sklearn_clidmu._torch_state import check_deterministic, fresh_torch
 from sklearn_clidmu._validation import (
-    check_labels,
+    NO_LABEL,
+    check_numbers,
     check_rows,
     divided,
     encode_known,
@@ -421,7 +423,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
                         "once: use fit, or change it."
                     )
             earlier = dict(vars(self)) if hasattr(self, "net_") else {}
-            known = known_classes(classes, earlier.get("classes_"))
+            known = known_classes(classes, earlier.get("classes_"), self.missing_label)
             X = self._check_rows(X, reset=not earlier)
             codes = encode_known(y, known, self.missing_label)
             check_consistent_length(X, codes)
@@ -514,12 +516,12 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         X : array-like or sparse matrix of shape (n_samples, n_features)
             Rows, in the features of ``fit``.
         y : array-like of shape (n_samples,)
-            Given labels, all of them among ``classes_``.
+            Given labels, all of them among ``classes_``, and ``missing_label`` where there is none.
 
         Returns
         -------
         ndarray of shape (n_samples,), float64
-            In [0, 1]; higher means more likely wrong.
+            In [0, 1]; higher means more likely wrong. nan for rows without a label.
 
         Raises
         ------
@@ -527,11 +529,36 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
             If y has a label that is not among ``classes_``.
         """
         probabilities = self.predict_proba(X)
-        y = check_labels(y)
-        check_consistent_length(probabilities, y)
-        codes = positions(y, self.classes_)
+        codes = encode_known(y, self.classes_, self.missing_label)
+        check_consistent_length(probabilities, codes)
         scores = 1 - np.take_along_axis(probabilities, codes[:, None], axis=1)[:, 0]
-        return scores.clip(0, 1)
+        return np.where(codes == NO_LABEL, np.nan, scores.clip(0, 1))
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Accuracy on the rows that have a label.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Rows, in the features of ``fit``.
+        y : array-like of shape (n_samples,)
+            Labels in any form that ``fit`` accepts. Labels that are not among ``classes_`` count as
+            predicted wrongly.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows.
+
+        Returns
+        -------
+        float
+            Share of rows whose label is the predicted class.
+        """
+        predicted = positions(self.predict(X), self.classes_)
+        codes = encode_known(y, self.classes_, self.missing_label, scored=True)
+        check_consistent_length(predicted, codes, sample_weight)
+        labeled = codes != NO_LABEL
+        if sample_weight is not None:
+            sample_weight = check_numbers(sample_weight, "sample_weight")[labeled]
+        return accuracy_score(codes[labeled], predicted[labeled], sample_weight=sample_weight)
 
     def noise_report(self) -> str:
         """Report in plain language which labels passed to ``fit`` look wrong.

@@ -21,11 +21,13 @@ from sklearn_clidmu._settings import PARAMETER_CONSTRAINTS
 from sklearn_clidmu._validation import (
     NO_LABEL,
     as_numpy,
+    check_comparable,
     check_labels,
     check_same_length,
     check_scores,
-    check_vector,
     encode_labels,
+    is_missing,
+    plain_labels,
 )
 
 CONSTRAINTS: dict[str, list[Any]] = {
@@ -118,6 +120,8 @@ def cross_val_noise_scores(
     X, y = indexable(as_numpy(X), as_numpy(y))
     labels = check_labels(y)
     classes, given = encode_labels(labels, missing_label)
+    if (given != NO_LABEL).all():
+        labels = classes[given]  # of a dtype that any classifier reads
     splits = list(check_cv(cv, given, classifier=is_classifier(estimator)).split(X, given))
     n_tests = np.zeros(len(given), dtype=int)
     for _, test in splits:
@@ -169,7 +173,7 @@ def find_label_issues(
         [0, 1], higher for labels that are more likely wrong, and nan for rows without a label;
         for example from :func:`cross_val_noise_scores`.
     y : array-like of shape (n_samples,), default=None
-        Given labels; only with scores.
+        Given labels, nan or None where there is none; only with scores.
     suggested : array-like of shape (n_samples,), default=None
         Labels that the rows should probably have, such as the most probable classes; only with
         scores.
@@ -237,16 +241,23 @@ def _issues_of_classifier(clf: Any) -> LabelIssues:
 def _issues_of_scores(scores: Any, y: Any, suggested: Any) -> LabelIssues:
     if y is None:
         raise ValueError("y must be passed with an array of scores: the labels that were scored.")
-    scores, y = check_scores(scores, "scores"), check_vector(y, "y")
-    check_same_length(scores=scores, y=y)
-    known = ~np.isnan(scores)
+    scores, given = check_scores(scores, "scores"), check_labels(y)
+    check_same_length(scores=scores, y=given)
+    known = ~(np.isnan(scores) | is_missing(given, np.nan))
+    if not known.any():
+        raise ValueError(f"y must have labels of rows with a score, got none in {len(y)} rows.")
+    scores, labels = np.where(known, scores, np.nan), plain_labels(given[known])
     if suggested is None:
-        mask, suggested = scores > 0.5, np.full(len(y), None)  # more likely wrong than right
+        mask, suggested = scores > 0.5, np.full(len(given), None)  # more likely wrong than right
     else:
-        suggested = check_vector(suggested, "suggested")
-        check_same_length(y=y, suggested=suggested)
-        mask = known & (suggested != y)
-    return LabelIssues(mask, scores, y, suggested, float(mask[known].mean()))
+        suggested = check_labels(suggested, "suggested")
+        check_same_length(y=given, suggested=suggested)
+        mask = known & ~is_missing(suggested, np.nan)
+        if mask.any():
+            others = plain_labels(suggested[mask], name="suggested")
+            check_comparable(others, labels, "suggested", "those of y")
+            mask[mask] = others != labels[mask[known]]
+    return LabelIssues(mask, scores, given, suggested, float(mask[known].mean()))
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from sklearn_clidmu._classifier import CLIDMUClassifier
 from sklearn_clidmu._torch_state import fresh_torch
-from sklearn_clidmu._validation import as_numpy, check_labels, check_same_length, is_missing
+from sklearn_clidmu._validation import NO_LABEL, as_numpy, check_same_length, encode_known
 from sklearn_clidmu.clid.objective import clid_loss, uniform_clid
 from sklearn_clidmu.noise.loo_kernel_ridge import dense_rows, loo_proba
 from sklearn_clidmu.training.data import as_rows
@@ -143,15 +143,12 @@ def noisy_label_scorer(estimator: Any, X: Any, y: Any) -> float:
             f"{type(clf).__name__}: wrap it in sklearn.calibration.CalibratedClassifierCV."
         )
     probabilities = np.asarray(clf.predict_proba(X), dtype=np.float64)
-    y = check_labels(y)
-    check_same_length(X=probabilities, y=y)
-    given = ~(is_missing(y, np.nan) | is_missing(y, getattr(clf, "missing_label", None)))
-    if not given.any():
-        raise ValueError("noisy_label_scorer needs rows with a label, but every y is missing.")
-    labels = np.concatenate([clf.classes_, np.setdiff1d(y[given], clf.classes_)])
-    order, n_labels = np.argsort(labels), len(labels)
-    # Positions among the classes; labels that are not classes come behind these.
-    targets = torch.from_numpy(order[np.searchsorted(labels, y[given], sorter=order)])
+    missing_label = getattr(clf, "missing_label", None)
+    codes = encode_known(y, clf.classes_, missing_label, scored=True, nan_too=True)
+    check_same_length(X=probabilities, y=codes)
+    given = codes != NO_LABEL
+    targets = torch.from_numpy(codes[given])
+    n_labels = max(int(targets.max()) + 1, len(clf.classes_))
     X = check_array(as_numpy(X), dtype=np.float64, accept_sparse="csr", allow_nd=True)
     rows = torch.from_numpy(dense_rows(X, seed=0)[given])
     p = torch.from_numpy(probabilities[given])
