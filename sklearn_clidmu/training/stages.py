@@ -109,6 +109,9 @@ def run_stages(
     """
     stages: list[Stage] = []
     predicting, schedule, chosen = 0, settings.labeled, settings.weight_decay is None
+    if start is not None:  # the columns that it embeds, or marks as missing, stay the same
+        scalers = [part for part in start.module_.modules() if isinstance(part, RobustScaler)]
+        data = data._replace(scaler=scalers[0] if scalers else data.scaler)
     settings, given = judge_labels(settings, data)
     prior, n_labeled, weight_decay = given, len(data.training), settings.weight_decay
     with progress(settings.verbose, settings.n_trainings) as watchers:
