@@ -35,6 +35,7 @@ from sklearn_clidmu._validation import (
 )
 from sklearn_clidmu.noise.transition_matrix import count_joint, find_wrong, transition_matrix
 from sklearn_clidmu.training.data import as_rows, hold_out, make_training_data, trained_rows
+from sklearn_clidmu.training.doubt import find_doubt
 from sklearn_clidmu.training.net import ReweightedNet
 from sklearn_clidmu.training.stages import (
     Prior,
@@ -335,7 +336,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         Warns
         -----
         ConvergenceWarning
-            If the weighting collapsed and was switched off, or if training diverged.
+            If the weighting collapsed and was switched off, if training diverged, or if the
+            classifier knows no more than the class frequencies, with the likely cause.
         """
         with fresh_torch(), unchanged_on_error(self):
             self._validate_params()
@@ -572,7 +574,9 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
             Under 25 lines, to print.
         """
         check_is_fitted(self, "net_")
-        return label_issues.noise_report(self._joint, self.classes_, self.noise_scores_)
+        return label_issues.noise_report(
+            self._joint, self.classes_, self.noise_scores_, self._doubt
+        )
 
     @property
     def weight_net_(self) -> nn.Module | None:
@@ -655,7 +659,10 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
             }
             for one in stages
         ]
-        self._warn()
+        doubt = find_doubt(stage, prior, predicted)
+        self._doubt = None if doubt is None else doubt.cause
+        whole = settings.labeled.n_steps is not None  # what a part has not taught, others may
+        self._warn(doubt is not None and doubt.warned and whole)
         stage.net.trim_for_prediction()
 
     def _append_to(self, earlier: dict[str, Any]) -> None:
@@ -673,8 +680,14 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         self.noise_rate_ = float(1 - joint.trace() / joint.sum())
         self.transition_matrix_ = transition_matrix(joint)
 
-    def _warn(self) -> None:
-        """Warn of a collapse or a divergence, in the line that called ``fit``."""
+    def _warn(self, doubtful: bool) -> None:
+        """Warn of training that failed, in the line that called ``fit``."""
+        if doubtful and self.collapse_epoch_ is None and not self.net_.diverged_:
+            warnings.warn(
+                f"The classifier knows no more than the class frequencies: {self._doubt}.",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
         if self.collapse_epoch_ is not None:
             warnings.warn(
                 f"The weighting collapsed in epoch {self.collapse_epoch_}: training continued with "

@@ -235,7 +235,8 @@ def _issues_of_classifier(clf: Any) -> LabelIssues:
     if unlabeled.any():
         given = given.astype(object)
         given[unlabeled] = None
-    return LabelIssues(clf._wrong, clf.noise_scores_, given, clf.suggested_labels_, clf.noise_rate_)
+    columns = clf._wrong, clf.noise_scores_, given, clf.suggested_labels_
+    return LabelIssues(*columns, clf.noise_rate_, clf._doubt)
 
 
 def _issues_of_scores(scores: Any, y: Any, suggested: Any) -> LabelIssues:
@@ -274,6 +275,9 @@ class LabelIssues:
         The given label and the label that the row should probably have; None where unknown.
     noise_rate : float
         Estimated share of wrong labels. It does not depend on the threshold.
+    doubt : str or None, default=None
+        Why the issues cannot be relied on: the classifier knows no more than the class frequencies.
+        None if it does, and where the scores came alone.
 
     Attributes
     ----------
@@ -290,6 +294,7 @@ class LabelIssues:
     given_labels: np.ndarray
     suggested_labels: np.ndarray
     noise_rate: float
+    doubt: str | None = None
 
     @cached_property
     def index(self) -> np.ndarray:
@@ -333,6 +338,7 @@ class LabelIssues:
             lines += map("  ".join, zip(*aligned, strict=True))
         if len(self) > N_PRINTED_ISSUES:
             lines.append(f"and {len(self) - N_PRINTED_ISSUES} more")
+        lines += _doubt_lines(self.doubt)
         return "\n".join(lines)
 
     def to_frame(self) -> Any:
@@ -374,7 +380,9 @@ def shorten(label: object) -> str:
     return text if len(text) <= LABEL_WIDTH else text[: LABEL_WIDTH - 1] + "…"
 
 
-def noise_report(joint: np.ndarray, classes: np.ndarray, scores: np.ndarray) -> str:
+def noise_report(
+    joint: np.ndarray, classes: np.ndarray, scores: np.ndarray, doubt: str | None = None
+) -> str:
     """Report on the labels in plain language, in fewer than 25 lines."""
     n_labels, n_rows = int(joint.sum()), len(scores)
     n_wrong = n_labels - int(joint.trace())
@@ -383,6 +391,7 @@ def noise_report(joint: np.ndarray, classes: np.ndarray, scores: np.ndarray) -> 
     lines = [
         f"{n_labels} labels in {len(classes)} classes{unlabeled}.",
         f"About {n_wrong} of the labels ({n_wrong / n_labels:.0%}) are estimated to be wrong.",
+        *_doubt_lines(doubt),
         "",
         *_class_lines(joint, classes),
         "",
@@ -390,6 +399,10 @@ def noise_report(joint: np.ndarray, classes: np.ndarray, scores: np.ndarray) -> 
         ADVICE,
     ]
     return "\n".join(lines)
+
+
+def _doubt_lines(doubt: str | None) -> list[str]:
+    return [f"This cannot be relied on: {doubt}."] if doubt else []
 
 
 def _class_lines(joint: np.ndarray, classes: np.ndarray) -> list[str]:

@@ -22,6 +22,7 @@ from sklearn_clidmu._settings import Schedule, Settings
 from sklearn_clidmu.clid.weight_nets import EvidenceNet
 from sklearn_clidmu.clid.weighted import class_means
 from sklearn_clidmu.noise.label_confidence import label_confidence
+from sklearn_clidmu.noise.label_information import label_information
 from sklearn_clidmu.noise.label_spreading import spread_labels
 from sklearn_clidmu.noise.loo_kernel_ridge import dense_rows, loo_margin
 from sklearn_clidmu.noise.transition_matrix import (
@@ -68,6 +69,9 @@ class Prior(NamedTuple):
     confidence: Tensor | None = None
     """Probability that each label is right, shape (n,), if labels have been predicted by
     cross-fitted networks."""
+    information: float | None = None
+    """Greatest ``label_information`` of predictions without the row's own label, where there are
+    such."""
 
 
 @dataclass(eq=False)
@@ -150,8 +154,9 @@ def judge_labels(settings: Settings, data: TrainingData) -> tuple[Settings, Prio
         return settings, prior
     rows, proba = cross_fit(settings, data)
     proba = prior.proba.double().index_copy(0, rows, proba)
-    targets = data.table.labels.targets
-    confidence, noise = label_confidence([proba, prior.proba], targets, trained_weight(data))
+    targets, weight = data.table.labels.targets, trained_weight(data)
+    information = max(label_information(p, targets, weight) for p in (proba, prior.proba))
+    confidence, noise = label_confidence([proba, prior.proba], targets, weight)
     confidence = confidence.to(prior.proba.dtype)
     noise = NoiseEstimate(*(part.to(confidence) for part in noise))
     if choose:
@@ -160,7 +165,8 @@ def judge_labels(settings: Settings, data: TrainingData) -> tuple[Settings, Prio
         weighted = data._replace(training=Table(X, labels.targets, weight, labels.rows))
         decay = choose_weight_decay(settings, weighted, settings.weight_decay)
         settings = replace(settings, weight_decay=decay)
-    return settings, prior._replace(noise=noise, confidence=confidence)
+    prior = prior._replace(noise=noise, confidence=confidence, information=information)
+    return settings, prior
 
 
 def estimate_prior(data: TrainingData, settings: Settings) -> Prior | None:
@@ -179,7 +185,10 @@ def estimate_prior(data: TrainingData, settings: Settings) -> Prior | None:
     proba, noise = estimate_label_noise(
         X, labels.targets, data.n_classes, weight, settings.one_batch, scaler
     )
-    return Prior(X, scaler, proba, noise)
+    information = None  # a training set of one batch leaves out no row
+    if not settings.one_batch:
+        information = label_information(proba, labels.targets, weight)
+    return Prior(X, scaler, proba, noise, information=information)
 
 
 def trained_weight(data: TrainingData) -> Tensor:
