@@ -23,6 +23,7 @@ from sklearn_clidmu._settings import PARAMETER_CONSTRAINTS, Settings, resolve
 from sklearn_clidmu._torch_state import check_deterministic, fresh_torch
 from sklearn_clidmu._validation import (
     NO_LABEL,
+    bounded,
     check_numbers,
     check_rows,
     divided,
@@ -30,6 +31,7 @@ from sklearn_clidmu._validation import (
     encode_labels,
     known_classes,
     positions,
+    row_names,
     row_weights,
     sparse_unit,
 )
@@ -347,6 +349,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
                     "without a label are marked by missing_label."
                 )
             start = getattr(self, "net_", None) if self.warm_start else None
+            names = row_names(y, X)
             X = self._check_rows(X, reset=start is None)
             classes, codes = encode_labels(y, self.missing_label)
             if start is not None and not np.array_equal(classes, self.classes_):
@@ -372,6 +375,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
                     )
                     stages, predicting, prior = run_stages(settings, data, start)
                     self._set_fitted(settings, stages, predicting, prior, codes, classes)
+            self._row_names = names
         return self
 
     def partial_fit(
@@ -426,6 +430,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
                     )
             earlier = dict(vars(self)) if hasattr(self, "net_") else {}
             known = known_classes(classes, earlier.get("classes_"), self.missing_label)
+            names = row_names(y, X)
             X = self._check_rows(X, reset=not earlier)
             codes = encode_known(y, known, self.missing_label)
             check_consistent_length(X, codes)
@@ -444,6 +449,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
                     )
                     stages, predicting, prior = run_stages(settings, data, start)
                     self._set_fitted(settings, stages, predicting, prior, codes, known)
+            self._row_names = names
             if earlier:
                 self._append_to(earlier)
         return self
@@ -559,7 +565,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         check_consistent_length(predicted, codes, sample_weight)
         labeled = codes != NO_LABEL
         if sample_weight is not None:
-            sample_weight = check_numbers(sample_weight, "sample_weight")[labeled]
+            sample_weight = bounded(check_numbers(sample_weight, "sample_weight")[labeled])
         return accuracy_score(codes[labeled], predicted[labeled], sample_weight=sample_weight)
 
     def noise_report(self) -> str:
@@ -669,6 +675,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         """Append what is known of rows and epochs to what was known of ``earlier`` ones."""
         for name in ROW_ATTRIBUTES:
             setattr(self, name, np.concatenate([earlier[name], getattr(self, name)]))
+        names = [part for part in (earlier["_row_names"], self._row_names) if part is not None]
+        self._row_names = np.concatenate(names) if len(names) == 2 else None
         self._count(earlier["_joint"] + self._joint)
         self.history_ = join_curves(earlier["history_"], self.history_)
         self.n_iter_ += earlier["n_iter_"]
@@ -713,6 +721,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         state = dict(super().__getstate__())
         if "net_" in state:
             state["net_"] = describe_net(state["net_"])
+        state["device"] = str(state["device"])  # without torch's own types
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:

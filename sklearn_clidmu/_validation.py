@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn import config_context
 from sklearn.base import BaseEstimator
 from sklearn.utils import assert_all_finite, column_or_1d
 from sklearn.utils.class_weight import compute_sample_weight
@@ -15,7 +16,12 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
 NO_LABEL = -1  # code of a row without a label; the other codes are positions in classes_
+ADVICE = (
+    "encode columns of words and dates first, for example with skrub.TableVectorizer, or with "
+    "sklearn.compose.ColumnTransformer and sklearn.preprocessing.OneHotEncoder."
+)
 N_NAMED = 8  # maximum number of classes that an error message lists
+LARGEST_WEIGHT = 1e100
 LARGEST_UNSCALED_EXPONENT = 3  # a root mean square in [2**-3, 2**3] needs no rescaling
 
 
@@ -63,6 +69,16 @@ def check_scores(scores: Any, name: str) -> np.ndarray:
             "is the probability of the given label, pass 1 - p: higher means more likely wrong."
         )
     return numbers
+
+
+def row_names(*tables: Any) -> np.ndarray | None:
+    """Index of the first table that has one of its own, shape (n,); None for plain positions."""
+    for table in tables:
+        index = getattr(table, "index", None)
+        if index is not None and not callable(index):
+            names = np.asarray(index)
+            return None if np.array_equal(names, np.arange(len(names))) else names
+    return None
 
 
 def check_same_length(**arrays: np.ndarray) -> None:
@@ -267,22 +283,31 @@ def check_rows(estimator: BaseEstimator, X: Any, *, reset: bool, allow_nd: bool)
     which are else compared.
     """
     X = as_numpy(X)
+    dtypes = getattr(X, "dtypes", [getattr(X, "dtype", None)])
+    if any(getattr(dtype, "kind", None) == "M" for dtype in dtypes):
+        raise ValueError(f"X has dates: {ADVICE}")
     half = getattr(X, "dtype", None) == np.float16
     dtype = np.float32 if half else [np.float64, np.float32]
     options = {"reset": reset, "dtype": dtype, "accept_sparse": "csr", "allow_nd": allow_nd}
     options["ensure_all_finite"] = True if allow_nd or hasattr(X, "tocsr") else "allow-nan"
     try:
-        return validate_data(estimator, X, "no_validation", **options)
+        with config_context(assume_finite=False):  # what is not finite would spoil the fit
+            return validate_data(estimator, X, "no_validation", **options)
     except (ValueError, TypeError) as error:
-        reasons = {"could not convert string to float": "strings", "promot": "dates"}
+        if "NAType" in str(error):
+            raise ValueError(
+                "X has pandas.NA among objects: give the columns a type of numbers, for example "
+                "with X.convert_dtypes(), or replace it by numpy.nan."
+            ) from error
+        reasons = {
+            "could not convert string to float": "strings",
+            "promot": "dates",
+            "float() argument must be": "dates or other objects",
+        }
         found = [name for reason, name in reasons.items() if reason in str(error)]
         if not found:
             raise
-        raise ValueError(
-            f"X has {found[0]} ({error}): encode columns of words and dates first, for example "
-            "with skrub.TableVectorizer, or with sklearn.compose.ColumnTransformer and "
-            "sklearn.preprocessing.OneHotEncoder."
-        ) from error
+        raise ValueError(f"X has {found[0]} ({error}): {ADVICE}") from error
 
 
 def sparse_unit(X: Any, sample_weight: np.ndarray) -> float:
@@ -319,14 +344,17 @@ def row_weights(
     labeled = codes != NO_LABEL
     if not isinstance(sample_weight, (Real, type(None))):
         sample_weight = check_numbers(sample_weight, "sample_weight")
-    weight = _check_sample_weight(
-        sample_weight, codes, dtype=np.float64, ensure_non_negative=True, copy=True
-    )
+    with config_context(assume_finite=False):
+        weight = _check_sample_weight(
+            sample_weight, codes, dtype=np.float64, ensure_non_negative=True, copy=True
+        )
+    weight = bounded(weight)
     if class_weight is not None:
         factors = compute_sample_weight(class_weight, classes[codes[labeled]])
         if not (np.isfinite(factors).all() and (factors >= 0).all()):
             raise ValueError(f"class_weight must be finite and not negative, got {class_weight!r}.")
-        weight[labeled] *= factors
+        weight[labeled] *= bounded(factors)
+        weight = bounded(weight)
     # What single precision cannot hold beside the others counts as zero.
     weight[weight < np.finfo(np.float32).tiny * weight.max()] = 0
     if not weight[labeled].any():
@@ -334,3 +362,9 @@ def row_weights(
     if unlabeled == "ignore":
         weight[~labeled] = 0
     return weight / weight[weight > 0].mean()
+
+
+def bounded(weight: np.ndarray) -> np.ndarray:
+    """Weights in a unit in which their sums and products do not overflow."""
+    largest = weight.max(initial=0)
+    return weight / largest if largest > LARGEST_WEIGHT else weight

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from sklearn.base import BaseEstimator, clone, is_classifier
 from sklearn.model_selection import check_cv
-from sklearn.pipeline import Pipeline
 from sklearn.utils import indexable
 from sklearn.utils._param_validation import HasMethods, validate_parameter_constraints
 from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_method_params, check_is_fitted
 
+from sklearn_clidmu._pipelines import trained_classifier
 from sklearn_clidmu._settings import PARAMETER_CONSTRAINTS
 from sklearn_clidmu._validation import (
     NO_LABEL,
@@ -28,6 +28,7 @@ from sklearn_clidmu._validation import (
     encode_labels,
     is_missing,
     plain_labels,
+    row_names,
 )
 
 CONSTRAINTS: dict[str, list[Any]] = {
@@ -152,10 +153,19 @@ def _fold_probabilities(
     X_train, y_train = _safe_split(estimator, X, y, train)
     X_test, _ = _safe_split(estimator, X, y, test, train)
     estimator.fit(X_train, y_train, **_check_method_params(X, params, train))
-    predicted = estimator.predict_proba(X_test)
+    predicted = np.asarray(estimator.predict_proba(X_test))
     probabilities = np.zeros((len(test), len(classes)))
     codes = {label: code for code, label in enumerate(classes.tolist())}
-    for column, label in zip(predicted.T, estimator.classes_.tolist(), strict=True):
+    found = getattr(estimator, "classes_", None)
+    if found is None:  # cleanlab's has none; sorted labels are the custom
+        found = np.unique(y_train)
+        if len(found) != predicted.shape[1]:
+            raise ValueError(
+                f"estimator {type(estimator).__name__} has no classes_, and predict_proba has "
+                f"{predicted.shape[1]} columns for {len(found)} classes: give it the attribute "
+                "classes_, with the labels of the columns."
+            )
+    for column, label in zip(predicted.T, found.tolist(), strict=True):
         if label in codes:  # the estimator may take the marker of a missing label for a class
             probabilities[:, codes[label]] = column
     return probabilities
@@ -169,7 +179,8 @@ def find_label_issues(
     Parameters
     ----------
     clf_or_scores : fitted CLIDMUClassifier, Pipeline that ends in one, or array-like of scores
-        A classifier knows the labels passed to ``fit``. Scores have shape (n_samples,), are in
+        A classifier knows the labels passed to ``fit``. A fitted search stands for its best
+        estimator. Scores have shape (n_samples,), are in
         [0, 1], higher for labels that are more likely wrong, and nan for rows without a label;
         for example from :func:`cross_val_noise_scores`.
     y : array-like of shape (n_samples,), default=None
@@ -222,13 +233,12 @@ def find_label_issues(
 
 
 def _issues_of_classifier(clf: Any) -> LabelIssues:
-    while isinstance(clf, Pipeline):
-        clf = clf[-1]
+    clf = trained_classifier(clf)
     if not hasattr(clf, "noise_report"):
         raise ValueError(
             "clf_or_scores must be a CLIDMUClassifier, a Pipeline that ends in one, or an array "
-            f"of scores, got {type(clf).__name__}. Of a search, pass its best_estimator_; for "
-            "other classifiers pass the scores of cross_val_noise_scores."
+            f"of scores, got {type(clf).__name__}. Of a search, pass it fitted, or its "
+            "best_estimator_; for other classifiers pass the scores of cross_val_noise_scores."
         )
     check_is_fitted(clf)
     given, unlabeled = clf.classes_[clf._given], clf._given == NO_LABEL
@@ -236,12 +246,13 @@ def _issues_of_classifier(clf: Any) -> LabelIssues:
         given = given.astype(object)
         given[unlabeled] = None
     columns = clf._wrong, clf.noise_scores_, given, clf.suggested_labels_
-    return LabelIssues(*columns, clf.noise_rate_, clf._doubt)
+    return LabelIssues(*columns, clf.noise_rate_, clf._doubt, clf._row_names)
 
 
 def _issues_of_scores(scores: Any, y: Any, suggested: Any) -> LabelIssues:
     if y is None:
         raise ValueError("y must be passed with an array of scores: the labels that were scored.")
+    names = row_names(y, scores)
     scores, given = check_scores(scores, "scores"), check_labels(y)
     check_same_length(scores=scores, y=given)
     known = ~(np.isnan(scores) | is_missing(given, np.nan))
@@ -258,7 +269,8 @@ def _issues_of_scores(scores: Any, y: Any, suggested: Any) -> LabelIssues:
             others = plain_labels(suggested[mask], name="suggested")
             check_comparable(others, labels, "suggested", "those of y")
             mask[mask] = others != labels[mask[known]]
-    return LabelIssues(mask, scores, given, suggested, float(mask[known].mean()))
+    rate = float(mask[known].mean())
+    return LabelIssues(mask, scores, given, suggested, rate, row_names=names)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -278,6 +290,8 @@ class LabelIssues:
     doubt : str or None, default=None
         Why the issues cannot be relied on: the classifier knows no more than the class frequencies.
         None if it does, and where the scores came alone.
+    row_names : ndarray of shape (n_samples,) or None, default=None
+        Index of the data frame or series that was passed; None where the rows had no names.
 
     Attributes
     ----------
@@ -295,6 +309,7 @@ class LabelIssues:
     suggested_labels: np.ndarray
     noise_rate: float
     doubt: str | None = None
+    row_names: np.ndarray | None = None
 
     @cached_property
     def index(self) -> np.ndarray:
@@ -349,7 +364,8 @@ class LabelIssues:
         Returns
         -------
         pandas.DataFrame
-            Columns ``is_label_issue`` (bool), ``label_quality`` (one minus the score),
+            With the index of the labels or rows that were passed, where they had one. Columns
+            ``is_label_issue`` (bool), ``label_quality`` (one minus the score),
             ``given_label`` and ``predicted_label``.
 
         Raises
@@ -370,7 +386,8 @@ class LabelIssues:
                 "label_quality": 1 - self.scores,
                 "given_label": self.given_labels,
                 "predicted_label": self.suggested_labels,
-            }
+            },
+            index=None if self.row_names is None else list(self.row_names),
         )
 
 

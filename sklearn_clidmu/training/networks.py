@@ -218,6 +218,12 @@ def build_network(
     scaler: RobustScaler | None = None,
 ) -> nn.Module:
     """Build the network: the caller's module, tapped for its features, or an MLP."""
+    if isinstance(module, nn.Module):
+        raise TypeError(
+            "module must be a class or a function that builds the network when called as "
+            f"module(n_features, n_classes), got a network, an instance of {type(module).__name__}:"
+            " pass lambda n_features, n_classes: network, which is copied."
+        )
     n_features = row_shape[0] if len(row_shape) == 1 else row_shape
     if module is None:
         sizes = row_shape[0], n_classes, hidden_layer_sizes
@@ -236,18 +242,29 @@ def build_network(
     network = FeatureTap(deepcopy(built), n_classes)
     try:
         network = network.to("cpu", dtype)  # wherever it was built; training moves it
-        feature_width(network, row_shape, dtype)  # an unfit module is found out here
+        logits, _ = _first_outputs(network, row_shape, dtype)  # an unfit module is found out here
     except RuntimeError as error:  # torch's own, which do not know whose the module is
         raise ValueError(
             f"module {name} cannot take a batch of shape {(2, *row_shape)} and type {dtype} on the "
             f"CPU: {error}"
         ) from error
+    if (logits >= 0).all() and (logits.sum(dim=1) - 1).abs().max() < 1e-5:
+        raise ValueError(
+            f"module {name} returns probabilities, which add up to one: leave out the softmax at "
+            "its end and return logits."
+        )
     return network
 
 
 def feature_width(network: nn.Module, row_shape: tuple[int, ...], dtype: torch.dtype) -> int:
     """Width of the last hidden features."""
+    return _first_outputs(network, row_shape, dtype)[1].shape[1]
+
+
+def _first_outputs(
+    network: nn.Module, row_shape: tuple[int, ...], dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Logits and features of two rows of zeros."""
     network.eval()
     with torch.no_grad():
-        _, features = network(torch.zeros(2, *row_shape, dtype=dtype))
-    return features.shape[1]
+        return network(torch.zeros(2, *row_shape, dtype=dtype))
