@@ -175,7 +175,8 @@ def estimate_prior(data: TrainingData, settings: Settings) -> Prior | None:
         return None
     labels, X = data.table.labels, data.table.X
     if isinstance(X, SparseRows):
-        dense = torch.from_numpy(dense_rows(X.matrix, torch.initial_seed() % 2**32))
+        used = (data.table.sample_weight > 0).cpu().numpy().nonzero()[0]
+        dense = torch.from_numpy(dense_rows(X.matrix, torch.initial_seed() % 2**32, used))
         X = dense.to(X.device, X.dtype)
     weight = trained_weight(data)
     X = X.flatten(start_dim=1)
