@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from numbers import Real
 from typing import Any
@@ -302,9 +303,9 @@ def check_rows(estimator: BaseEstimator, X: Any, *, reset: bool, allow_nd: bool)
         reasons = {
             "could not convert string to float": "strings",
             "promot": "dates",
-            "float() argument must be": "dates or other objects",
+            "number, not .*(date|Time|Period|Interval)": "dates",
         }
-        found = [name for reason, name in reasons.items() if reason in str(error)]
+        found = [name for reason, name in reasons.items() if re.search(reason, str(error))]
         if not found:
             raise
         raise ValueError(f"X has {found[0]} ({error}): {ADVICE}") from error
