@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import accuracy_score
 from sklearn.utils import Tags, check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
@@ -19,19 +20,24 @@ from sklearn_clidmu import label_issues
 from sklearn_clidmu._persistence import describe_net, restore_net
 from sklearn_clidmu._random import local_generators, resolve_device
 from sklearn_clidmu._settings import PARAMETER_CONSTRAINTS, Settings, resolve
+from sklearn_clidmu._torch_state import check_deterministic, fresh_torch
 from sklearn_clidmu._validation import (
-    check_labels,
+    NO_LABEL,
+    bounded,
+    check_numbers,
     check_rows,
     divided,
     encode_known,
     encode_labels,
     known_classes,
     positions,
+    row_names,
     row_weights,
     sparse_unit,
 )
 from sklearn_clidmu.noise.transition_matrix import count_joint, find_wrong, transition_matrix
 from sklearn_clidmu.training.data import as_rows, hold_out, make_training_data, trained_rows
+from sklearn_clidmu.training.doubt import find_doubt
 from sklearn_clidmu.training.net import ReweightedNet
 from sklearn_clidmu.training.stages import (
     Prior,
@@ -336,9 +342,10 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         Warns
         -----
         ConvergenceWarning
-            If the weighting collapsed and was switched off, or if training diverged.
+            If the weighting collapsed and was switched off, if training diverged, or if the
+            classifier knows no more than the class frequencies, with the likely cause.
         """
-        with unchanged_on_error(self):
+        with fresh_torch(), unchanged_on_error(self):
             self._validate_params()
             if y is None:
                 raise ValueError(
@@ -346,6 +353,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
                     "without a label are marked by missing_label."
                 )
             start = getattr(self, "net_", None) if self.warm_start else None
+            names = row_names(y, X)
             X = self._check_rows(X, reset=start is None)
             classes, codes = encode_labels(y, self.missing_label)
             if start is not None and not np.array_equal(classes, self.classes_):
@@ -358,6 +366,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
             if start is None:
                 X = self._set_unit(X, weight)
             device = resolve_device(self.device)
+            check_deterministic(device)
             with local_generators(self.random_state, device) as seed:
                 held_out = np.empty(0, dtype=np.int64)
                 if self.early_stopping:
@@ -370,6 +379,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
                     )
                     stages, predicting, prior = run_stages(settings, data, start)
                     self._set_fitted(settings, stages, predicting, prior, codes, classes)
+            self._row_names = names
         return self
 
     def partial_fit(
@@ -414,7 +424,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         ConvergenceWarning
             If training diverged; the epoch is undone.
         """
-        with unchanged_on_error(self):
+        with fresh_torch(), unchanged_on_error(self):
             self._validate_params()
             for name, value in (("early_stopping", True), ("class_weight", "balanced")):
                 if getattr(self, name) == value:
@@ -423,7 +433,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
                         "once: use fit, or change it."
                     )
             earlier = dict(vars(self)) if hasattr(self, "net_") else {}
-            known = known_classes(classes, earlier.get("classes_"))
+            known = known_classes(classes, earlier.get("classes_"), self.missing_label)
+            names = row_names(y, X)
             X = self._check_rows(X, reset=not earlier)
             codes = encode_known(y, known, self.missing_label)
             check_consistent_length(X, codes)
@@ -432,6 +443,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
                 X = self._set_unit(X, weight)
             n_epochs, start = earlier.get("n_iter_", 0), earlier.get("net_")
             device = resolve_device(self.device)
+            check_deterministic(device)
             with local_generators(self.random_state, device, n_epochs):
                 held_out = np.empty(0, dtype=np.int64)
                 settings = self._resolve(X, codes, weight, held_out, start, n_epochs)
@@ -441,6 +453,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
                     )
                     stages, predicting, prior = run_stages(settings, data, start)
                     self._set_fitted(settings, stages, predicting, prior, codes, known)
+            self._row_names = names
             if earlier:
                 self._append_to(earlier)
         return self
@@ -484,7 +497,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self, "net_")
         X = self._check_rows(X, reset=False)
         network = self.net_.evaluated_module
-        with explained_memory_errors():
+        with fresh_torch(), explained_memory_errors():
             outputs = self.net_.outputs(as_rows(X))
             parts = [class_probabilities(logits, network).cpu() for logits, _ in outputs]
         return torch.cat(parts).numpy()
@@ -515,12 +528,12 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         X : array-like or sparse matrix of shape (n_samples, n_features)
             Rows, in the features of ``fit``.
         y : array-like of shape (n_samples,)
-            Given labels, all of them among ``classes_``.
+            Given labels, all of them among ``classes_``, and ``missing_label`` where there is none.
 
         Returns
         -------
         ndarray of shape (n_samples,), float64
-            In [0, 1]; higher means more likely wrong.
+            In [0, 1]; higher means more likely wrong. nan for rows without a label.
 
         Raises
         ------
@@ -528,11 +541,36 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
             If y has a label that is not among ``classes_``.
         """
         probabilities = self.predict_proba(X)
-        y = check_labels(y)
-        check_consistent_length(probabilities, y)
-        codes = positions(y, self.classes_)
+        codes = encode_known(y, self.classes_, self.missing_label)
+        check_consistent_length(probabilities, codes)
         scores = 1 - np.take_along_axis(probabilities, codes[:, None], axis=1)[:, 0]
-        return scores.clip(0, 1)
+        return np.where(codes == NO_LABEL, np.nan, scores.clip(0, 1))
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Accuracy on the rows that have a label.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Rows, in the features of ``fit``.
+        y : array-like of shape (n_samples,)
+            Labels in any form that ``fit`` accepts. Labels that are not among ``classes_`` count as
+            predicted wrongly.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows.
+
+        Returns
+        -------
+        float
+            Share of rows whose label is the predicted class.
+        """
+        predicted = positions(self.predict(X), self.classes_)
+        codes = encode_known(y, self.classes_, self.missing_label, scored=True)
+        check_consistent_length(predicted, codes, sample_weight)
+        labeled = codes != NO_LABEL
+        if sample_weight is not None:
+            sample_weight = bounded(check_numbers(sample_weight, "sample_weight")[labeled])
+        return accuracy_score(codes[labeled], predicted[labeled], sample_weight=sample_weight)
 
     def noise_report(self) -> str:
         """Report in plain language which labels passed to ``fit`` look wrong.
@@ -546,7 +584,9 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
             Under 25 lines, to print.
         """
         check_is_fitted(self, "net_")
-        return label_issues.noise_report(self._joint, self.classes_, self.noise_scores_)
+        return label_issues.noise_report(
+            self._joint, self.classes_, self.noise_scores_, self._doubt
+        )
 
     @property
     def weight_net_(self) -> nn.Module | None:
@@ -629,13 +669,18 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
             }
             for one in stages
         ]
-        self._warn()
+        doubt = find_doubt(stage, prior, predicted)
+        self._doubt = None if doubt is None else doubt.cause
+        whole = settings.labeled.n_steps is not None  # what a part has not taught, others may
+        self._warn(doubt is not None and doubt.warned and whole)
         stage.net.trim_for_prediction()
 
     def _append_to(self, earlier: dict[str, Any]) -> None:
         """Append what is known of rows and epochs to what was known of ``earlier`` ones."""
         for name in ROW_ATTRIBUTES:
             setattr(self, name, np.concatenate([earlier[name], getattr(self, name)]))
+        names = [part for part in (earlier["_row_names"], self._row_names) if part is not None]
+        self._row_names = np.concatenate(names) if len(names) == 2 else None
         self._count(earlier["_joint"] + self._joint)
         self.history_ = join_curves(earlier["history_"], self.history_)
         self.n_iter_ += earlier["n_iter_"]
@@ -647,8 +692,14 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         self.noise_rate_ = float(1 - joint.trace() / joint.sum())
         self.transition_matrix_ = transition_matrix(joint)
 
-    def _warn(self) -> None:
-        """Warn of a collapse or a divergence, in the line that called ``fit``."""
+    def _warn(self, doubtful: bool) -> None:
+        """Warn of training that failed, in the line that called ``fit``."""
+        if doubtful and self.collapse_epoch_ is None and not self.net_.diverged_:
+            warnings.warn(
+                f"The classifier knows no more than the class frequencies: {self._doubt}.",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
         if self.collapse_epoch_ is not None:
             warnings.warn(
                 f"The weighting collapsed in epoch {self.collapse_epoch_}: training continued with "
@@ -674,12 +725,14 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         state = dict(super().__getstate__())
         if "net_" in state:
             state["net_"] = describe_net(state["net_"])
+        state["device"] = str(state["device"])  # without torch's own types
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
         if "net_" in state:
-            state["net_"] = restore_net(state["net_"], state["device_"])
+            with fresh_torch():
+                state["net_"] = restore_net(state["net_"], state["device_"])
             state["device_"] = str(state["net_"].device)
         super().__setstate__(state)
 

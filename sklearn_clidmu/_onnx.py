@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from sklearn_clidmu._classifier import CLIDMUClassifier
+from sklearn_clidmu._torch_state import fresh_torch
 from sklearn_clidmu.training.networks import MLP
 
 OPSET = 18  # the lowest that torch's exporter writes; older runtimes do not read higher ones
@@ -35,6 +36,7 @@ class _Predictor(nn.Module):
         return probabilities.argmax(dim=1), probabilities
 
 
+@fresh_torch()
 def export_onnx(clf: CLIDMUClassifier, path: str | PathLike[str]) -> None:
     """Write a fitted classifier as an ONNX graph.
 

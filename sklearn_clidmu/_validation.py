@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
+from sklearn import config_context
 from sklearn.base import BaseEstimator
 from sklearn.utils import assert_all_finite, column_or_1d
 from sklearn.utils.class_weight import compute_sample_weight
@@ -14,7 +17,12 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
 NO_LABEL = -1  # code of a row without a label; the other codes are positions in classes_
+ADVICE = (
+    "encode columns of words and dates first, for example with skrub.TableVectorizer, or with "
+    "sklearn.compose.ColumnTransformer and sklearn.preprocessing.OneHotEncoder."
+)
 N_NAMED = 8  # maximum number of classes that an error message lists
+LARGEST_WEIGHT = 1e100
 LARGEST_UNSCALED_EXPONENT = 3  # a root mean square in [2**-3, 2**3] needs no rescaling
 
 
@@ -64,6 +72,16 @@ def check_scores(scores: Any, name: str) -> np.ndarray:
     return numbers
 
 
+def row_names(*tables: Any) -> np.ndarray | None:
+    """Index of the first table that has one of its own, shape (n,); None for plain positions."""
+    for table in tables:
+        index = getattr(table, "index", None)
+        if index is not None and not callable(index):
+            names = np.asarray(index)
+            return None if np.array_equal(names, np.arange(len(names))) else names
+    return None
+
+
 def check_same_length(**arrays: np.ndarray) -> None:
     """Check that all arguments, passed by name, have the same number of rows."""
     lengths = {name: len(values) for name, values in arrays.items()}
@@ -72,19 +90,32 @@ def check_same_length(**arrays: np.ndarray) -> None:
         raise ValueError(f"Found inconsistent numbers of samples: {found}.")
 
 
-def check_labels(y: Any) -> np.ndarray:
+def check_labels(y: Any, name: str = "y", *, warn: bool = True) -> np.ndarray:
     """Convert labels to an array of shape (n,), keeping their types.
 
-    Mixed lists become object arrays, because NumPy would turn numbers into strings. Nullable
-    integer and boolean series of pandas or polars keep their type, because NumPy would turn
-    them into floating-point numbers.
+    Mixed lists become object arrays, because NumPy would turn numbers into strings. Columns of
+    integers and booleans that may be missing keep their type, because NumPy would turn them into
+    floating-point numbers.
     """
+    if isinstance(y, (set, frozenset, dict, Iterator)):
+        raise ValueError(
+            f"{name} must be an array-like of labels, got a {type(y).__name__}: pass a list."
+        )
+    if hasattr(y, "to_pylist"):  # of pyarrow
+        y = y.to_pylist()
     y = list(y) if _is_nullable(y) else as_numpy(y)
     if isinstance(y, (list, tuple)):
         objects = np.array(y, dtype=object)
         strings = [isinstance(label, str) for label in objects.ravel()]
         y = objects if any(strings) and not all(strings) else np.array(y)
-    return column_or_1d(y, warn=True)
+    array = np.asarray(y)
+    if array.dtype.kind == "T":  # strings of any length, which few functions know
+        array = array.astype(object)
+    try:
+        return column_or_1d(array, warn=warn)
+    except ValueError as error:
+        got = f"an array of shape {array.shape}" if array.ndim else repr(y)
+        raise ValueError(f"{name} must have one entry per row, got {got}: {error}") from error
 
 
 def _is_nullable(y: Any) -> bool:
@@ -116,75 +147,121 @@ def _is_null(label: Any) -> bool:
     return label is None or not _is_equal(label, label)
 
 
-def encode_labels(y: Any, missing_label: Any) -> tuple[np.ndarray, np.ndarray]:
+def encode_labels(y: Any, missing_label: Any, name: str = "y") -> tuple[np.ndarray, np.ndarray]:
     """Sorted classes, and labels as int64 positions among them, -1 for a missing label."""
-    y = check_labels(y)
+    y = check_labels(y, name)
     missing = is_missing(y, missing_label)
-    given = y[~missing]
-    context = ""
+    given, context = y[~missing], ""
     if missing.any():
         context = f", and {missing.sum()} rows without a label (missing_label={missing_label!r})"
     if not len(given):
-        raise ValueError(f"y must have labels, got none{context}.")
-    if given.dtype.kind in "fO" and any(_is_null(label) for label in given):
-        raise ValueError(
-            "Input y contains NaN or None: if these rows have no label, set "
-            f"missing_label=numpy.nan, got missing_label={missing_label!r}."
-        )
-    if given.dtype == object:
-        check_one_type(given)
-        if not isinstance(given[0], str):
-            given = np.array(given.tolist())  # the dtype that y has if no label is missing
-    assert_all_finite(given, input_name="y")
-    check_classification_targets(given)
+        raise ValueError(f"{name} must have labels, got none{context}.")
+    given = plain_labels(given, missing_label, name)
+    assert_all_finite(given, input_name=name)
+    try:
+        check_classification_targets(given)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
     classes, encoded = np.unique(given, return_inverse=True)
     if len(classes) < 2:
         raise ValueError(
-            f"y must have labels of at least two classes, got one class: {classes[0]}{context}."
+            f"{name} must have labels of at least two classes, got one class: {classes[0]}"
+            f"{context}."
         )
     codes = np.full(len(missing), NO_LABEL, dtype=np.int64)
     codes[~missing] = encoded
     return classes, codes
 
 
-def known_classes(classes: Any, before: np.ndarray | None) -> np.ndarray:
-    """Sorted classes of ``partial_fit``; None stands for those of earlier calls, ``before``."""
+def plain_labels(given: np.ndarray, missing_label: Any = np.nan, name: str = "y") -> np.ndarray:
+    """Labels, none of them missing, in the dtype that they have where none is."""
+    if given.dtype.kind in "fOM" and any(_is_null(label) for label in given):
+        raise ValueError(
+            f"Input {name} contains NaN or None: if these rows have no label, set "
+            f"missing_label=numpy.nan, got missing_label={missing_label!r}."
+        )
+    if given.dtype != object:
+        return given
+    check_one_type(given, name)
+    return given if isinstance(given[0], str) else np.array(given.tolist())
+
+
+def known_classes(classes: Any, before: np.ndarray | None, missing_label: Any = None) -> np.ndarray:
+    """Sorted classes of ``partial_fit``, read like labels.
+
+    None stands for those of earlier calls, ``before``.
+    """
     if classes is None:
         if before is None:
             raise ValueError("classes must be passed to the first call of partial_fit.")
         return before
-    sorted_classes = np.unique(column_or_1d(classes))
-    if len(sorted_classes) < 2:
+    labels = check_labels(classes, "classes")
+    given = labels[~is_missing(labels, missing_label)]
+    if len(set(given.tolist())) < 2:
         raise ValueError(f"classes must be at least two, got {list(classes)}.")
-    if before is not None and not np.array_equal(sorted_classes, before):
+    found, _ = encode_labels(given, missing_label, "classes")
+    if before is not None and not np.array_equal(found, before):
         raise ValueError(f"classes={list(classes)} differ from those of earlier calls: {before}.")
-    return sorted_classes
+    return found
 
 
-def encode_known(y: Any, classes: np.ndarray, missing_label: Any) -> np.ndarray:
-    """Encode labels as positions among known classes, -1 for a missing label."""
-    y = check_labels(y)
+def encode_known(
+    y: Any,
+    classes: np.ndarray,
+    missing_label: Any,
+    *,
+    scored: bool = False,
+    nan_too: bool = False,
+) -> np.ndarray:
+    """Encode labels as positions among known classes, -1 for a missing label.
+
+    Where predictions are ``scored``, labels that are not among the classes get the positions behind
+    them. ``nan_too`` makes nan and None markers of a missing label beside ``missing_label``.
+    """
+    y = check_labels(y, warn=not scored)
     given = ~is_missing(y, missing_label)
+    if nan_too:
+        given &= ~is_missing(y, np.nan)
     if not given.any():
-        raise ValueError(f"y must have labels, got {len(y)} rows without one.")
+        raise ValueError(f"y must have labels, got {len(y)} rows without one: every y is missing.")
+    labels, known = y[given], classes
+    if scored:
+        labels = plain_labels(labels, missing_label)
+        check_comparable(labels, classes)
+        known = np.concatenate([classes, np.setdiff1d(labels, classes)])
     codes = np.full(len(y), NO_LABEL, dtype=np.int64)
-    codes[given] = positions(y[given], classes)
+    codes[given] = positions(labels, known)
     return codes
 
 
-def check_one_type(labels: np.ndarray) -> None:
+def check_one_type(labels: np.ndarray, name: str = "y") -> None:
     """Check that all labels are strings or none is, since others cannot be sorted."""
     kinds = {str if isinstance(label, str) else type(label) for label in labels}
     if str in kinds and len(kinds) > 1:
         names = sorted(kind.__name__ for kind in kinds)
         raise TypeError(
-            f"y must have labels of one type, got {' and '.join(names)}: convert them to strings, "
-            "for example with [str(label) for label in y]."
+            f"{name} must have labels of one type, got {' and '.join(names)}: convert them to "
+            "strings, for example with [str(label) for label in y]."
+        )
+
+
+def check_comparable(
+    labels: np.ndarray, others: np.ndarray, name: str = "y", other_name: str = "the classes"
+) -> None:
+    """Check that labels are text where others are, since no number equals a text."""
+    label, other = labels[:1].tolist()[0], others[:1].tolist()[0]
+    kinds = ["text" if isinstance(one, str) else "numbers" for one in (label, other)]
+    if kinds[0] != kinds[1]:
+        raise ValueError(
+            f"{name} has labels that are {kinds[0]}, for example {label!r}, and {other_name} "
+            f"are {kinds[1]}, for example {other!r}: pass labels of one type."
         )
 
 
 def positions(y: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """Positions of labels among the classes, shape (n,), int64."""
+    if classes.dtype.kind == "M" and y.dtype.kind == "M":  # dates of any unit
+        y = y.astype(classes.dtype)
     # Compare Python objects: NumPy would match the string "1" with the number 1.
     codes = {label: code for code, label in enumerate(classes.tolist())}
     labels = y.tolist()
@@ -207,22 +284,31 @@ def check_rows(estimator: BaseEstimator, X: Any, *, reset: bool, allow_nd: bool)
     which are else compared.
     """
     X = as_numpy(X)
+    dtypes = getattr(X, "dtypes", [getattr(X, "dtype", None)])
+    if any(getattr(dtype, "kind", None) == "M" for dtype in dtypes):
+        raise ValueError(f"X has dates: {ADVICE}")
     half = getattr(X, "dtype", None) == np.float16
     dtype = np.float32 if half else [np.float64, np.float32]
     options = {"reset": reset, "dtype": dtype, "accept_sparse": "csr", "allow_nd": allow_nd}
     options["ensure_all_finite"] = True if allow_nd or hasattr(X, "tocsr") else "allow-nan"
     try:
-        return validate_data(estimator, X, "no_validation", **options)
+        with config_context(assume_finite=False):  # what is not finite would spoil the fit
+            return validate_data(estimator, X, "no_validation", **options)
     except (ValueError, TypeError) as error:
-        reasons = {"could not convert string to float": "strings", "promot": "dates"}
-        found = [name for reason, name in reasons.items() if reason in str(error)]
+        if "NAType" in str(error):
+            raise ValueError(
+                "X has pandas.NA among objects: give the columns a type of numbers, for example "
+                "with X.convert_dtypes(), or replace it by numpy.nan."
+            ) from error
+        reasons = {
+            "could not convert string to float": "strings",
+            "promot": "dates",
+            "number, not .*(date|Time|Period|Interval)": "dates",
+        }
+        found = [name for reason, name in reasons.items() if re.search(reason, str(error))]
         if not found:
             raise
-        raise ValueError(
-            f"X has {found[0]} ({error}): encode columns of words and dates first, for example "
-            "with skrub.TableVectorizer, or with sklearn.compose.ColumnTransformer and "
-            "sklearn.preprocessing.OneHotEncoder."
-        ) from error
+        raise ValueError(f"X has {found[0]} ({error}): {ADVICE}") from error
 
 
 def sparse_unit(X: Any, sample_weight: np.ndarray) -> float:
@@ -259,14 +345,17 @@ def row_weights(
     labeled = codes != NO_LABEL
     if not isinstance(sample_weight, (Real, type(None))):
         sample_weight = check_numbers(sample_weight, "sample_weight")
-    weight = _check_sample_weight(
-        sample_weight, codes, dtype=np.float64, ensure_non_negative=True, copy=True
-    )
+    with config_context(assume_finite=False):
+        weight = _check_sample_weight(
+            sample_weight, codes, dtype=np.float64, ensure_non_negative=True, copy=True
+        )
+    weight = bounded(weight)
     if class_weight is not None:
         factors = compute_sample_weight(class_weight, classes[codes[labeled]])
         if not (np.isfinite(factors).all() and (factors >= 0).all()):
             raise ValueError(f"class_weight must be finite and not negative, got {class_weight!r}.")
-        weight[labeled] *= factors
+        weight[labeled] *= bounded(factors)
+        weight = bounded(weight)
     # What single precision cannot hold beside the others counts as zero.
     weight[weight < np.finfo(np.float32).tiny * weight.max()] = 0
     if not weight[labeled].any():
@@ -274,3 +363,9 @@ def row_weights(
     if unlabeled == "ignore":
         weight[~labeled] = 0
     return weight / weight[weight > 0].mean()
+
+
+def bounded(weight: np.ndarray) -> np.ndarray:
+    """Weights in a unit in which their sums and products do not overflow."""
+    largest = weight.max(initial=0)
+    return weight / largest if largest > LARGEST_WEIGHT else weight

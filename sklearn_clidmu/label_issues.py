@@ -10,22 +10,25 @@ from typing import Any
 import numpy as np
 from sklearn.base import BaseEstimator, clone, is_classifier
 from sklearn.model_selection import check_cv
-from sklearn.pipeline import Pipeline
 from sklearn.utils import indexable
 from sklearn.utils._param_validation import HasMethods, validate_parameter_constraints
 from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_method_params, check_is_fitted
 
+from sklearn_clidmu._pipelines import trained_classifier
 from sklearn_clidmu._settings import PARAMETER_CONSTRAINTS
 from sklearn_clidmu._validation import (
     NO_LABEL,
     as_numpy,
+    check_comparable,
     check_labels,
     check_same_length,
     check_scores,
-    check_vector,
     encode_labels,
+    is_missing,
+    plain_labels,
+    row_names,
 )
 
 CONSTRAINTS: dict[str, list[Any]] = {
@@ -118,6 +121,8 @@ def cross_val_noise_scores(
     X, y = indexable(as_numpy(X), as_numpy(y))
     labels = check_labels(y)
     classes, given = encode_labels(labels, missing_label)
+    if (given != NO_LABEL).all():
+        labels = classes[given]  # of a dtype that any classifier reads
     splits = list(check_cv(cv, given, classifier=is_classifier(estimator)).split(X, given))
     n_tests = np.zeros(len(given), dtype=int)
     for _, test in splits:
@@ -148,10 +153,19 @@ def _fold_probabilities(
     X_train, y_train = _safe_split(estimator, X, y, train)
     X_test, _ = _safe_split(estimator, X, y, test, train)
     estimator.fit(X_train, y_train, **_check_method_params(X, params, train))
-    predicted = estimator.predict_proba(X_test)
+    predicted = np.asarray(estimator.predict_proba(X_test))
     probabilities = np.zeros((len(test), len(classes)))
     codes = {label: code for code, label in enumerate(classes.tolist())}
-    for column, label in zip(predicted.T, estimator.classes_.tolist(), strict=True):
+    found = getattr(estimator, "classes_", None)
+    if found is None:  # cleanlab's has none; sorted labels are the custom
+        found = np.unique(y_train)
+        if len(found) != predicted.shape[1]:
+            raise ValueError(
+                f"estimator {type(estimator).__name__} has no classes_, and predict_proba has "
+                f"{predicted.shape[1]} columns for {len(found)} classes: give it the attribute "
+                "classes_, with the labels of the columns."
+            )
+    for column, label in zip(predicted.T, found.tolist(), strict=True):
         if label in codes:  # the estimator may take the marker of a missing label for a class
             probabilities[:, codes[label]] = column
     return probabilities
@@ -165,11 +179,12 @@ def find_label_issues(
     Parameters
     ----------
     clf_or_scores : fitted CLIDMUClassifier, Pipeline that ends in one, or array-like of scores
-        A classifier knows the labels passed to ``fit``. Scores have shape (n_samples,), are in
+        A classifier knows the labels passed to ``fit``. A fitted search stands for its best
+        estimator. Scores have shape (n_samples,), are in
         [0, 1], higher for labels that are more likely wrong, and nan for rows without a label;
         for example from :func:`cross_val_noise_scores`.
     y : array-like of shape (n_samples,), default=None
-        Given labels; only with scores.
+        Given labels, nan or None where there is none; only with scores.
     suggested : array-like of shape (n_samples,), default=None
         Labels that the rows should probably have, such as the most probable classes; only with
         scores.
@@ -218,35 +233,44 @@ def find_label_issues(
 
 
 def _issues_of_classifier(clf: Any) -> LabelIssues:
-    while isinstance(clf, Pipeline):
-        clf = clf[-1]
+    clf = trained_classifier(clf)
     if not hasattr(clf, "noise_report"):
         raise ValueError(
             "clf_or_scores must be a CLIDMUClassifier, a Pipeline that ends in one, or an array "
-            f"of scores, got {type(clf).__name__}. Of a search, pass its best_estimator_; for "
-            "other classifiers pass the scores of cross_val_noise_scores."
+            f"of scores, got {type(clf).__name__}. Of a search, pass it fitted, or its "
+            "best_estimator_; for other classifiers pass the scores of cross_val_noise_scores."
         )
     check_is_fitted(clf)
     given, unlabeled = clf.classes_[clf._given], clf._given == NO_LABEL
     if unlabeled.any():
         given = given.astype(object)
         given[unlabeled] = None
-    return LabelIssues(clf._wrong, clf.noise_scores_, given, clf.suggested_labels_, clf.noise_rate_)
+    columns = clf._wrong, clf.noise_scores_, given, clf.suggested_labels_
+    return LabelIssues(*columns, clf.noise_rate_, clf._doubt, clf._row_names)
 
 
 def _issues_of_scores(scores: Any, y: Any, suggested: Any) -> LabelIssues:
     if y is None:
         raise ValueError("y must be passed with an array of scores: the labels that were scored.")
-    scores, y = check_scores(scores, "scores"), check_vector(y, "y")
-    check_same_length(scores=scores, y=y)
-    known = ~np.isnan(scores)
+    names = row_names(y, scores)
+    scores, given = check_scores(scores, "scores"), check_labels(y)
+    check_same_length(scores=scores, y=given)
+    known = ~(np.isnan(scores) | is_missing(given, np.nan))
+    if not known.any():
+        raise ValueError(f"y must have labels of rows with a score, got none in {len(y)} rows.")
+    scores, labels = np.where(known, scores, np.nan), plain_labels(given[known])
     if suggested is None:
-        mask, suggested = scores > 0.5, np.full(len(y), None)  # more likely wrong than right
+        mask, suggested = scores > 0.5, np.full(len(given), None)  # more likely wrong than right
     else:
-        suggested = check_vector(suggested, "suggested")
-        check_same_length(y=y, suggested=suggested)
-        mask = known & (suggested != y)
-    return LabelIssues(mask, scores, y, suggested, float(mask[known].mean()))
+        suggested = check_labels(suggested, "suggested")
+        check_same_length(y=given, suggested=suggested)
+        mask = known & ~is_missing(suggested, np.nan)
+        if mask.any():
+            others = plain_labels(suggested[mask], name="suggested")
+            check_comparable(others, labels, "suggested", "those of y")
+            mask[mask] = others != labels[mask[known]]
+    rate = float(mask[known].mean())
+    return LabelIssues(mask, scores, given, suggested, rate, row_names=names)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -263,6 +287,11 @@ class LabelIssues:
         The given label and the label that the row should probably have; None where unknown.
     noise_rate : float
         Estimated share of wrong labels. It does not depend on the threshold.
+    doubt : str or None, default=None
+        Why the issues cannot be relied on: the classifier knows no more than the class frequencies.
+        None if it does, and where the scores came alone.
+    row_names : ndarray of shape (n_samples,) or None, default=None
+        Index of the data frame or series that was passed; None where the rows had no names.
 
     Attributes
     ----------
@@ -279,6 +308,8 @@ class LabelIssues:
     given_labels: np.ndarray
     suggested_labels: np.ndarray
     noise_rate: float
+    doubt: str | None = None
+    row_names: np.ndarray | None = None
 
     @cached_property
     def index(self) -> np.ndarray:
@@ -322,6 +353,7 @@ class LabelIssues:
             lines += map("  ".join, zip(*aligned, strict=True))
         if len(self) > N_PRINTED_ISSUES:
             lines.append(f"and {len(self) - N_PRINTED_ISSUES} more")
+        lines += _doubt_lines(self.doubt)
         return "\n".join(lines)
 
     def to_frame(self) -> Any:
@@ -332,7 +364,8 @@ class LabelIssues:
         Returns
         -------
         pandas.DataFrame
-            Columns ``is_label_issue`` (bool), ``label_quality`` (one minus the score),
+            With the index of the labels or rows that were passed, where they had one. Columns
+            ``is_label_issue`` (bool), ``label_quality`` (one minus the score),
             ``given_label`` and ``predicted_label``.
 
         Raises
@@ -353,7 +386,8 @@ class LabelIssues:
                 "label_quality": 1 - self.scores,
                 "given_label": self.given_labels,
                 "predicted_label": self.suggested_labels,
-            }
+            },
+            index=None if self.row_names is None else list(self.row_names),
         )
 
 
@@ -363,7 +397,9 @@ def shorten(label: object) -> str:
     return text if len(text) <= LABEL_WIDTH else text[: LABEL_WIDTH - 1] + "…"
 
 
-def noise_report(joint: np.ndarray, classes: np.ndarray, scores: np.ndarray) -> str:
+def noise_report(
+    joint: np.ndarray, classes: np.ndarray, scores: np.ndarray, doubt: str | None = None
+) -> str:
     """Report on the labels in plain language, in fewer than 25 lines."""
     n_labels, n_rows = int(joint.sum()), len(scores)
     n_wrong = n_labels - int(joint.trace())
@@ -372,6 +408,7 @@ def noise_report(joint: np.ndarray, classes: np.ndarray, scores: np.ndarray) -> 
     lines = [
         f"{n_labels} labels in {len(classes)} classes{unlabeled}.",
         f"About {n_wrong} of the labels ({n_wrong / n_labels:.0%}) are estimated to be wrong.",
+        *_doubt_lines(doubt),
         "",
         *_class_lines(joint, classes),
         "",
@@ -379,6 +416,10 @@ def noise_report(joint: np.ndarray, classes: np.ndarray, scores: np.ndarray) -> 
         ADVICE,
     ]
     return "\n".join(lines)
+
+
+def _doubt_lines(doubt: str | None) -> list[str]:
+    return [f"This cannot be relied on: {doubt}."] if doubt else []
 
 
 def _class_lines(joint: np.ndarray, classes: np.ndarray) -> list[str]:

@@ -15,14 +15,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.pipeline import Pipeline
+from sklearn import config_context
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 from torch.nn import functional as F
 
 from sklearn_clidmu._classifier import CLIDMUClassifier
-from sklearn_clidmu._validation import as_numpy, check_labels, check_same_length, is_missing
+from sklearn_clidmu._pipelines import last_step
+from sklearn_clidmu._torch_state import fresh_torch
+from sklearn_clidmu._validation import NO_LABEL, as_numpy, check_same_length, encode_known
 from sklearn_clidmu.clid.objective import clid_loss, uniform_clid
 from sklearn_clidmu.noise.loo_kernel_ridge import dense_rows, loo_proba
 from sklearn_clidmu.training.data import as_rows
@@ -40,6 +42,7 @@ PRIOR_ROWS = 1.0
 N_ITERATIONS = 100  # of expectation maximization; the objective is concave
 
 
+@fresh_torch()
 def clid_score(estimator: Any, X: Any, y: Any = None) -> float:
     """Agreement of features and predictions on which rows are alike; needs no labels.
 
@@ -72,7 +75,7 @@ def clid_score(estimator: Any, X: Any, y: Any = None) -> float:
     sklearn.exceptions.NotFittedError
         If the classifier is not fitted.
     """
-    clf, X = _last_step(estimator, X)
+    clf, X = last_step(estimator, X)
     if not isinstance(clf, CLIDMUClassifier):
         raise TypeError(
             "clid_score needs a CLIDMUClassifier, or a Pipeline that ends in one, because it reads "
@@ -93,6 +96,7 @@ def clid_score(estimator: Any, X: Any, y: Any = None) -> float:
     return float(uniform_clid(len(logits)) - clid_loss(features, logits, TEMPERATURE))
 
 
+@fresh_torch()
 def noisy_label_scorer(estimator: Any, X: Any, y: Any) -> float:
     """Score a classifier on labels that may be wrong.
 
@@ -129,27 +133,30 @@ def noisy_label_scorer(estimator: Any, X: Any, y: Any) -> float:
     Raises
     ------
     TypeError
-        If the estimator has no ``predict_proba``.
+        If the estimator has no ``predict_proba``, or no ``classes_``.
     ValueError
         If no row has a label, if X and y have different lengths, or if X is not numeric and finite.
     """
-    clf, X = _last_step(estimator, X)
+    clf, X = last_step(estimator, X)
     if not hasattr(clf, "predict_proba"):
         raise TypeError(
             "noisy_label_scorer needs a classifier with predict_proba, got "
             f"{type(clf).__name__}: wrap it in sklearn.calibration.CalibratedClassifierCV."
         )
     probabilities = np.asarray(clf.predict_proba(X), dtype=np.float64)
-    y = check_labels(y)
-    check_same_length(X=probabilities, y=y)
-    given = ~(is_missing(y, np.nan) | is_missing(y, getattr(clf, "missing_label", None)))
-    if not given.any():
-        raise ValueError("noisy_label_scorer needs rows with a label, but every y is missing.")
-    labels = np.concatenate([clf.classes_, np.setdiff1d(y[given], clf.classes_)])
-    order, n_labels = np.argsort(labels), len(labels)
-    # Positions among the classes; labels that are not classes come behind these.
-    targets = torch.from_numpy(order[np.searchsorted(labels, y[given], sorter=order)])
-    X = check_array(as_numpy(X), dtype=np.float64, accept_sparse="csr", allow_nd=True)
+    if not hasattr(clf, "classes_"):
+        raise TypeError(
+            "noisy_label_scorer needs a fitted classifier with classes_, the labels of the columns "
+            f"of predict_proba, got {type(clf).__name__}: score the classifier that it wraps."
+        )
+    missing_label = getattr(clf, "missing_label", None)
+    codes = encode_known(y, clf.classes_, missing_label, scored=True, nan_too=True)
+    check_same_length(X=probabilities, y=codes)
+    given = codes != NO_LABEL
+    targets = torch.from_numpy(codes[given])
+    n_labels = max(int(targets.max()) + 1, len(clf.classes_))
+    with config_context(assume_finite=False):
+        X = check_array(as_numpy(X), dtype=np.float64, accept_sparse="csr", allow_nd=True)
     rows = torch.from_numpy(dense_rows(X, seed=0)[given])
     p = torch.from_numpy(probabilities[given])
     n_classes = p.shape[1]
@@ -180,12 +187,3 @@ def channel_log_likelihood(probabilities: Tensor, targets: Tensor, n_labels: int
     """Mean log likelihood of the given labels behind the channel fitted to them, always finite."""
     channel = fit_noise_channel(probabilities, targets, n_labels)
     return (probabilities * channel.T[targets]).sum(dim=1).log().mean()
-
-
-def _last_step(estimator: Any, X: Any) -> tuple[Any, Any]:
-    """Last step of a pipeline and the rows that it receives; other estimators are unchanged."""
-    while isinstance(estimator, Pipeline):
-        if len(estimator) > 1:
-            X = estimator[:-1].transform(X)
-        estimator = estimator[-1]
-    return estimator, X

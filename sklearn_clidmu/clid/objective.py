@@ -11,6 +11,7 @@ Source: Hu, Zhang, Zhang & Rundensteiner, "CLID-MU", KDD 2025, arXiv 2507.11807.
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from functools import partial
 from typing import Literal
 
@@ -241,6 +242,8 @@ def _differentiate(
         return torch.stack(values), torch.stack(gradients)
     with torch.enable_grad():
         logits = logits.detach().requires_grad_()
-        value = scalar(features.detach(), logits, targets, sample_weight)
+        # Copies, because a caller's function may work in place.
+        features, *labels = deepcopy((features.detach(), targets, sample_weight))
+        value = scalar(features, logits.clone(), *labels)
         (gradient,) = torch.autograd.grad(value, logits, allow_unused=True, materialize_grads=True)
     return value.detach(), gradient

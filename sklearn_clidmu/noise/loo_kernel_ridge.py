@@ -240,11 +240,19 @@ def loo_margin(proba: Tensor, targets: Tensor) -> Tensor:
     return others - proba.gather(1, given).squeeze(1)
 
 
-def dense_rows(X: Any, seed: int) -> np.ndarray:
-    """Rows as a dense array: of a wide sparse table, its first singular vectors."""
+def dense_rows(X: Any, seed: int, used: Any = slice(None)) -> np.ndarray:
+    """Rows as a dense array: of a wide sparse table, by the first singular vectors of those used.
+
+    Parameters
+    ----------
+    X : ndarray or sparse matrix of shape (n, d)
+    seed : int
+    used : slice or ndarray, default=slice(None)
+        Rows that may have an effect on others.
+    """
     if isinstance(X, np.ndarray):
         return X
     if X.shape[1] <= N_COMPONENTS:
         return X.toarray()
-    n_components = min(N_COMPONENTS, X.shape[0])
-    return TruncatedSVD(n_components, random_state=seed).fit_transform(X)
+    n_components = min(N_COMPONENTS, X[used].shape[0])
+    return TruncatedSVD(n_components, random_state=seed).fit(X[used]).transform(X)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from sklearn_clidmu._classifier import CLIDMUClassifier
+from sklearn_clidmu._torch_state import fresh_torch
 from sklearn_clidmu.clid.weight_nets import EvidenceNet, WNet
 from sklearn_clidmu.plotting._drawing import BLUE, STYLES, fitted_classifier, make_axes
 
@@ -91,6 +92,7 @@ class WeightFunctionDisplay:
         return self
 
 
+@fresh_torch()
 @torch.no_grad()
 def _weight_curves(classifier: CLIDMUClassifier) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return the values of each input and the mean weights at these values."""

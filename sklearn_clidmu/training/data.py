@@ -61,7 +61,8 @@ class SparseRows:
             yield self._dense(self.matrix[start : start + n_rows])
 
     def _dense(self, matrix: Any) -> Tensor:
-        return torch.from_numpy(matrix.toarray()).to(self.device, self.dtype)
+        kind = str(self.dtype).removeprefix("torch.")  # converted while it is small
+        return torch.from_numpy(matrix.astype(kind, copy=False).toarray()).to(self.device)
 
 
 class Table(Dataset):
@@ -303,7 +304,8 @@ def as_rows(X: Any) -> Tensor | SparseRows:
     """Rows to predict, where they lie."""
     if isinstance(X, np.ndarray):
         return share_memory(X)
-    return SparseRows(X, torch.from_numpy(X.data[:0]).dtype, torch.device("cpu"))
+    dtype = torch.from_numpy(np.empty(0, dtype=X.dtype)).dtype
+    return SparseRows(X, dtype, torch.device("cpu"))
 
 
 def share_memory(values: np.ndarray) -> Tensor:

@@ -137,6 +137,7 @@ class ReweightedNet(NeuralNet):
         for rows in X.split(batch_size):
             with torch.no_grad():
                 outputs = module(rows.to(self.device, dtype))
+            del rows  # before the next are made dense
             yield outputs
 
     def evaluate(self, X: Tensor | SparseRows) -> tuple[Tensor, Tensor]:

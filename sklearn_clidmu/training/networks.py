@@ -123,7 +123,8 @@ class FeatureTap(nn.Module):
     are the input of the linear layer that comes last in ``module.modules()``.
 
     Both are converted to the floating-point type of the batch. A pass raises a ValueError if the
-    module returns something else.
+    module returns something else. The module gets a copy of the rows, because it may work in place,
+    and they may be the caller's own, or read-only.
     """
 
     def __init__(self, module: nn.Module, n_classes: int) -> None:
@@ -152,7 +153,7 @@ class FeatureTap(nn.Module):
     def forward(self, X: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of shape (n, n_classes) and features of shape (n, d)."""
         try:
-            output = self.module(X)
+            output = self.module(X.clone())
         finally:
             seen = self._seen.pop(get_ident(), None)
         if isinstance(output, tuple) and len(output) == 2:
@@ -217,6 +218,12 @@ def build_network(
     scaler: RobustScaler | None = None,
 ) -> nn.Module:
     """Build the network: the caller's module, tapped for its features, or an MLP."""
+    if isinstance(module, nn.Module):
+        raise TypeError(
+            "module must be a class or a function that builds the network when called as "
+            f"module(n_features, n_classes), got a network, an instance of {type(module).__name__}:"
+            " pass lambda n_features, n_classes: network, which is copied."
+        )
     n_features = row_shape[0] if len(row_shape) == 1 else row_shape
     if module is None:
         sizes = row_shape[0], n_classes, hidden_layer_sizes
@@ -231,21 +238,33 @@ def build_network(
     name = type(built).__name__
     if not any(parameter.requires_grad for parameter in built.parameters()):
         raise ValueError(f"module {name} has no parameters to train: none requires a gradient.")
-    network = FeatureTap(built, n_classes)
+    # A copy, since the caller may hand out the same network every time.
+    network = FeatureTap(deepcopy(built), n_classes)
     try:
         network = network.to("cpu", dtype)  # wherever it was built; training moves it
-        feature_width(network, row_shape, dtype)  # an unfit module is found out here
+        logits, _ = _first_outputs(network, row_shape, dtype)  # an unfit module is found out here
     except RuntimeError as error:  # torch's own, which do not know whose the module is
         raise ValueError(
             f"module {name} cannot take a batch of shape {(2, *row_shape)} and type {dtype} on the "
             f"CPU: {error}"
         ) from error
+    if (logits >= 0).all() and (logits.sum(dim=1) - 1).abs().max() < 1e-5:
+        raise ValueError(
+            f"module {name} returns probabilities, which add up to one: leave out the softmax at "
+            "its end and return logits."
+        )
     return network
 
 
 def feature_width(network: nn.Module, row_shape: tuple[int, ...], dtype: torch.dtype) -> int:
     """Width of the last hidden features."""
+    return _first_outputs(network, row_shape, dtype)[1].shape[1]
+
+
+def _first_outputs(
+    network: nn.Module, row_shape: tuple[int, ...], dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Logits and features of two rows of zeros."""
     network.eval()
     with torch.no_grad():
-        _, features = network(torch.zeros(2, *row_shape, dtype=dtype))
-    return features.shape[1]
+        return network(torch.zeros(2, *row_shape, dtype=dtype))

@@ -26,6 +26,7 @@ from sklearn_clidmu.noise.label_confidence import (
     NoiseEstimate,
     label_confidence,
 )
+from sklearn_clidmu.noise.label_information import label_information
 from sklearn_clidmu.noise.label_spreading import spread_labels
 from sklearn_clidmu.noise.loo_kernel_ridge import Kernel, dense_rows, loo_margin, loo_proba
 from sklearn_clidmu.training.callbacks import progress
@@ -66,6 +67,9 @@ class Prior(NamedTuple):
     confidence: Tensor
     """Probability that each label is right, shape (n,)."""
     noise: NoiseEstimate
+    information: float | None
+    """Greatest ``label_information`` of predictions without the row's own label; None without
+    cross-fitted networks."""
 
 
 @dataclass(eq=False)
@@ -107,6 +111,9 @@ def run_stages(
     """
     stages: list[Stage] = []
     predicting, schedule, chosen = 0, settings.labeled, settings.weight_decay is None
+    if start is not None:  # the columns that it embeds, or marks as missing, stay the same
+        scalers = [part for part in start.module_.modules() if isinstance(part, RobustScaler)]
+        data = data._replace(scaler=scalers[0] if scalers else data.scaler)
     settings, given = judge_labels(settings, data)
     prior, n_labeled, weight_decay = given, len(data.training), settings.weight_decay
     with progress(settings.verbose, settings.n_trainings) as watchers:
@@ -151,23 +158,26 @@ def judge_labels(settings: Settings, data: TrainingData) -> tuple[Settings, Prio
         inverse_width, penalty = ONE_BATCH_KERNEL
         kernel = Kernel(inverse_width, penalty * row)
     proba = loo_proba(X, labels.targets, data.n_classes, weight, generator, kernel, scaler)
-    sources = [proba]
+    sources, information = [proba], None
     if settings.n_folds:
         rows, predicted = cross_fit(settings, data)
         sources.append(proba.double().index_copy(0, rows, predicted))
+        information = max(label_information(one, labels.targets, weight) for one in sources)
     judged = label_confidence(sources, labels.targets, weight, generator, row)
     if choose and settings.weighting == "evidence":
         decay = choose_weight_decay(settings, data, judged)
         settings = replace(settings, weight_decay=decay)
     noise = NoiseEstimate(*(part.to(weight) for part in judged.noise))
-    return settings, Prior(X, scaler, proba, judged.confidence.to(weight), noise)
+    confidence = judged.confidence.to(weight)
+    return settings, Prior(X, scaler, proba, confidence, noise, information)
 
 
 def _dense_rows(data: TrainingData) -> tuple[Tensor, RobustScaler]:
     """Rows for the kernel regression as vectors, with their scaler."""
     X = data.table.X
     if isinstance(X, SparseRows):
-        dense = torch.from_numpy(dense_rows(X.matrix, torch.initial_seed() % 2**32))
+        used = (data.table.sample_weight > 0).cpu().numpy().nonzero()[0]
+        dense = torch.from_numpy(dense_rows(X.matrix, torch.initial_seed() % 2**32, used))
         X = dense.to(X.device, X.dtype)
     X = X.flatten(start_dim=1)
     if data.scaler is not None:

@@ -1,0 +1,64 @@
+"""Torch's global state, put aside while the package computes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from threading import Lock
+
+import torch
+
+AUTOCAST = ("cpu", "cuda")
+"""Kinds of device whose passes a caller may have set to a lower precision."""
+
+
+class _SinglePrecision:
+    """Default dtype float32 as long as any thread is inside; all threads share the default."""
+
+    def __init__(self) -> None:
+        self.lock, self.n_inside = Lock(), 0
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if not self.n_inside:
+                self.before = torch.get_default_dtype()
+                torch.set_default_dtype(torch.float32)
+            self.n_inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self.lock:
+            self.n_inside -= 1
+            if not self.n_inside:
+                torch.set_default_dtype(self.before)
+
+
+_single_precision = _SinglePrecision()
+
+
+@contextmanager
+def fresh_torch() -> Iterator[None]:
+    """Compute as in a fresh process: with gradients, in float32, on the CPU unless told otherwise.
+
+    What the caller has set holds again at the end.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for kind in AUTOCAST:
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.empty(0).device.type != "cpu":  # a mode that slows down every call of torch
+            stack.enter_context(torch.device("cpu"))
+        stack.enter_context(_single_precision)
+        yield
+
+
+def check_deterministic(device: torch.device) -> None:
+    """Refuse a device on which training cannot be deterministic where the caller demands it."""
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    if device.type != "cpu" and torch.are_deterministic_algorithms_enabled() and not warn_only:
+        raise ValueError(
+            f"device={str(device)!r} has operations without a deterministic algorithm, and "
+            "torch.use_deterministic_algorithms(True) is set: set warn_only=True there, or "
+            "device='cpu'."
+        )

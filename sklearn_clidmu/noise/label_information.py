@@ -1,0 +1,35 @@
+"""How surely predictions know the given labels better than the class frequencies do."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from sklearn_clidmu.clid.weighted import class_sums
+
+
+def label_information(proba: Tensor, targets: Tensor, sample_weight: Tensor) -> float:
+    """Excess of the given labels' probabilities over chance, in standard deviations of chance.
+
+    Under chance, labels are drawn from the class frequencies, whatever the row. Predictions that
+    are the same for all rows have 0, also if all of them are of the most frequent class; those that
+    rank rare labels rightly have much, also if they never predict these. Unlike a difference of log
+    losses, it does not count the certainty of predictions, which noisy labels belie.
+
+    Parameters
+    ----------
+    proba : Tensor of shape (n, n_classes)
+    targets : Tensor of shape (n,), int64
+        Given labels.
+    sample_weight : Tensor of shape (n,)
+        Not negative. Rows of weight zero do not count.
+    """
+    proba, weight = proba.double(), sample_weight.double()
+    weight = weight / weight.sum()
+    frequencies = class_sums(weight, targets, proba.shape[1])
+    proba = proba - weight @ proba
+    excess = weight @ proba.gather(1, targets[:, None])[:, 0]
+    spread = (proba.square() @ frequencies - (proba @ frequencies).square()).clamp_min(0)
+    chance = (weight.square() @ spread).sqrt()
+    if not chance > 1e-9 * weight.square().sum().sqrt():  # rounding, or not a number
+        return 0.0
+    return float(excess / chance)
