@@ -15,7 +15,7 @@ from scipy.special import log_softmax
 from sklearn_clidmu import clid_loss
 from sklearn_clidmu.metrics import channel_log_likelihood
 from sklearn_clidmu.noise.loo_kernel_ridge import loo_proba
-from sklearn_clidmu.noise.transition_matrix import estimate_noise
+from sklearn_clidmu.noise.transition_matrix import estimate_transition_matrix
 
 ORACLE, HELD_OUT_ORACLE = "test accuracy (oracle)", "clean held-out accuracy (oracle)"
 
@@ -36,7 +36,7 @@ def hold_out(X: np.ndarray, y: np.ndarray, y_clean: np.ndarray, n_classes: int) 
     weight, targets = torch.ones(len(y), dtype=torch.float64), torch.from_numpy(y)
     generator = torch.Generator().manual_seed(0)
     proba = loo_proba(torch.from_numpy(X), targets, n_classes, weight, generator)
-    matrix, *_ = estimate_noise(proba, targets, weight)
+    matrix = estimate_transition_matrix(proba, targets, weight)
     return Held(X, y, y_clean, n_classes, proba.numpy(), matrix.numpy())
 
 

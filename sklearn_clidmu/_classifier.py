@@ -142,8 +142,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         Folds in which, with "evidence" weighting, networks predict the labels of the rows they have
         not been trained on, before training. From that and the kernel regression follows how
         probable each label is to be right. None leaves the networks out, and takes half the time.
-        Without effect where all rows fit in one batch, in :meth:`partial_fit` and with
-        ``warm_start``.
+        Without effect where all rows fit in one batch and in :meth:`partial_fit`.
     early_stopping : bool, default=False
         Hold out ``validation_fraction`` of the rows, with their noisy labels, and stop when the
         accuracy on them has not risen for 5 epochs. The best epoch predicts.
@@ -620,7 +619,6 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
             self.get_params(deep=False),
             n_labeled=int(trained_rows(codes, weight, held_out).sum()),
             n_unlabeled=int(((weight > 0) & (codes < 0)).sum()),
-            warm=start is not None,
             n_epochs_before=n_epochs_before,
             n_steps_before=0 if start is None else start.n_steps_,
         )

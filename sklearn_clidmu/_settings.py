@@ -201,7 +201,6 @@ def resolve(
     *,
     n_labeled: int,
     n_unlabeled: int,
-    warm: bool = False,
     n_epochs_before: int | None = None,
     n_steps_before: int = 0,
 ) -> Settings:
@@ -213,8 +212,6 @@ def resolve(
         The constructor's parameters, validated.
     n_labeled, n_unlabeled : int
         Rows with a label that are trained on, and rows that will get a pseudo-label.
-    warm : bool, default=False
-        Whether training continues an earlier network, in one stage.
     n_epochs_before, n_steps_before : int, optional
         Of earlier calls of ``partial_fit``, which trains for one epoch; None in ``fit``.
     """

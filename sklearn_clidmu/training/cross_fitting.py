@@ -62,7 +62,7 @@ def choose_weight_decay(
     def losses(number: int) -> Tensor:
         decayed = replace(settings, weight_decay=WEIGHT_DECAYS[number])
         logits, _ = train_briefly(decayed, data, train).evaluate(valid.X)
-        return _held_out_losses(logits.softmax(dim=1).nan_to_num(), valid.labels, judged)
+        return _held_out_losses(logits.softmax(dim=1), valid.labels, judged)
 
     def better(number: int, other: int) -> bool:
         if not 0 <= number < len(WEIGHT_DECAYS):
@@ -77,19 +77,21 @@ def choose_weight_decay(
 
 
 def _held_out_losses(proba: Tensor, labels: Labels, judged: LabelConfidence | None) -> Tensor:
-    """Loss of each held-out label, shape (n,)."""
+    """Loss of each held-out label, infinite where a network has diverged, shape (n,)."""
     if judged is not None:
         weight, matrix = labels.sample_weight, judged.noise.matrix
-        return -label_likelihood(proba, labels.targets, weight, matrix)
-    true = nn.functional.one_hot(labels.targets, proba.shape[1])
-    return (proba - true).square().sum(dim=1).double()
+        losses = -label_likelihood(proba.nan_to_num(), labels.targets, weight, matrix)
+    else:
+        true = nn.functional.one_hot(labels.targets, proba.shape[1])
+        losses = (proba - true).square().sum(dim=1).double()
+    return losses.where(proba.isfinite().all(), torch.inf)
 
 
 def _falls(change: Tensor, sample_weight: Tensor, n_errors: int) -> bool:
     """Whether a loss falls by more than so many standard errors of its mean change."""
     share = sample_weight.double() / sample_weight.double().sum()
     mean = share @ change
-    error = (share.square() @ (change - mean).square()).sqrt()
+    error = (share.square() @ (change - mean).square()).sqrt().nan_to_num(0)
     return bool(mean < -n_errors * error)
 
 

@@ -116,13 +116,18 @@ class TablePart(Table):
     def __init__(self, table: Table, index: Tensor) -> None:
         rows, targets, sample_weight = table._labels(index)
         super().__init__(table.X, targets, sample_weight, rows)
+        self.table = table
         self.index = index
 
     def __len__(self) -> int:
         return len(self.index)
 
     def __getitem__(self, index: Tensor) -> tuple[Tensor, Labels]:
-        return self.X.index_select(0, self.index.index_select(0, index)), self._labels(index)
+        return self.table[self.index.index_select(0, index)]
+
+    def take(self, index: Tensor) -> Table:
+        """Make a table of some of the rows."""
+        return self.table.take(self.index.index_select(0, index))
 
 
 class TrainingData(NamedTuple):

@@ -143,28 +143,29 @@ def judge_labels(settings: Settings, data: TrainingData) -> tuple[Settings, Prio
 
     The weight decay is chosen again with weighted labels, because these are less noisy.
     """
-    choose = settings.weight_decay is None
+    choose, weighted = settings.weight_decay is None, settings.weighting == "evidence"
+    labels, weight, proba = data.table.labels, trained_weight(data), None
+    # A generator of its own: with and without reweighting, training draws the same numbers.
+    generator, row = torch.Generator().manual_seed(torch.initial_seed()), 1.0
+    if weighted or settings.n_spreadings:
+        X, scaler = _dense_rows(data)
+        kernel = None
+        if settings.one_batch:
+            row = float(weight.sum()) / ONE_BATCH_ROWS
+            inverse_width, penalty = ONE_BATCH_KERNEL
+            kernel = Kernel(inverse_width, penalty * row)
+        proba = loo_proba(X, labels.targets, data.n_classes, weight, generator, kernel, scaler)
     if choose:
         settings = replace(settings, weight_decay=choose_weight_decay(settings, data))
-    if settings.weighting != "evidence" and not settings.n_spreadings:
+    if proba is None:
         return settings, None
-    labels, weight = data.table.labels, trained_weight(data)
-    X, scaler = _dense_rows(data)
-    # A generator of its own: with and without reweighting, training draws the same numbers.
-    generator = torch.Generator().manual_seed(torch.initial_seed())
-    row, kernel = 1.0, None
-    if settings.one_batch:
-        row = float(weight.sum()) / ONE_BATCH_ROWS
-        inverse_width, penalty = ONE_BATCH_KERNEL
-        kernel = Kernel(inverse_width, penalty * row)
-    proba = loo_proba(X, labels.targets, data.n_classes, weight, generator, kernel, scaler)
     sources, information = [proba], None
     if settings.n_folds:
         rows, predicted = cross_fit(settings, data)
         sources.append(proba.double().index_copy(0, rows, predicted))
         information = max(label_information(one, labels.targets, weight) for one in sources)
     judged = label_confidence(sources, labels.targets, weight, generator, row)
-    if choose and settings.weighting == "evidence":
+    if choose and weighted:
         decay = choose_weight_decay(settings, data, judged)
         settings = replace(settings, weight_decay=decay)
     noise = NoiseEstimate(*(part.to(weight) for part in judged.noise))

@@ -137,7 +137,7 @@ def test_partial_fit_leaves_the_missing_label_out_of_the_classes(marker):
         ([[0, 1], [1, 2]], "classes must have one entry per row"),
         (3, "classes must have one entry per row, got 3"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_partial_fit_names_classes_that_are_no_labels(classes, message):
     with pytest.raises((ValueError, TypeError), match=message):

@@ -100,8 +100,9 @@ def test_estimate_transition_matrix_of_six_rows_is_that_worked_out_by_hand(monke
     counts = [[3, 2], [Fraction(1, 14), 1]]
     mass = [7, Fraction(3, 2)]
     wrong = (mass[0] * Fraction(2, 5) + mass[1] * Fraction(1, 15)) / sum(mass)
-    prior = [[1 - wrong, wrong], [wrong, 1 - wrong]]
     anchors = [sum(row) for row in counts]
+    wrong = (wrong * sum(anchors) + 1) / (sum(anchors) + 2)  # rule of succession
+    prior = [[1 - wrong, wrong], [wrong, 1 - wrong]]
     both = (0, 1)
     matrix = [[(counts[i][j] + 10 * prior[i][j]) / (anchors[i] + 10) for j in both] for i in both]
 
@@ -130,7 +131,9 @@ def test_estimate_transition_matrix_takes_the_surest_fifth_of_the_rows_as_anchor
     given[-n_anchors:] = 0  # the surest hundred are right, all others wrong
     proba, order = torch.stack([sure, 1 - sure], dim=1), torch.randperm(n_rows)
     found = estimate_transition_matrix(proba[order], given[order], torch.ones(n_rows))
-    torch.testing.assert_close(found, torch.eye(2))
+    # By the rule of succession one of 102 is wrong, and of ten further rows of each class, too.
+    expected = [[1 - 10 / 102 / 110, 10 / 102 / 110], [1 / 102, 1 - 1 / 102]]
+    torch.testing.assert_close(found, torch.tensor(expected))
     given[-n_anchors - 50 : -50] = torch.tensor([1, 0]).repeat_interleave(50)
     given[-50:] = 1
     found = estimate_transition_matrix(proba[order], given[order], torch.ones(n_rows))
@@ -207,13 +210,16 @@ def test_estimate_transition_matrix_gives_a_class_never_predicted_the_noise_of_a
     assert found[2, 0].item() == pytest.approx(found[2, 1].item())
 
 
-def test_estimate_transition_matrix_sees_no_noise_in_a_rare_class_among_clean_ones():
+def test_estimate_transition_matrix_sees_hardly_any_noise_in_a_rare_class_among_clean_ones():
     given = torch.arange(300) % 2
     proba = torch.eye(3)[given]
     proba[4:] *= 2
     given[:4] = 2
     found = estimate_transition_matrix(proba, given, torch.ones(300))
-    torch.testing.assert_close(found, torch.eye(3))
+    # By the rule of succession one of 62 is wrong, and of ten further rows of each class, too.
+    wrong = torch.tensor([10 / 62 / 40, 10 / 62 / 40, 1 / 62])[:, None]
+    eye = torch.eye(3)
+    torch.testing.assert_close(found, (1 - wrong) * eye + wrong / 2 * (1 - eye))
 
 
 @pytest.mark.parametrize("predicted", [False, True])

@@ -323,9 +323,8 @@ def test_judge_labels_chooses_the_weight_decay_once_without_evidence_weighting(
 
 @pytest.mark.parametrize(("n_folds", "expected"), [(5, 5), (90, 90), (91, 90), (10**6, 90)])
 def test_resolve_takes_as_many_folds_as_there_are_rows_at_most(n_folds, expected):
-    for warm in (False, True):
-        settings = resolve({**PARAMS, "n_folds": n_folds}, n_labeled=90, n_unlabeled=0, warm=warm)
-        assert settings.n_folds == expected
+    settings = resolve({**PARAMS, "n_folds": n_folds}, n_labeled=90, n_unlabeled=0)
+    assert settings.n_folds == expected
 
 
 @pytest.mark.parametrize(("warmup_epochs", "n_plain"), [("auto", 0), (0, 0), (1, 1), (2, 2)])
