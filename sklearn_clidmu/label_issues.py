@@ -42,7 +42,7 @@ N_REPORTED = 8  # maximum number of classes, and of rows, in a noise report
 LABEL_WIDTH = 24  # maximum number of characters of a printed label
 
 ADVICE = """\
-Scores are in-sample: the network was trained on these labels and may have memorized some.
+The network was trained on these labels and may have memorized some.
 For scores by networks that were not trained on a row's label:
     sklearn_clidmu.cross_val_noise_scores(estimator, X, y)"""
 
@@ -61,7 +61,7 @@ def cross_val_noise_scores(
     """Compute out-of-fold noise scores with any classifier.
 
     A score is one minus the probability of the given label, predicted by a clone that was trained
-    on the other folds. In-sample scores, such as ``noise_scores_``, are cheaper. For a classifier
+    on the other folds. Scores of the fit itself, ``noise_scores_``, are cheaper. For a classifier
     that resists wrong labels they are usually also better, because it is trained on more rows. A
     classifier that memorizes labels needs out-of-fold scores.
 
