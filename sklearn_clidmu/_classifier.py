@@ -112,9 +112,9 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         An epoch of a small data set passes over it until ten steps have been taken.
     warmup_epochs : int or "auto", default="auto"
         Epochs of plain training before the first meta step. With too few, classes that were not
-        learned yet are lost; with too many, wrong labels are memorized. "auto" is 0 with "evidence":
-        it is known beforehand which labels to trust. With "vri" it is as many epochs as give 80
-        steps, with "wnet" 200, at most a third of all epochs.
+        learned yet are lost; with too many, wrong labels are memorized. "auto" is 0 with
+        "evidence", where it is known beforehand which labels to trust; with "vri" as many epochs as
+        give 80 steps, with "wnet" 200, at most a third of all epochs.
     batch_size : int or "auto", default="auto"
         Largest batch. "auto" is a sixteenth of the training set, from 64 to 256 rows. A training
         set that fits in one batch is always used whole, in float64, and there a row of integer
