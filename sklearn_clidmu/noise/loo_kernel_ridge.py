@@ -123,8 +123,9 @@ class Standardised:
         self.chunk = min(CHUNK, max(CHUNK_ENTRIES // self.width, 1))
         tiny = torch.finfo(torch.float64).tiny
         # The unit cancels; squares and sums of the largest numbers must not overflow.
-        largest = torch.stack([scale(rows).abs().amax() for rows in X.split(self.chunk)]).max()
-        self.unit = largest.double().clamp_min(tiny)
+        # Numbers, since a small tensor that is kept between large ones holds on to their memory.
+        largest = max(float(scale(rows).abs().amax()) for rows in X.split(self.chunk))
+        self.unit = max(largest, tiny)
         total = weight.sum()
         weight = weight.double()
 
