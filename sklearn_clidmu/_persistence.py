@@ -65,10 +65,7 @@ def restore_net(description: dict[str, Any], device: str) -> ReweightedNet:
             partial(build_network, **arguments),
             weight_net=build,
             optimizer=None,
-            train_split=None,
-            predict_nonlinearity=partial(torch.softmax, dim=-1),
             device=target,
-            verbose=0,
         ).initialize()
     net.module_.load_state_dict(_tensors(description["parameters"]))
     if build is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from sklearn.frozen import FrozenEstimator
@@ -29,15 +30,23 @@ def _has_threshold(estimator: Any) -> bool:
     return isinstance(estimator, kinds) and hasattr(estimator, "estimator_") and all_rows
 
 
-def last_step(estimator: Any, X: Any) -> tuple[Any, Any]:
-    """Last step of a pipeline and the rows that it predicts; other estimators are unwrapped."""
+def layers(estimator: Any) -> Iterator[Any]:
+    """Yield the pipelines around a fitted classifier, from the outermost, and the classifier."""
     estimator = unwrapped(estimator)
     while isinstance(estimator, Pipeline):
-        for _, step in estimator.steps[:-1]:
+        yield estimator
+        estimator = unwrapped(estimator.steps[-1][1])
+    yield estimator
+
+
+def last_step(estimator: Any, X: Any) -> tuple[Any, Any]:
+    """Last step of a pipeline and the rows that it predicts; other estimators are unwrapped."""
+    *pipelines, classifier = layers(estimator)
+    for pipeline in pipelines:
+        for _, step in pipeline.steps[:-1]:
             if step not in (None, "passthrough") and not hasattr(step, "fit_resample"):
                 X = step.transform(X)
-        estimator = unwrapped(estimator.steps[-1][1])
-    return estimator, X
+    return classifier, X
 
 
 def trained_classifier(estimator: Any) -> Any:
@@ -45,14 +54,13 @@ def trained_classifier(estimator: Any) -> Any:
 
     Resamplers, as those of imbalanced-learn, take rows out of the training set or add some.
     """
-    estimator = unwrapped(estimator)
-    while isinstance(estimator, Pipeline):
-        for name, step in estimator.steps:
+    *pipelines, classifier = layers(estimator)
+    for pipeline in pipelines:
+        for name, step in pipeline.steps:
             if hasattr(step, "fit_resample"):
                 raise ValueError(
                     f"The step {name!r} of the pipeline, {type(step).__name__}, resamples the rows "
                     "in fit, so that what the classifier knows of its rows is not of those passed "
                     "to fit: use the scores of cross_val_noise_scores(pipeline, X, y)."
                 )
-        estimator = unwrapped(estimator.steps[-1][1])
-    return estimator
+    return classifier

@@ -183,7 +183,7 @@ class EvidenceNet(nn.Module):
 
     Evidence has five columns: the last loss in units of log(n_classes); the normal ranks of the
     mean loss, of the summed influence and of the leave-one-out margin; and the prior log odds of a
-    wrong label, which the stage before has left (0 in the first).
+    wrong label, which follow from predictions made without it.
 
     The net gives every row a score that never rises with evidence: without that bound the meta step
     learns, on clean labels, to train on the hard rows alone. The prior log odds are subtracted as

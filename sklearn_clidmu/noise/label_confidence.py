@@ -84,14 +84,12 @@ def label_confidence(
     if len(drawn) > n_read:
         order = torch.randperm(len(drawn), generator=generator)[:n_read]
         drawn = drawn[order.to(drawn.device)]
-    powers = fit_powers(
-        _log_sources(sources, matrix, drawn), matrix.log()[:, targets[drawn]].T, weight[drawn] / row
-    )
+    log_channel = _log_channel(matrix, targets[drawn])
+    powers = fit_powers(_log_sources(sources, matrix, drawn), log_channel, weight[drawn] / row)
     confidence = torch.empty_like(weight)
     for rows in torch.arange(len(weight), device=weight.device).split(CHUNK):
-        proba = torch.einsum("k,kij->ij", powers, _log_sources(sources, matrix, rows))
-        given = targets[rows]
-        joint = proba.log_softmax(dim=1) + matrix.log()[:, given].T
+        given, log_proba = targets[rows], _log_sources(sources, matrix, rows)
+        joint = _log_joint(powers, log_proba, _log_channel(matrix, given))
         confidence[rows] = joint.softmax(dim=1).gather(1, given[:, None])[:, 0]
     right = weighted_mean(confidence, weight)
     mass = class_sums(weight, targets, n_classes) + PRIOR_ROWS * row
@@ -114,9 +112,9 @@ def label_likelihood(
         Transition matrix.
     """
     log_proba = _normalized(proba.double()).log()[None]
-    log_channel = matrix.double().log()[:, targets].T
+    log_channel = _log_channel(matrix.double(), targets)
     powers = fit_powers(log_proba, log_channel, sample_weight.double())
-    return _log_likelihood(powers, log_proba, log_channel)
+    return _log_joint(powers, log_proba, log_channel).logsumexp(dim=1)
 
 
 def fit_powers(log_proba: Tensor, log_channel: Tensor, sample_weight: Tensor) -> Tensor:
@@ -132,7 +130,8 @@ def fit_powers(log_proba: Tensor, log_channel: Tensor, sample_weight: Tensor) ->
     """
 
     def loss(log_powers: Tensor) -> Tensor:
-        likelihood = sample_weight @ _log_likelihood(log_powers.exp(), log_proba, log_channel)
+        joint = _log_joint(log_powers.exp(), log_proba, log_channel)
+        likelihood = sample_weight @ joint.logsumexp(dim=1)
         # A tenth of a row against powers without bound.
         return (0.1 * log_powers.square().sum() - likelihood) / sample_weight.sum()
 
@@ -155,9 +154,15 @@ def fit_powers(log_proba: Tensor, log_channel: Tensor, sample_weight: Tensor) ->
     return min(found, key=lambda one: one[0])[1]
 
 
-def _log_likelihood(powers: Tensor, log_proba: Tensor, log_channel: Tensor) -> Tensor:
+def _log_channel(matrix: Tensor, targets: Tensor) -> Tensor:
+    """Log probability of each row's given label in each true class, (n, n_classes)."""
+    return matrix.log()[:, targets].T
+
+
+def _log_joint(powers: Tensor, log_proba: Tensor, log_channel: Tensor) -> Tensor:
+    """Log probability of each true class together with the given label, (n, n_classes)."""
     pooled = torch.einsum("k,kij->ij", powers, log_proba)
-    return (pooled.log_softmax(dim=1) + log_channel).logsumexp(dim=1)
+    return pooled.log_softmax(dim=1) + log_channel
 
 
 def _log_sources(sources: list[Tensor], matrix: Tensor, rows: Tensor) -> Tensor:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from sklearn.pipeline import Pipeline
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_clidmu._classifier import CLIDMUClassifier
-from sklearn_clidmu._pipelines import unwrapped
+from sklearn_clidmu._pipelines import layers
 
 # From the palette of Okabe and Ito, which colour-blind readers can tell apart.
 BLUE, VERMILLION = "#0072b2", "#d55e00"
@@ -20,9 +19,7 @@ STYLES = [(BLUE, "-"), (VERMILLION, "--"), ("#009e73", "-."), ("#000000", ":")]
 
 def fitted_classifier(estimator: Any) -> CLIDMUClassifier:
     """Return the fitted classifier; of a pipeline, its last step."""
-    classifier = unwrapped(estimator)
-    while isinstance(classifier, Pipeline):
-        classifier = unwrapped(classifier[-1])
+    *_, classifier = layers(estimator)
     if not isinstance(classifier, CLIDMUClassifier):
         raise TypeError(
             "estimator must be a CLIDMUClassifier or a Pipeline that ends in one, got "

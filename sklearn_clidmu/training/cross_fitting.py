@@ -29,7 +29,7 @@ from sklearn_clidmu.training.net import ReweightedNet
 from sklearn_clidmu.training.net_factory import build_net, step_callbacks
 
 CHUNK = 8192
-"""Rows that are predicted at a time."""
+"""Rows that are predicted, and whose features are in memory, at a time."""
 
 
 def choose_weight_decay(

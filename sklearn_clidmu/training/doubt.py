@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from sklearn_clidmu.noise.label_information import label_information
-from sklearn_clidmu.training.stages import CHUNK, Prior, Stage
+from sklearn_clidmu.training.cross_fitting import CHUNK
+from sklearn_clidmu.training.stages import Prior, Stage
 
 CHANCE = 2.5
 """Standard deviations that chance explains: random labels rarely seem to follow X by more."""

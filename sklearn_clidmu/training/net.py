@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from torch.nn import functional as F
 
 from sklearn_clidmu.clid.weighted import weighted_mean
 from sklearn_clidmu.training.data import SparseRows
+
+SOFTMAX = partial(torch.softmax, dim=-1)
 
 
 class StopTraining(Exception):  # noqa: N818, an order and not an error
@@ -56,12 +59,22 @@ class ReweightedNet(NeuralNet):
         averaged: bool = False,
         meta_step: Any = None,
         criterion: type[nn.Module] = nn.CrossEntropyLoss,
+        train_split: Any = None,
+        predict_nonlinearity: Any = SOFTMAX,
+        verbose: int = 0,
         **kwargs: Any,
     ) -> None:
         self.weight_net = weight_net
         self.averaged = averaged
         self.meta_step = meta_step
-        super().__init__(module, criterion=criterion, **kwargs)
+        super().__init__(
+            module,
+            criterion=criterion,
+            train_split=train_split,
+            predict_nonlinearity=predict_nonlinearity,
+            verbose=verbose,
+            **kwargs,
+        )
 
     def get_default_callbacks(self) -> list:
         """Return none: every callback is one that was asked for."""

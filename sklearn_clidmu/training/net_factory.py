@@ -65,10 +65,7 @@ def build_net(
         max_epochs=n_epochs,
         batch_size=settings.batch_size,
         iterator_train=ShuffledBatches,
-        train_split=None,
-        predict_nonlinearity=partial(torch.softmax, dim=-1),
         device=device,
-        verbose=0,
     ).initialize()
 
 

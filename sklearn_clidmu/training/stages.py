@@ -30,7 +30,7 @@ from sklearn_clidmu.noise.label_information import label_information
 from sklearn_clidmu.noise.label_spreading import spread_labels
 from sklearn_clidmu.noise.loo_kernel_ridge import Kernel, dense_rows, loo_margin, loo_proba
 from sklearn_clidmu.training.callbacks import progress
-from sklearn_clidmu.training.cross_fitting import choose_weight_decay, cross_fit
+from sklearn_clidmu.training.cross_fitting import CHUNK, choose_weight_decay, cross_fit
 from sklearn_clidmu.training.data import SampleHistory, SparseRows, Table, TrainingData
 from sklearn_clidmu.training.meta_step import make_rows
 from sklearn_clidmu.training.net import ReweightedNet
@@ -43,9 +43,6 @@ from sklearn_clidmu.training.net_factory import (
 
 CONFIDENCE_BOUNDS = (1e-4, 1 - 1e-4)
 """Prior log odds are finite."""
-
-CHUNK = 8192
-"""Rows whose features are in memory at a time in the final pass."""
 
 N_SAMPLED = 500
 """Rows whose evidence is kept, to show what the weighting net makes of it."""
