@@ -169,7 +169,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         Controls initialization, shuffling, meta batches, dropout and the hold-out. The global
         generators of NumPy and torch keep their state.
     verbose : int, default=0
-        1 or more shows a progress bar on standard error.
+        1 or more shows a progress bar on standard error for each part of the fit.
 
     Attributes
     ----------

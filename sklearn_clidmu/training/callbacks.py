@@ -214,35 +214,40 @@ class EarlyStopping(Callback):
 
 
 @contextmanager
-def progress(verbose: int, n_stages: int) -> Iterator[list[tuple[str, Callback]]]:
-    """Yield the callback that shows one progress bar for all stages; none with ``verbose=0``."""
+def progress(verbose: int, name: str, n_trainings: int) -> Iterator[list[tuple[str, Callback]]]:
+    """Yield the callback that shows one progress bar for some trainings; none with ``verbose=0``.
+
+    There may be fewer than ``n_trainings``.
+    """
     if not verbose:
         yield []
         return
-    bar = ProgressBar(n_stages)
+    bar = ProgressBar(name, n_trainings)
     try:
         yield [("progress", bar)]
-    finally:  # also after an error, and where fewer stages ran than expected
+        bar.finish()
+    finally:  # also after an error
         bar.close()
 
 
 class ProgressBar(Callback):
-    """One tqdm bar on standard error over all stages of a fit, with the last epoch's figures."""
+    """One tqdm bar on standard error over some trainings, with the last epoch's figures."""
 
-    def __init__(self, n_stages: int) -> None:
-        self.n_stages = n_stages
+    def __init__(self, name: str, n_trainings: int) -> None:
+        self.name = name
+        self.n_trainings = n_trainings
         self.bar: Any = None
         self.n_begun = 0
 
     def on_train_begin(self, net: ReweightedNet, **kwargs: Any) -> None:
-        """Open the bar with the first stage; show which one this is."""
+        """Open the bar with the first training; show which one this is."""
         if self.bar is None:
             from tqdm.auto import tqdm  # comes with skorch; slow to import and seldom needed
 
             self.bar = tqdm(total=0, bar_format=BAR, dynamic_ncols=True)
         self._set_total(net)
         self.n_begun += 1
-        self.bar.set_description(f"CLID-MU {self.n_begun}/{self.n_stages}", refresh=False)
+        self.bar.set_description(f"{self.name} {self.n_begun}/{self.n_trainings}", refresh=False)
 
     def on_epoch_end(self, net: ReweightedNet, **kwargs: Any) -> None:
         """Advance the bar."""
@@ -258,8 +263,14 @@ class ProgressBar(Callback):
         self.bar.refresh()
 
     def _set_total(self, net: ReweightedNet) -> None:
-        """Set the end of the bar as if stages not yet begun had as many epochs as this one."""
-        self.bar.total = self.bar.n + (self.n_stages - self.n_begun) * net.max_epochs
+        """Set the end of the bar as if trainings not yet begun had as many epochs as this one."""
+        self.bar.total = self.bar.n + (self.n_trainings - self.n_begun) * net.max_epochs
+
+    def finish(self) -> None:
+        """Take trainings that were not needed off what is left."""
+        if self.bar is not None:
+            self.bar.total = self.bar.n
+            self.bar.refresh()
 
     def close(self) -> None:
         """Close the bar, and leave it on the screen."""

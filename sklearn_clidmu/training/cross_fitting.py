@@ -6,6 +6,7 @@ They choose the weight decay, and they tell of each label what is predicted with
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -24,6 +25,7 @@ from sklearn_clidmu._settings import (
     steps_per_epoch,
 )
 from sklearn_clidmu.noise.label_confidence import LabelConfidence, label_likelihood
+from sklearn_clidmu.training.callbacks import progress
 from sklearn_clidmu.training.data import Labels, Table, TablePart, TrainingData, hold_out
 from sklearn_clidmu.training.net import ReweightedNet
 from sklearn_clidmu.training.net_factory import build_net, step_callbacks
@@ -61,7 +63,7 @@ def choose_weight_decay(
     @cache
     def losses(number: int) -> Tensor:
         decayed = replace(settings, weight_decay=WEIGHT_DECAYS[number])
-        logits, _ = train_briefly(decayed, data, train).evaluate(valid.X)
+        logits, _ = train_briefly(decayed, data, train, watchers).evaluate(valid.X)
         return _held_out_losses(logits.softmax(dim=1), valid.labels, judged)
 
     def better(number: int, other: int) -> bool:
@@ -70,9 +72,10 @@ def choose_weight_decay(
         n_errors = 0 if judged is None else 1
         return _falls(losses(number) - losses(other), valid.sample_weight, n_errors)
 
-    step = 1 if better(number + 1, number) else -1
-    while better(number + step, number):
-        number += step
+    with progress(settings.verbose, "Weight decay", len(WEIGHT_DECAYS)) as watchers:
+        step = 1 if better(number + 1, number) else -1
+        while better(number + step, number):
+            number += step
     return WEIGHT_DECAYS[number]
 
 
@@ -108,11 +111,12 @@ def cross_fit(settings: Settings, data: TrainingData) -> tuple[Tensor, Tensor]:
     total = torch.zeros(len(data.table), n_classes, dtype=torch.float64, device=labels.rows.device)
     seed = torch.initial_seed()
     folds = draw_folds(labels.targets.cpu().numpy(), settings.n_folds, seed % 2**32)
-    for fold in range(settings.n_folds):
-        kept = torch.from_numpy(np.flatnonzero(folds != fold)).to(labels.rows.device)
-        left_out = predicted.index_fill(0, labels.rows[kept], False).nonzero()[:, 0]
-        record = EpochSum(data.table, left_out, total)
-        train_briefly(settings, data, TablePart(data.training, kept), [("sum", record)])
+    with progress(settings.verbose, "Folds", settings.n_folds) as watchers:
+        for fold in range(settings.n_folds):
+            kept = torch.from_numpy(np.flatnonzero(folds != fold)).to(labels.rows.device)
+            left_out = predicted.index_fill(0, labels.rows[kept], False).nonzero()[:, 0]
+            callbacks = [("sum", EpochSum(data.table, left_out, total)), *watchers]
+            train_briefly(settings, data, TablePart(data.training, kept), callbacks)
     rows = predicted.nonzero()[:, 0]
     return rows, total[rows]
 
@@ -129,7 +133,7 @@ def train_briefly(
     settings: Settings,
     data: TrainingData,
     table: Table,
-    callbacks: list[tuple[str, Any]] | None = None,
+    callbacks: Sequence[tuple[str, Any]] = (),
 ) -> ReweightedNet:
     """Train a network on a table without reweighting, for a part of a stage's epochs.
 
@@ -141,7 +145,7 @@ def train_briefly(
     n_steps = n_epochs * math.prod(steps_per_epoch(len(table), settings.batch_size))
     data = data._replace(training=table, held_out=None)
     net = build_net(replace(settings, weighting=None), n_epochs, data, None)
-    net.callbacks = [*step_callbacks(n_steps), *(callbacks or [])]
+    net.callbacks = [*step_callbacks(n_steps), *callbacks]
     net.initialize_callbacks().partial_fit(table)
     torch.manual_seed(seed)
     return net

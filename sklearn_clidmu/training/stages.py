@@ -113,7 +113,7 @@ def run_stages(
         data = data._replace(scaler=scalers[0] if scalers else data.scaler)
     settings, given = judge_labels(settings, data)
     prior, n_labeled, weight_decay = given, len(data.training), settings.weight_decay
-    with progress(settings.verbose, settings.n_trainings) as watchers:
+    with progress(settings.verbose, "CLID-MU", settings.n_trainings) as watchers:
         for number in range(settings.n_trainings):
             if number > 0:
                 if prior is None or stages[predicting].outcome != "finished":

@@ -502,7 +502,7 @@ def test_early_stopping_keeps_the_moving_average_of_the_best_epoch():
 def train(verbose, *more, held_out=None, n_stages=1, n_expected=None):
     """Stages of three epochs each; returns the last net."""
     table = make_table(20)
-    with progress(verbose, n_expected or n_stages) as watchers:
+    with progress(verbose, "CLID-MU", n_expected or n_stages) as watchers:
         for _ in range(n_stages):
             monitor = Monitor(table, 0.5, make_history(20), held_out)
             shown = [callback for _, callback in watchers]
@@ -537,7 +537,7 @@ def test_progress_bar_counts_the_epochs_of_all_stages(capsys):
 
 
 def test_progress_bar_leaves_out_figures_that_do_not_exist_or_are_not_finite(capsys):
-    with progress(1, 1) as [(_, bar)]:
+    with progress(1, "CLID-MU", 1) as [(_, bar)]:
         net = make_net(Script(train_loss=[NAN], clid=[0.5]), bar)
         net.partial_fit(make_table(20))
     line = last_line(capsys)
@@ -554,10 +554,11 @@ def test_progress_bar_takes_off_epochs_that_were_not_needed(n_stages, capsys):
     assert "100%" in line
 
 
-def test_progress_bar_is_closed_where_fewer_stages_run_than_expected(capsys):
+def test_progress_bar_is_full_where_fewer_stages_run_than_expected(capsys):
     train(1, n_expected=2)
     line = last_line(capsys)
-    assert "3/6" in line
+    assert line.startswith("CLID-MU 1/2: 100%")
+    assert "3/3" in line
     assert line.endswith("\n")
 
 
@@ -569,7 +570,7 @@ def test_progress_bar_is_closed_after_an_error(capsys):
 
 @pytest.mark.parametrize(("verbose", "n_stages"), [(0, 1), (1, 0)])
 def test_progress_shows_nothing_when_silent_or_without_a_stage(verbose, n_stages, capsys):
-    with progress(verbose, 2) as watchers:
+    with progress(verbose, "CLID-MU", 2) as watchers:
         for _ in range(n_stages):
             make_net(*[callback for _, callback in watchers]).partial_fit(make_table(20))
     assert capsys.readouterr() == ("", "")

@@ -328,7 +328,7 @@ def pretend(monkeypatch, shares, data):
     """Let networks of each weight decay give right labels so much; return those tried."""
     tried = []
 
-    def short(settings, data_of_it, table):
+    def short(settings, data_of_it, table, callbacks):
         tried.append(settings.weight_decay)
         return Pretender(shares[WEIGHT_DECAYS.index(settings.weight_decay)], data.table)
 
@@ -442,7 +442,7 @@ class Trial:
         self.data, self.judged = data, judged
         self.trained = {}
 
-        def watched(settings, data, table):
+        def watched(settings, data, table, callbacks):
             net = train_briefly(settings, data, table)
             self.trained[WEIGHT_DECAYS.index(settings.weight_decay)] = table, net
             return net
@@ -540,7 +540,7 @@ def test_choose_weight_decay_finds_the_confidence_of_rows_of_a_larger_table():
     confidence = torch.linspace(0.1, 1, 90, dtype=torch.float64)
     trained = []
 
-    def watched(settings, data, table):
+    def watched(settings, data, table, callbacks):
         trained.append(table)
         return train_briefly(settings, data, table)
 
@@ -594,7 +594,7 @@ def test_choose_weight_decay_reads_a_bounded_number_of_rows(monkeypatch):
     settings, data = setting(weight_decay="auto")
     sizes = []
 
-    def short(settings, data, table):
+    def short(settings, data, table, callbacks):
         sizes.append(len(table))
         return train_briefly(settings, data, table)
 
