@@ -71,7 +71,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
     Parameters
     ----------
     hidden_layer_sizes : int or sequence of int, default=(256, 128)
-        Widths of the hidden layers. Each is followed by layer normalization, ReLU and dropout.
+        Widths of the hidden layers. Each is followed by layer normalization, ReLU and dropout. The
+        logits also depend on the inputs and the earlier layers directly.
         Ignored with ``module``.
     dropout : float, default=0.15
         Fraction of hidden units dropped in training, in [0, 1). Dropout limits memorization of

@@ -81,7 +81,7 @@ def test_fit_estimates_rate_and_matrix_of_the_flips(separated):
 @pytest.mark.parametrize("weighting", ["wnet", "vri", None])
 def test_fit_estimates_rate_and_matrix_with_any_weighting(weighting):
     rows, given, true = make_rows(240, 0.3, distance=12)
-    assert_estimates_match(small(max_epochs=15, weighting=weighting).fit(rows, given), given, true)
+    assert_estimates_match(small(max_epochs=8, weighting=weighting).fit(rows, given), given, true)
 
 
 def test_fit_counts_no_label_as_wrong_if_all_are_right():

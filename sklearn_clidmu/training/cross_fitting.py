@@ -39,9 +39,9 @@ def choose_weight_decay(
 ) -> float:
     """Weight decay whose network predicts held-out noisy labels best.
 
-    From the middle of the candidates, up or else down as long as the loss on the held-out labels
-    falls. It is the Brier score, which is bounded, so that a few wrong labels that are predicted
-    with certainty do not decide.
+    From the middle of the candidates, towards the better neighbor as long as the loss on the
+    held-out labels falls. It is the Brier score, which is bounded, so that a few wrong labels that
+    are predicted with certainty do not decide.
 
     With ``judged`` the labels that are trained on are weighted by their confidence, and the network
     predicts true classes: its loss is minus the log likelihood of the held-out labels behind the
@@ -66,15 +66,15 @@ def choose_weight_decay(
         logits, _ = train_briefly(decayed, data, train, watchers).evaluate(valid.X)
         return _held_out_losses(logits.softmax(dim=1), valid.labels, judged)
 
-    def better(number: int, other: int) -> bool:
-        if not 0 <= number < len(WEIGHT_DECAYS):
-            return False
-        n_errors = 0 if judged is None else 1
+    def better(number: int, other: int, n_errors: int) -> bool:
+        if not 0 <= min(number, other) <= max(number, other) < len(WEIGHT_DECAYS):
+            return 0 <= number < len(WEIGHT_DECAYS)
         return _falls(losses(number) - losses(other), valid.sample_weight, n_errors)
 
+    n_errors = 0 if judged is None else 1
     with progress(settings.verbose, "Weight decay", len(WEIGHT_DECAYS)) as watchers:
-        step = 1 if better(number + 1, number) else -1
-        while better(number + step, number):
+        step = 1 if better(number + 1, number - 1, 0) else -1
+        while better(number + step, number, n_errors):
             number += step
     return WEIGHT_DECAYS[number]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from itertools import pairwise
 from threading import get_ident
 from typing import Any
 
@@ -22,9 +23,11 @@ many features gain nothing."""
 class MLP(nn.Module):
     """Multi-layer perceptron with layer normalization, ReLU and dropout after every layer.
 
-    Features are scaled by ``scaler``, and the continuous ones embedded where they are not too many.
-    With ``one_mask`` the same units are dropped in all rows of a batch, so that the randomness does
-    not depend on the number of rows.
+    The logits are linear in the last hidden layer, and in the inputs and the earlier layers beside
+    it, so that the layers need not learn what depends on the inputs linearly. Features are scaled
+    by ``scaler``, and the continuous ones embedded where they are not too many. With ``one_mask``
+    the same units are dropped in all rows of a batch, so that the randomness does not depend on the
+    number of rows.
     """
 
     def __init__(
@@ -37,30 +40,36 @@ class MLP(nn.Module):
         scaler: RobustScaler | None = None,
     ) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
+        self.inputs = nn.Sequential()
         width = n_features
         if scaler is not None:
-            layers.append(deepcopy(scaler))
+            self.inputs.append(deepcopy(scaler))
             _, n_missing, n_continuous = scaler.sizes
             width += n_missing
             if 0 < n_continuous <= MAX_EMBEDDED:
-                layers.append(PeriodicEmbedding(scaler.continuous))
+                self.inputs.append(PeriodicEmbedding(scaler.continuous))
                 width += n_continuous * N_OUTPUTS
-        for size in hidden_layer_sizes:
-            layers += [
-                nn.Linear(width, size),
-                nn.LayerNorm(size, elementwise_affine=False),
+        widths = [width, *hidden_layer_sizes]
+        self.layers = nn.ModuleList(
+            nn.Sequential(
+                nn.Linear(n_in, n_out),
+                nn.LayerNorm(n_out, elementwise_affine=False),
                 nn.ReLU(),
                 OneMaskDropout(dropout) if one_mask else Dropout(dropout),
-            ]
-            width = size
-        self.body = nn.Sequential(*layers)
-        self.head = nn.Linear(width, n_classes)
+            )
+            for n_in, n_out in pairwise(widths)
+        )
+        self.shortcut = nn.Linear(sum(widths[:-1]), n_classes, bias=False)
+        nn.init.zeros_(self.shortcut.weight)
+        self.head = nn.Linear(widths[-1], n_classes)
 
     def forward(self, X: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of shape (n, n_classes) and features of shape (n, hidden_layer_sizes[-1])."""
-        features = self.body(X)
-        return self.head(features), features
+        outputs = [self.inputs(X)]
+        for layer in self.layers:
+            outputs.append(layer(outputs[-1]))
+        *earlier, features = outputs
+        return self.head(features) + self.shortcut(torch.cat(earlier, dim=1)), features
 
 
 class PeriodicEmbedding(nn.Module):

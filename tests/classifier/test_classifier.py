@@ -157,7 +157,8 @@ def test_module_replaces_hidden_layers_and_dropout():
 
 def test_hidden_layer_sizes_are_the_widths_of_the_network():
     clf = small(hidden_layer_sizes=[7, 5]).fit(X, y)
-    linear = [m for m in clf.net_.module_.modules() if isinstance(m, nn.Linear)]
+    network = clf.net_.module_
+    linear = [layer[0] for layer in network.layers] + [network.head]
     inputs = 4 + 3 * 4  # of each continuous feature three periodic functions
     assert [(m.in_features, m.out_features) for m in linear] == [(inputs, 7), (7, 5), (5, 2)]
 

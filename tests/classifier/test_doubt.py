@@ -104,8 +104,9 @@ def test_fit_does_not_doubt_a_classifier_that_knows_something(case, params):
 
 def test_partial_fit_does_not_warn_of_what_is_not_learned_yet():
     X, y = make_blobs(200, centers=2, random_state=0)
-    clf = CLIDMUClassifier(**QUICK).partial_fit(X, np.arange(200) % 2, classes=[0, 1])
+    clf = CLIDMUClassifier(**QUICK, lr=1e-9).partial_fit(X, y, classes=[0, 1])
     assert "cannot be relied on" in clf.noise_report()
+    clf.set_params(lr="auto")
     for _ in range(4):
         clf.partial_fit(X, y)
     assert "cannot be relied on" not in clf.noise_report()

@@ -51,8 +51,8 @@ def test_build_network_builds_an_mlp_by_default(dtype):
     assert isinstance(network, MLP)
     assert {parameter.dtype for parameter in network.parameters()} == {dtype}
     assert feature_width(network, (9,), dtype) == 6
-    names = ["body.0.weight", "body.0.bias", "body.4.weight", "body.4.bias"]
-    assert list(network.state_dict()) == [*names, "head.weight", "head.bias"]
+    layers = [f"layers.{number}.0.{name}" for number in (0, 1) for name in ("weight", "bias")]
+    assert list(network.state_dict()) == [*layers, "shortcut.weight", "head.weight", "head.bias"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
