@@ -87,7 +87,7 @@ def main() -> None:
             n_workers=args.workers,
             threads_per_worker=1,
             memory_limit=args.limit,
-            dashboard_address=None,
+            dashboard_address=":0",
         )
         with cluster, Client(cluster) as client:
             start = time.perf_counter()

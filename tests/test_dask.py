@@ -40,7 +40,7 @@ def fitted():
 @pytest.fixture(scope="module")
 def client():
     """Workers in processes of their own, to which everything must be pickled."""
-    cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
+    cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0")
     with cluster, Client(cluster) as client:
         yield client
 
