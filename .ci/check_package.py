@@ -1,4 +1,4 @@
-"""What a wheel and an sdist hold, and whether the quickstart runs on the wheel alone.
+"""What a wheel and an sdist hold, and whether quickstart and README run on the wheel alone.
 
 ``python .ci/check_package.py DIST``, where DIST is a folder with one of each.
 """
@@ -33,8 +33,8 @@ def main(dist: Path) -> None:
     version = check_wheel(wheel)
     print(f"wheel of version {version}: the package and nothing else")
     print(f"sdist: {check_sdist(sdist)} files, with the tests and without what is generated")
-    run_quickstart(wheel, version)
-    print("the quickstart runs on the wheel alone")
+    run_examples(wheel, version)
+    print("the quickstart and the README run on the wheel alone")
 
 
 def sources(folder: str, pattern: str = "*.py") -> set[str]:
@@ -75,8 +75,8 @@ def check_sdist(path: Path) -> int:
     return len(sizes)
 
 
-def run_quickstart(wheel: Path, version: str) -> None:
-    """Run the first example in a fresh environment, away from the source tree."""
+def run_examples(wheel: Path, version: str) -> None:
+    """Run quickstart and README in a fresh environment, away from the source tree."""
     with tempfile.TemporaryDirectory() as folder:
         venv.create(f"{folder}/venv", with_pip=True)
         python = [f"{folder}/venv/{'Scripts' if os.name == 'nt' else 'bin'}/python", "-I"]
@@ -84,13 +84,16 @@ def run_quickstart(wheel: Path, version: str) -> None:
         install = [*python, "-m", "pip", "install", "--quiet", "-c", str(pins), f"{wheel}[plot]"]
         subprocess.run(install, check=True)
         shutil.copy(ROOT / "examples" / "plot_quickstart.py", folder)
+        readme = (ROOT / "README.md").read_text(encoding="utf-8")
+        blocks = re.findall(r"^```python\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+        Path(folder, "readme.py").write_text("\n".join(blocks), encoding="utf-8")
         # An error of the import is one of the package; matplotlib's own warnings are not.
         code = f"import {PACKAGE}; assert {PACKAGE}.__version__ == {version!r}"
         code += f"; assert 'site-packages' in {PACKAGE}.__file__"
         subprocess.run([*python, "-W", "error", "-c", code], check=True, cwd=folder)
         environment = {**os.environ, "MPLBACKEND": "Agg"}
-        example = [*python, "plot_quickstart.py"]
-        subprocess.run(example, check=True, cwd=folder, env=environment)
+        for program in ("plot_quickstart.py", "readme.py"):
+            subprocess.run([*python, program], check=True, cwd=folder, env=environment)
 
 
 if __name__ == "__main__":

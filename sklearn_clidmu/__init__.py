@@ -22,4 +22,4 @@ __all__ = [
     "find_label_issues",
     "noisy_label_scorer",
 ]
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"

@@ -676,10 +676,15 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
 
     def _append_to(self, earlier: dict[str, Any]) -> None:
         """Append what is known of rows and epochs to what was known of ``earlier`` ones."""
+        parts = (earlier, vars(self))
+        if any(part["_row_names"] is not None for part in parts):  # None is the index 0, 1, ...
+            names = [
+                np.arange(len(part["_given"])) if part["_row_names"] is None else part["_row_names"]
+                for part in parts
+            ]
+            self._row_names = np.concatenate(names)
         for name in ROW_ATTRIBUTES:
             setattr(self, name, np.concatenate([earlier[name], getattr(self, name)]))
-        names = [part for part in (earlier["_row_names"], self._row_names) if part is not None]
-        self._row_names = np.concatenate(names) if len(names) == 2 else None
         self._count(earlier["_joint"] + self._joint)
         self.history_ = join_curves(earlier["history_"], self.history_)
         self.n_iter_ += earlier["n_iter_"]

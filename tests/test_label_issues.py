@@ -299,7 +299,7 @@ def test_cross_val_noise_scores_run_on_a_dask_cluster():
     with pytest.raises(ValueError, match="worker"):
         cross_val_noise_scores(OnWorkers(), X, y, cv=3)
     cluster = LocalCluster(  # joblib ignores a cluster with a single slot
-        n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None
+        n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0"
     )
     with cluster, Client(cluster), joblib.parallel_backend("dask"):
         scores = cross_val_noise_scores(OnWorkers(), X, y, cv=3)

@@ -102,6 +102,13 @@ def test_version_is_in_no_other_file(texts):
     assert holders - allowed == {f"{PACKAGE}/__init__.py"}
 
 
+def test_changelog_begins_with_the_version_and_the_date_of_its_release():
+    headings = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+    version = re.escape(package_version())
+    date = "" if ".dev" in version else r" \(\d{4}-\d{2}-\d{2}\)"
+    assert re.fullmatch(version + date, headings[0])
+
+
 # Dependencies and pins
 
 
@@ -136,6 +143,13 @@ def test_ruff_version_is_in_constraints_alone(texts):
     own = Path(__file__).relative_to(ROOT).as_posix()
     holders = {path for path, text in texts.items() if path != own and named.search(text)}
     assert holders == {"constraints.txt"}
+
+
+def test_workflows_install_through_the_pins(texts):
+    workflows = [text for path, text in texts.items() if path.startswith(".github/workflows/")]
+    installs = re.findall(r"pip install .*", "\n".join(workflows))
+    assert installs
+    assert all(line.startswith("pip install -c constraints.txt ") for line in installs)
 
 
 # The rings

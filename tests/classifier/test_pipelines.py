@@ -178,6 +178,7 @@ INDEXES = {
     "two levels": pd.MultiIndex.from_product([range(60), ["a", "b"]]),
     "days": pd.date_range("2020-01-01", periods=120),
     "positions": pd.RangeIndex(120),
+    "positions in the first part": pd.Index([*range(80), *range(1000, 1040)]),
 }
 
 

@@ -1,7 +1,6 @@
 """A table on disk is trained on where it lies: under a limit that has no room for a copy of it."""
 
 import multiprocessing
-import resource
 import sys
 import warnings
 
@@ -11,6 +10,7 @@ import pytest
 from sklearn_clidmu import CLIDMUClassifier
 from sklearn_clidmu.noise import loo_kernel_ridge
 
+resource = pytest.importorskip("resource", reason="a module of Unix")
 N_ROWS, WIDTH = 80_000, 1024  # 312 MiB
 ROOM = 200 * 2**20
 
