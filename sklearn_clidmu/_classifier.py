@@ -24,6 +24,7 @@ from sklearn_clidmu._torch_state import check_deterministic, fresh_torch
 from sklearn_clidmu._validation import (
     NO_LABEL,
     bounded,
+    check_confirmed,
     check_numbers,
     check_rows,
     divided,
@@ -310,7 +311,9 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> CLIDMUClassifier:
+    def fit(
+        self, X: Any, y: Any, sample_weight: Any = None, confirmed: Any = None
+    ) -> CLIDMUClassifier:
         """Train on rows whose labels may be wrong.
 
         Parameters
@@ -322,6 +325,11 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
             ``missing_label`` where there is none.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative. Rows of weight zero are not trained on, but are scored.
+        confirmed : array-like of shape (n_samples,), bool, default=None
+            True for rows whose label is known to be right, for example since a person has looked at
+            it; see :func:`~sklearn_clidmu.apply_review`. Their noise score is 0, and they are no
+            label issues. With "evidence" weighting, training trusts them as the surest labels; the
+            other weightings train on them as on any row.
 
         Returns
         -------
@@ -361,6 +369,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
                     f"{self.classes_}: fit with warm_start=False."
                 )
             check_consistent_length(X, codes)
+            confirmed = check_confirmed(confirmed, codes)
             weight = row_weights(classes, codes, sample_weight, self.class_weight, self.unlabeled)
             if start is None:
                 X = self._set_unit(X, weight)
@@ -374,7 +383,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
                 settings = self._resolve(X, codes, weight, held_out, start)
                 with explained_memory_errors():
                     data = make_training_data(
-                        X, codes, weight, held_out, len(classes), settings.dtype, device
+                        X, codes, weight, held_out, len(classes), settings.dtype, device, confirmed
                     )
                     stages, predicting, prior = run_stages(settings, data, start)
                     self._set_fitted(settings, stages, predicting, prior, codes, classes)
@@ -637,11 +646,14 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         readings = read_rows(stage)
         confidence, predicted, scores = (part.double().cpu().numpy() for part in readings)
         predicted = predicted.astype(np.int64)
+        confirmed = stage.data.confirmed.cpu().numpy()
+        suggested = np.where(confirmed, codes, predicted)
+        confidence, scores = np.where(confirmed, 1, confidence), np.where(confirmed, 0, scores)
         self.net_, self.classes_, self.device_ = stage.net, classes, str(stage.net.device)
         confidence = np.where(labeled, confidence, 0)
         self.sample_weights_ = confidence / confidence[labeled].mean()
         self.noise_scores_ = np.where(labeled, scores, np.nan)
-        self.suggested_labels_ = classes[predicted]
+        self.suggested_labels_ = classes[suggested]
         self.noise_estimate_, precision = None, None
         if prior is not None:
             matrix, rate, precision = (part.double().cpu().numpy() for part in prior.noise)
@@ -651,8 +663,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
                 "label_precision": precision,
             }
         self._given = codes.astype(np.int32)
-        self._wrong = find_wrong(scores, codes, predicted, precision)
-        self._count(count_joint(self._wrong, codes, predicted, len(classes)))
+        self._wrong = find_wrong(scores, codes, suggested, precision)
+        self._count(count_joint(self._wrong, codes, suggested, len(classes)))
         self.history_ = training_curves(stages, predicting)
         self.n_iter_ = len(stage.net.history)
         self.weight_decay_ = float(stage.net.optimizer__weight_decay)

@@ -335,6 +335,24 @@ def divided(X: Any, unit: float) -> Any:
     return X if unit == 1 else (X / unit).astype(X.dtype, copy=False)
 
 
+def check_confirmed(confirmed: Any, codes: np.ndarray) -> np.ndarray:
+    """Convert a mask of rows whose labels are known to be right, shape (n,); None is none."""
+    if confirmed is None:
+        return np.zeros(len(codes), dtype=bool)
+    mask = check_vector(confirmed, "confirmed")
+    if mask.dtype != bool and not all(isinstance(one, (bool, np.bool_)) for one in mask):
+        raise ValueError(
+            f"confirmed must be a mask, True for rows whose label is right, got {mask.dtype}: pass "
+            "booleans."
+        )
+    check_same_length(X=codes, confirmed=mask)
+    mask = mask.astype(bool)
+    if (mask & (codes == NO_LABEL)).any():
+        row = int((mask & (codes == NO_LABEL)).argmax())
+        raise ValueError(f"confirmed must be False for rows without a label, got True for row {row}.")
+    return mask
+
+
 def row_weights(
     classes: np.ndarray, codes: np.ndarray, sample_weight: Any, class_weight: Any, unlabeled: str
 ) -> np.ndarray:

@@ -141,6 +141,8 @@ class TrainingData(NamedTuple):
     """The rows kept for early stopping."""
     unlabeled: Tensor
     """Positions of the rows that will get a pseudo-label, int64."""
+    confirmed: Tensor
+    """Mask of the rows whose label is known to be right, bool."""
     n_classes: int
     scaler: RobustScaler | None
     """None for sparse rows and for rows that are no vectors."""
@@ -244,6 +246,7 @@ def make_training_data(
     n_classes: int,
     dtype: torch.dtype,
     device: torch.device,
+    confirmed: np.ndarray | None = None,
 ) -> TrainingData:
     """Put the rows of one fit on the device; ValueError if a value is too large for the dtype.
 
@@ -274,7 +277,8 @@ def make_training_data(
     if not sparse and values.ndim == 2:
         scaler = RobustScaler.fit(values, table.sample_weight).to(dtype)
     pseudo_labeled = tensor(unlabeled, torch.int64)
-    return TrainingData(table, training, validation, pseudo_labeled, n_classes, scaler)
+    known = tensor(np.zeros(len(codes)) if confirmed is None else confirmed, torch.bool)
+    return TrainingData(table, training, validation, pseudo_labeled, known, n_classes, scaler)
 
 
 def trained_rows(codes: np.ndarray, sample_weight: np.ndarray, held_out: np.ndarray) -> np.ndarray:

@@ -161,7 +161,7 @@ def judge_labels(settings: Settings, data: TrainingData) -> tuple[Settings, Prio
         rows, predicted = cross_fit(settings, data)
         sources.append(proba.double().index_copy(0, rows, predicted))
         information = max(label_information(one, labels.targets, weight) for one in sources)
-    judged = label_confidence(sources, labels.targets, weight, generator, row)
+    judged = label_confidence(sources, labels.targets, weight, generator, row, data.confirmed)
     if choose and weighted:
         decay = choose_weight_decay(settings, data, judged)
         settings = replace(settings, weight_decay=decay)
