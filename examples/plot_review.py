@@ -7,16 +7,17 @@ reviewer looks at the 100 labels that are most suspect and mends them, and the c
 again. The same is done with 100 labels drawn at random.
 
 A person would decide on the page that ``to_html`` writes and download the decisions as a CSV file.
-Here the reviewer is simulated: the decisions are a data frame, made from the true labels.
+Here the reviewer is simulated, and writes this file from the true labels.
 
 The figure shows test accuracy and the share of wrong labels after each round.
 """
 
 from __future__ import annotations
 
+import csv
+
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
@@ -49,51 +50,50 @@ print(f"{len(issues)} label issues: review.html")
 # trusts these, and they are not listed again.
 
 
-def decide(labels: np.ndarray, rows: np.ndarray) -> pd.DataFrame:
-    """Look at some labels: what the CSV file of a person who makes no mistake would have."""
-    right = labels[rows] == y[rows]
-    return pd.DataFrame(
-        {
-            "row": rows,
-            "given_label": labels[rows],
-            "decision": np.where(right, "keep", "change"),
-            "label": y[rows],
-        }
-    )
+def decide(labels: np.ndarray, rows: np.ndarray) -> None:
+    """Look at some labels, make no mistake, and save the decisions as the page does."""
+    with open("decisions.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["row", "given_label", "decision", "label"])
+        for row in rows:
+            decision = "keep" if labels[row] == y[row] else "change"
+            writer.writerow([row, labels[row], decision, y[row]])
 
 
-def review(choose: str) -> pd.DataFrame:
-    """Accuracy and noise rate before the first and after each round."""
+def review(choose: str) -> np.ndarray:
+    """Test accuracy and noise rate before the first round and after each, in percent."""
     rng = np.random.default_rng(0)
     labels, confirmed, model, results = y_noisy, np.zeros(len(y), dtype=bool), pipe, []
     for number in range(N_ROUNDS + 1):
-        results.append([number, model.score(X_test, y_test), (labels != y).mean()])
-        scores = model[-1].noise_scores_ if choose == "suspect" else rng.random(len(y))
-        rows = np.argsort(np.where(confirmed, -1, scores))[::-1][:N_REVIEWED]
-        labels, _, looked_at = apply_review(labels, decide(labels, rows))
+        results.append([100 * model.score(X_test, y_test), 100 * (labels != y).mean()])
+        print(f"round {number}: accuracy {results[-1][0]:.1f}, wrong labels {results[-1][1]:.1f}")
+        if number == N_ROUNDS:
+            break
+        scores = model[-1].noise_scores_ if choose == "most suspect" else rng.random(len(y))
+        unseen = np.flatnonzero(~confirmed)
+        decide(labels, unseen[np.argsort(-scores[unseen])[:N_REVIEWED]])
+        labels, _, looked_at = apply_review(labels, "decisions.csv")
         confirmed = confirmed | looked_at
-        if number < N_ROUNDS:
-            model = make_pipeline(StandardScaler(), CLIDMUClassifier(random_state=0))
-            model.fit(X, labels, clidmuclassifier__confirmed=confirmed)
-    return pd.DataFrame(results, columns=["round", "accuracy", "noise rate"]).set_index("round")
+        model = make_pipeline(StandardScaler(), CLIDMUClassifier(random_state=0))
+        model.fit(X, labels, clidmuclassifier__confirmed=confirmed)
+    return np.array(results)
 
 
-results = {"most suspect labels": review("suspect"), "labels drawn at random": review("random")}
-for name, result in results.items():
-    print(f"\n{N_REVIEWED} {name} in each round")
-    print(result.to_string(float_format="{:.3f}".format))
+curves = {}
+for choose in ("most suspect", "drawn at random"):
+    print(f"\n{N_REVIEWED} labels a round, {choose}; percent")
+    curves[choose] = review(choose)
 
 # %%
 # Accuracy and noise rate
 # -----------------------
 
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-for name, result in results.items():
-    for axis, column in zip(axes, result, strict=True):
-        axis.plot(100 * result[column], marker="o", label=name)
-axes[0].set(title="test accuracy (%)", xlabel="round", xticks=range(N_ROUNDS + 1))
-axes[1].set(title="wrong labels (%)", xlabel="round", xticks=range(N_ROUNDS + 1), ylim=(0, None))
-axes[1].legend()
+for axis, title, column in zip(axes, ("test accuracy", "wrong labels"), (0, 1), strict=True):
+    for choose, results in curves.items():
+        axis.plot(results[:, column], marker="o", label=choose)
+    axis.set(title=f"{title} (%)", xlabel="round", xticks=range(N_ROUNDS + 1))
+axes[1].legend(title=f"{N_REVIEWED} labels a round")
 
 figure.savefig("review.png", dpi=120)
 print("figure: review.png")

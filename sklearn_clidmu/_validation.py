@@ -347,9 +347,11 @@ def check_confirmed(confirmed: Any, codes: np.ndarray) -> np.ndarray:
         )
     check_same_length(X=codes, confirmed=mask)
     mask = mask.astype(bool)
-    if (mask & (codes == NO_LABEL)).any():
-        row = int((mask & (codes == NO_LABEL)).argmax())
-        raise ValueError(f"confirmed must be False for rows without a label, got True for row {row}.")
+    unlabeled = np.flatnonzero(mask & (codes == NO_LABEL))
+    if len(unlabeled):
+        raise ValueError(
+            f"confirmed must be False for rows without a label, got True for row {unlabeled[0]}."
+        )
     return mask
 
 
