@@ -9,7 +9,9 @@ again. The same is done with 100 labels drawn at random.
 A person would decide on the page that ``to_html`` writes and download the decisions as a CSV file.
 Here the reviewer is simulated, and writes this file from the true labels.
 
-The figure shows test accuracy and the share of wrong labels after each round.
+The figure shows the share of wrong labels after each round, the test accuracy of the classifier,
+and that of a random forest trained on the mended labels. ``CLIDMUClassifier`` resists the wrong
+labels that are left, so it gains little; the forest gains as much as labels are mended.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import csv
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_digits
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -46,36 +49,40 @@ print(f"{len(issues)} label issues: review.html")
 # %%
 # Three rounds
 # ------------
-# ``apply_review`` gives the mended labels and the mask of the labels that were looked at. ``fit``
-# trusts these, and they are not listed again.
+# ``apply_review`` adds the decisions to the labels confirmed so far. ``fit`` receives the given
+# labels, from which it estimates the noise, and the confirmed ones, which it trusts.
 
 
-def decide(labels: np.ndarray, rows: np.ndarray) -> None:
+def decide(rows: np.ndarray) -> None:
     """Look at some labels, make no mistake, and save the decisions as the page does."""
     with open("decisions.csv", "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["row", "given_label", "decision", "label"])
         for row in rows:
-            decision = "keep" if labels[row] == y[row] else "change"
-            writer.writerow([row, labels[row], decision, y[row]])
+            decision = "keep" if y_noisy[row] == y[row] else "change"
+            writer.writerow([row, y_noisy[row], decision, y[row]])
 
 
 def review(choose: str) -> np.ndarray:
-    """Test accuracy and noise rate before the first round and after each, in percent."""
+    """Noise rate and two test accuracies before the first round and after each, in percent."""
     rng = np.random.default_rng(0)
-    labels, confirmed, model, results = y_noisy, np.zeros(len(y), dtype=bool), pipe, []
+    labels, confirmed, model, results = y_noisy, np.full(len(y), None), pipe, []
     for number in range(N_ROUNDS + 1):
-        results.append([100 * model.score(X_test, y_test), 100 * (labels != y).mean()])
-        print(f"round {number}: accuracy {results[-1][0]:.1f}, wrong labels {results[-1][1]:.1f}")
+        forest = RandomForestClassifier(random_state=0).fit(X, labels)
+        scores = model.score(X_test, y_test), forest.score(X_test, y_test)
+        results.append([100 * (labels != y).mean(), 100 * scores[0], 100 * scores[1]])
+        wrong, accuracy, of_forest = results[-1]
+        print(
+            f"round {number}: {wrong:4.1f} wrong, accuracy {accuracy:.1f}, forest {of_forest:.1f}"
+        )
         if number == N_ROUNDS:
             break
-        scores = model[-1].noise_scores_ if choose == "most suspect" else rng.random(len(y))
-        unseen = np.flatnonzero(~confirmed)
-        decide(labels, unseen[np.argsort(-scores[unseen])[:N_REVIEWED]])
-        labels, _, looked_at = apply_review(labels, "decisions.csv")
-        confirmed = confirmed | looked_at
+        suspicion = model[-1].noise_scores_ if choose == "most suspect" else rng.random(len(y))
+        unseen = np.flatnonzero(confirmed == None)  # noqa: E711, of each entry
+        decide(unseen[np.argsort(-suspicion[unseen])[:N_REVIEWED]])
+        labels, _, confirmed = apply_review(y_noisy, "decisions.csv", confirmed)
         model = make_pipeline(StandardScaler(), CLIDMUClassifier(random_state=0))
-        model.fit(X, labels, clidmuclassifier__confirmed=confirmed)
+        model.fit(X, y_noisy, clidmuclassifier__confirmed=confirmed)
     return np.array(results)
 
 
@@ -85,15 +92,19 @@ for choose in ("most suspect", "drawn at random"):
     curves[choose] = review(choose)
 
 # %%
-# Accuracy and noise rate
+# Noise rate and accuracy
 # -----------------------
 
-figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-for axis, title, column in zip(axes, ("test accuracy", "wrong labels"), (0, 1), strict=True):
+figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
+titles = "wrong labels", "accuracy of CLIDMUClassifier", "accuracy of a random forest"
+for axis, title, column in zip(axes, titles, range(3), strict=True):
     for choose, results in curves.items():
         axis.plot(results[:, column], marker="o", label=choose)
     axis.set(title=f"{title} (%)", xlabel="round", xticks=range(N_ROUNDS + 1))
-axes[1].legend(title=f"{N_REVIEWED} labels a round")
+axes[0].set(ylim=(0, None))
+axes[1].set(ylim=(70, 100))
+axes[2].set(ylim=(70, 100))
+axes[0].legend(title=f"{N_REVIEWED} labels a round")
 
 figure.savefig("review.png", dpi=120)
 print("figure: review.png")

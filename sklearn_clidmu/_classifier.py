@@ -24,10 +24,10 @@ from sklearn_clidmu._torch_state import check_deterministic, fresh_torch
 from sklearn_clidmu._validation import (
     NO_LABEL,
     bounded,
-    check_confirmed,
     check_numbers,
     check_rows,
     divided,
+    encode_confirmed,
     encode_known,
     encode_labels,
     known_classes,
@@ -325,11 +325,12 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
             ``missing_label`` where there is none.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative. Rows of weight zero are not trained on, but are scored.
-        confirmed : array-like of shape (n_samples,), bool, default=None
-            True for rows whose label is known to be right, for example since a person has looked at
-            it; see :func:`~sklearn_clidmu.apply_review`. Their noise score is 0, and they are no
-            label issues. With "evidence" weighting, training trusts them as the surest labels; the
-            other weightings train on them as on any row.
+        confirmed : array-like of shape (n_samples,), default=None
+            Labels that are known to be right, for example since a person has looked at them, and
+            None or nan elsewhere; see :func:`~sklearn_clidmu.apply_review`. Training and the fitted
+            attributes take them instead of those in y, with full confidence, so that they are no
+            label issues. Pass y as it was given, not mended: the noise is estimated from it, and
+            would be underestimated without the labels that were the surest to be wrong.
 
         Returns
         -------
@@ -369,7 +370,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
                     f"{self.classes_}: fit with warm_start=False."
                 )
             check_consistent_length(X, codes)
-            confirmed = check_confirmed(confirmed, codes)
+            confirmed = encode_confirmed(confirmed, codes, classes)
+            codes = np.where(codes == NO_LABEL, confirmed, codes)
             weight = row_weights(classes, codes, sample_weight, self.class_weight, self.unlabeled)
             if start is None:
                 X = self._set_unit(X, weight)
@@ -647,8 +649,9 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         confidence, predicted, scores = (part.double().cpu().numpy() for part in readings)
         predicted = predicted.astype(np.int64)
         confirmed = stage.data.confirmed.cpu().numpy()
-        suggested = np.where(confirmed, codes, predicted)
-        confidence, scores = np.where(confirmed, 1, confidence), np.where(confirmed, 0, scores)
+        known = confirmed != NO_LABEL
+        codes, suggested = (np.where(known, confirmed, one) for one in (codes, predicted))
+        confidence, scores = np.where(known, 1, confidence), np.where(known, 0, scores)
         self.net_, self.classes_, self.device_ = stage.net, classes, str(stage.net.device)
         confidence = np.where(labeled, confidence, 0)
         self.sample_weights_ = confidence / confidence[labeled].mean()

@@ -169,20 +169,20 @@ class ReviewedLabels(NamedTuple):
     """Labels after a review, from :func:`apply_review`; each of shape (n_samples,)."""
 
     y: np.ndarray
-    """Labels, those that were changed among them."""
+    """Labels, with the confirmed ones in the place of those that were given."""
     kept: np.ndarray
     """False for the rows that were dropped, bool."""
     confirmed: np.ndarray
-    """True for the rows whose label was kept or changed by a person, bool."""
+    """Labels that a person kept or chose, None elsewhere, object."""
 
 
-def apply_review(y: Any, decisions: Any) -> ReviewedLabels:
+def apply_review(y: Any, decisions: Any, confirmed: Any = None) -> ReviewedLabels:
     """Apply the decisions made on a review page to the labels.
 
     Parameters
     ----------
     y : array-like of shape (n_samples,)
-        The labels that were reviewed, in the same order.
+        The given labels of the rows that were reviewed, in the same order.
     decisions : path or data frame
         The CSV file that was downloaded from the page of :meth:`LabelIssues.to_html
         <sklearn_clidmu.label_issues.LabelIssues.to_html>`, or a pandas or polars frame. Columns:
@@ -193,13 +193,18 @@ def apply_review(y: Any, decisions: Any) -> ReviewedLabels:
         - ``label``: the new label of a "change"; ignored else.
 
         Other columns are ignored.
+    confirmed : array-like of shape (n_samples,), default=None
+        Labels confirmed in earlier rounds, None elsewhere. None is a first round.
 
     Returns
     -------
     ReviewedLabels
-        Named tuple of ``y``, the labels with the changes; ``kept``, a mask that is False for
-        dropped rows; and ``confirmed``, a mask of the rows whose label was kept or changed, for
-        :meth:`CLIDMUClassifier.fit`.
+        Named tuple of arrays of shape (n_samples,):
+
+        - ``y``: the mended labels, for other classifiers;
+        - ``kept``: a mask that is False for dropped rows;
+        - ``confirmed``: the labels that were kept or chosen, in all rounds, and None elsewhere; for
+          :meth:`CLIDMUClassifier.fit`, together with y as it was given.
 
     Raises
     ------
@@ -216,36 +221,44 @@ def apply_review(y: Any, decisions: Any) -> ReviewedLabels:
     ...     "decision": ["keep", "change", "drop"],
     ...     "label": ["cat", "horse", "cat"],
     ... })
-    >>> y, kept, confirmed = apply_review(["cat", "dog", "dog", "cat"], decisions)
-    >>> y.tolist()
+    >>> mended, kept, confirmed = apply_review(["cat", "dog", "dog", "cat"], decisions)
+    >>> mended.tolist()
     ['cat', 'horse', 'dog', 'cat']
-    >>> kept.tolist(), confirmed.tolist()
-    ([True, True, True, False], [True, True, False, False])
+    >>> kept.tolist()
+    [True, True, True, False]
+    >>> confirmed.tolist()
+    ['cat', 'horse', None, None]
     """
     labels = check_labels(y)
     texts = [str(label) for label in labels.tolist()]
     known = dict(zip(texts, labels.tolist(), strict=True))
-    mended, kept = labels.astype(object), np.ones(len(labels), dtype=bool)
-    reviewed = np.zeros(len(labels), dtype=bool)
+    found, kept = np.full(len(labels), None), np.ones(len(labels), dtype=bool)
+    if confirmed is not None:
+        found[:] = _objects(check_labels(confirmed, "confirmed"))
+    reviewed = set()
     for number, given, decision, label in _read_decisions(decisions):
-        row = int(number) if str(number).isdecimal() else len(labels)
+        row = int(number) if number.isdecimal() else len(labels)
         if row >= len(labels) or texts[row] != given:
-            found = f"y has {texts[row]!r}" if row < len(labels) else f"y has {len(labels)} rows"
+            present = repr(texts[row]) if row < len(labels) else f"{len(labels)} rows"
             raise ValueError(
-                f"decisions have the label {given!r} in row {number}, and {found}: pass the "
-                "labels that were reviewed, in the same order."
+                f"decisions have the label {given!r} in row {number}, and y has {present}: pass "
+                "the labels that were reviewed, in the same order."
             )
-        if reviewed[row] or decision not in ("keep", "change", "drop"):
-            fault = "two decisions" if reviewed[row] else f"the decision {decision!r}"
+        if row in reviewed or decision not in ("keep", "change", "drop"):
+            fault = "two decisions" if row in reviewed else f"the decision {decision!r}"
             raise ValueError(
                 f"decisions have {fault} in row {row}: there must be one a row, 'keep', 'change' "
                 "or 'drop'."
             )
-        reviewed[row], kept[row] = True, decision != "drop"
-        if decision == "change":
-            mended[row] = known[label] if label in known else _new_label(label, labels)
-    y = mended.astype(str if labels.dtype.kind == "U" else labels.dtype)
-    return ReviewedLabels(y, kept, reviewed & kept)
+        reviewed.add(row)
+        if decision == "drop":
+            kept[row] = False
+        else:
+            text = given if decision == "keep" else label
+            found[row] = known[text] if text in known else _new_label(text, labels)
+    mended = np.where(is_missing(found, np.nan), labels.astype(object), found)
+    mended = mended.astype(str if labels.dtype.kind == "U" else labels.dtype)
+    return ReviewedLabels(mended, kept, found)
 
 
 def _read_decisions(decisions: Any) -> list[tuple[str, ...]]:

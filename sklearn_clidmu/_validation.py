@@ -258,7 +258,7 @@ def check_comparable(
         )
 
 
-def positions(y: np.ndarray, classes: np.ndarray) -> np.ndarray:
+def positions(y: np.ndarray, classes: np.ndarray, name: str = "y") -> np.ndarray:
     """Positions of labels among the classes, shape (n,), int64."""
     if classes.dtype.kind == "M" and y.dtype.kind == "M":  # dates of any unit
         y = y.astype(classes.dtype)
@@ -270,7 +270,7 @@ def positions(y: np.ndarray, classes: np.ndarray) -> np.ndarray:
         names = ", ".join(map(repr, list(codes)[:N_NAMED]))
         more = ", ..." if len(codes) > N_NAMED else ""
         raise ValueError(
-            f"y has labels that are not among the classes, for example {unknown[0]!r}. The "
+            f"{name} has labels that are not among the classes, for example {unknown[0]!r}. The "
             f"classes are {names}{more}."
         )
     return np.array([codes[label] for label in labels], dtype=np.int64)
@@ -335,24 +335,16 @@ def divided(X: Any, unit: float) -> Any:
     return X if unit == 1 else (X / unit).astype(X.dtype, copy=False)
 
 
-def check_confirmed(confirmed: Any, codes: np.ndarray) -> np.ndarray:
-    """Convert a mask of rows whose labels are known to be right, shape (n,); None is none."""
+def encode_confirmed(confirmed: Any, codes: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Labels that are known to be right as positions among the classes, -1 for none."""
+    known = np.full(len(codes), NO_LABEL)
     if confirmed is None:
-        return np.zeros(len(codes), dtype=bool)
-    mask = check_vector(confirmed, "confirmed")
-    if mask.dtype != bool and not all(isinstance(one, (bool, np.bool_)) for one in mask):
-        raise ValueError(
-            f"confirmed must be a mask, True for rows whose label is right, got {mask.dtype}: pass "
-            "booleans."
-        )
-    check_same_length(X=codes, confirmed=mask)
-    mask = mask.astype(bool)
-    unlabeled = np.flatnonzero(mask & (codes == NO_LABEL))
-    if len(unlabeled):
-        raise ValueError(
-            f"confirmed must be False for rows without a label, got True for row {unlabeled[0]}."
-        )
-    return mask
+        return known
+    labels = check_labels(confirmed, "confirmed")
+    check_same_length(X=codes, confirmed=labels)
+    given = ~is_missing(labels, np.nan)
+    known[given] = positions(labels[given], classes, "confirmed")
+    return known
 
 
 def row_weights(

@@ -252,7 +252,7 @@ def test_review_changes_and_drops_and_confirms(tmp_path):
         y, kept, confirmed = apply_review(LABELS, decisions)
         assert y.tolist() == ["dog", *LABELS[1:]]
         assert np.flatnonzero(~kept).tolist() == [3]
-        assert np.flatnonzero(confirmed).tolist() == [0, 5]
+        assert confirmed.tolist() == ["dog", None, None, None, None, "cat"]
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,21 @@ def test_review_of_no_decisions_is_the_labels(tmp_path):
     y, kept, confirmed = apply_review(LABELS, write_csv(tmp_path / "d.csv", []))
     assert y.tolist() == LABELS
     assert kept.all()
-    assert not confirmed.any()
+    assert confirmed.tolist() == [None] * 6
+
+
+def test_review_adds_to_the_labels_confirmed_before(tmp_path):
+    first = apply_review(
+        LABELS, write_csv(tmp_path / "1.csv", ["0,,cat,change,dog", "2,,cat,keep,"])
+    )
+    lines = ["0,,cat,change,cow", "3,,dog,keep,dog"]
+    second = apply_review(LABELS, write_csv(tmp_path / "2.csv", lines), first.confirmed)
+    assert second.confirmed.tolist() == ["cow", None, "cat", "dog", None, None]
+    assert second.y.tolist() == ["cow", *LABELS[1:]]
+    numbers = pd.Series([NAN, 2.0])  # with the marker of pandas
+    decisions = {"row": [0], "given_label": [1], "decision": ["keep"], "label": [1]}
+    y, _, confirmed = apply_review([1, 1], pd.DataFrame(decisions), numbers)
+    assert (y.tolist(), confirmed.tolist()) == ([1, 2], [1, 2])
 
 
 @pytest.mark.parametrize(

@@ -196,7 +196,8 @@ def test_downloaded_decisions_are_applied_to_the_labels(page, reviewed, tmp_path
     expected[6] = sorted(CLASSES)[2]
     np.testing.assert_array_equal(y, expected)
     assert np.flatnonzero(~kept).tolist() == [2, 5]
-    assert np.flatnonzero(confirmed).tolist() == [0, 1, 3, 4, 6]
+    looked_at = np.isin(np.arange(N_ROWS), [0, 1, 3, 4, 6])
+    np.testing.assert_array_equal(confirmed, np.where(looked_at, expected, None))
 
 
 def test_text_of_the_caller_is_never_markup(page):
