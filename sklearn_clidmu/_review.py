@@ -41,6 +41,19 @@ def review_page(issues: Any, show: Any, X: Any, n_neighbors: int) -> str:
             )
     if not isinstance(n_neighbors, Integral) or n_neighbors < 1:
         raise ValueError(f"n_neighbors must be a positive integer, got {n_neighbors!r}.")
+    data = _page_data(issues, show, X, n_neighbors)
+    # No text of the caller's can end the script element or start another.
+    text = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    template = files("sklearn_clidmu").joinpath("review.html").read_text("utf-8")
+    code = template.rpartition("<script>")[2].partition("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+    key = hashlib.sha256(text.encode()).hexdigest()[:16]  # the same page keeps its decisions
+    page = template.replace("{{digest}}", digest).replace("{{key}}", key)
+    return page.replace("{{data}}", text)
+
+
+def _page_data(issues: Any, show: Any, X: Any, n_neighbors: int) -> dict[str, Any]:
+    """Collect what the script of the page reads."""
     nearest = np.empty((len(issues), 0), dtype=int)
     if X is not None and len(issues):
         nearest = nearest_rows(as_numpy(X), issues.index, n_neighbors)
@@ -50,14 +63,12 @@ def review_page(issues: Any, show: Any, X: Any, n_neighbors: int) -> str:
     classes = sorted({*given, *suggested} - {None})
     codes: dict[Any, int] = {None: -1, **{label: code for code, label in enumerate(classes)}}
     given_codes = np.array([codes[label] for label in given])
-    kind, columns, contents = "none", [], [None] * len(rows)
-    if show is not None:
-        kind, columns, contents = _contents(show, rows)
-    names = [None] * len(rows)
+    kind, columns, contents = _contents(show, rows)
+    names: list[str | None] = [None] * len(rows)
     if issues.row_names is not None:
-        names = list(map(str, issues.row_names[rows]))
+        names = [str(name) for name in issues.row_names[rows]]
     labeled = ~np.isnan(issues.scores) & (given_codes >= 0)
-    data = {
+    return {
         "rate": issues.noise_rate,
         "doubt": issues.doubt,
         "classes": list(map(str, classes)),
@@ -72,14 +83,6 @@ def review_page(issues: Any, show: Any, X: Any, n_neighbors: int) -> str:
             for row, place in zip(issues.index, places.reshape(involved.shape), strict=True)
         ],
     }
-    # No text of the caller's can end the script element or start another.
-    text = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-    template = files("sklearn_clidmu").joinpath("review.html").read_text("utf-8")
-    code = template.rpartition("<script>")[2].partition("</script>")[0]
-    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
-    key = hashlib.sha256(text.encode()).hexdigest()[:16]  # the same page keeps its decisions
-    page = template.replace("{{digest}}", digest).replace("{{key}}", key)
-    return page.replace("{{data}}", text)
 
 
 def nearest_rows(X: Any, rows: np.ndarray, n_neighbors: int) -> np.ndarray:
@@ -99,7 +102,9 @@ def _objects(labels: np.ndarray) -> list[Any]:
 
 
 def _contents(show: Any, rows: np.ndarray) -> tuple[str, list[str], list[Any]]:
-    """Kind of the contents ("table", "image" or "text"), names of columns, and some rows' own."""
+    """Kind of the contents, names of columns ("table" only), and the contents of some rows."""
+    if show is None:
+        return "none", [], [None] * len(rows)
     if hasattr(show, "columns"):
         frame = _safe_indexing(show, rows)
         columns = [_safe_indexing(frame, j, axis=1) for j in range(frame.shape[1])]
@@ -265,7 +270,7 @@ def _read_decisions(decisions: Any) -> list[tuple[str, ...]]:
     """Rows of :data:`COLUMNS`, as texts."""
     if isinstance(decisions, (str, os.PathLike)):
         with open(decisions, encoding="utf-8-sig", newline="") as file:
-            names, *lines = list(csv.reader(file)) or [[]]
+            names, *lines = [line for line in csv.reader(file) if line] or [[]]
         columns = zip(*lines, strict=True) if lines else [[]] * len(names)
         table: Any = dict(zip(names, columns, strict=True))
     else:

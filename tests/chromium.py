@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import select
 import shutil
 import subprocess
 import time
@@ -10,6 +11,8 @@ import time
 NAMES = "chromium", "chromium-browser", "google-chrome"
 FOUND = next(filter(None, map(shutil.which, NAMES)), None)
 """Path of the browser; None where there is none."""
+
+TIMEOUT = 120
 
 KEYS = {"ArrowRight": 39, "ArrowLeft": 37, "ArrowDown": 40, "Enter": 13, "Escape": 27, "Tab": 9}
 
@@ -27,7 +30,7 @@ class Chromium:
         read, their_write = os.pipe()
         their_read, write = os.pipe()
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe"]
-        options += ["--no-first-run", f"--user-data-dir={self.profile}"]
+        options += ["--disable-dev-shm-usage", "--no-first-run", f"--user-data-dir={self.profile}"]
         # The protocol wants the file descriptors 3 and 4.
         redirect = f'exec "$@" 3<&{their_read} 4>&{their_write}'
         command = ["bash", "-c", redirect, "bash", FOUND, *options]
@@ -36,7 +39,7 @@ class Chromium:
         )
         os.close(their_read)
         os.close(their_write)
-        self.to, self.back = os.fdopen(write, "wb"), os.fdopen(read, "rb")
+        self.to, self.back, self.buffer = write, read, b""
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
         attached = self.send("Target.attachToTarget", targetId=target, flatten=True)
         self.session = attached["sessionId"]
@@ -47,8 +50,8 @@ class Chromium:
     def __exit__(self, *error):
         self.send("Browser.close")
         self.process.wait(timeout=30)
-        self.to.close()
-        self.back.close()
+        os.close(self.to)
+        os.close(self.back)
 
     def send(self, method, **params):
         """Result of a command; events that come before it are kept in ``messages``."""
@@ -56,8 +59,9 @@ class Chromium:
         message = {"id": self.number, "method": method, "params": params}
         if self.session and not method.startswith("Browser."):
             message["sessionId"] = self.session
-        self.to.write(json.dumps(message).encode() + b"\0")
-        self.to.flush()
+        text = json.dumps(message).encode() + b"\0"
+        while text:
+            text = text[os.write(self.to, text) :]
         while True:
             answer = self._receive()
             if answer.get("id") == self.number:
@@ -65,11 +69,14 @@ class Chromium:
                 return answer["result"]
 
     def _receive(self):
-        parts = []
-        while (byte := self.back.read(1)) != b"\0":
-            assert byte, "the browser has ended"
-            parts.append(byte)
-        message = json.loads(b"".join(parts))
+        while b"\0" not in self.buffer:
+            ready, _, _ = select.select([self.back], [], [], TIMEOUT)
+            assert ready, f"the browser has said nothing for {TIMEOUT} seconds"
+            part = os.read(self.back, 2**16)
+            assert part, "the browser has ended"
+            self.buffer += part
+        text, _, self.buffer = self.buffer.partition(b"\0")
+        message = json.loads(text)
         if "id" not in message:
             self.messages.append(message)
         return message

@@ -284,8 +284,9 @@ def test_review_does_not_change_its_input(tmp_path):
     assert y.tolist() == LABELS
 
 
-def test_review_of_no_decisions_is_the_labels(tmp_path):
-    y, kept, confirmed = apply_review(LABELS, write_csv(tmp_path / "d.csv", []))
+@pytest.mark.parametrize("lines", [[], [""]], ids=["none", "a blank line"])
+def test_review_of_no_decisions_is_the_labels(tmp_path, lines):
+    y, kept, confirmed = apply_review(LABELS, write_csv(tmp_path / "d.csv", lines))
     assert y.tolist() == LABELS
     assert kept.all()
     assert confirmed.tolist() == [None] * 6
