@@ -95,7 +95,9 @@ class Chromium:
         self.send("Page.navigate", url=url)
         self.wait("Page.loadEventFired")
         self("new Promise(done => requestAnimationFrame(() => setTimeout(done)))")
-        return time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        self.send("Page.captureScreenshot")  # keys are ignored until something is seen
+        return seconds
 
     def complaints(self):
         """Errors and warnings since the page was opened."""
