@@ -23,6 +23,9 @@ LARGEST = 2_000_000
 WANTED = {"LICENSE", "README.md", "CHANGELOG.md", "pyproject.toml", "constraints.txt", "tox.ini"}
 """Files that the sdist must have beside the package and its tests."""
 
+DATA = {f"{PACKAGE}/py.typed", f"{PACKAGE}/review.html"}
+"""Files of the package that are not Python."""
+
 UNWANTED = {"_build", "auto_examples", "generated", "build", "dist", "__pycache__", "shared"}
 """Folders that must not be in the sdist."""
 
@@ -56,7 +59,7 @@ def check_wheel(path: Path) -> str:
         names = {name for name in wheel.namelist() if ".dist-info/" not in name}
         [metadata] = [name for name in wheel.namelist() if name.endswith("/METADATA")]
         said = Parser().parsestr(wheel.read(metadata).decode())
-    expect_same(names, sources(PACKAGE) | {f"{PACKAGE}/py.typed"}, path.name)
+    expect_same(names, sources(PACKAGE) | DATA, path.name)
     source = (ROOT / PACKAGE / "__init__.py").read_text(encoding="utf-8")
     [version] = re.findall(r'^__version__ = "(.+)"$', source, re.MULTILINE)
     expect_same({said["Version"]}, {version}, "the version of the wheel")
@@ -67,7 +70,7 @@ def check_sdist(path: Path) -> int:
     """Look for what must and must not be in the sdist; the number of its files."""
     with tarfile.open(path) as sdist:
         sizes = {m.name.partition("/")[2]: m.size for m in sdist.getmembers() if m.isfile()}
-    wanted = sources(PACKAGE) | sources("tests") | sources("tests/data", "*.*") | WANTED
+    wanted = sources(PACKAGE) | sources("tests") | sources("tests/data", "*.*") | WANTED | DATA
     expect_same(wanted & sizes.keys(), wanted, path.name)
     unwanted = {name for name in sizes if UNWANTED & set(Path(name).parts)}
     unwanted |= {name for name, size in sizes.items() if size > LARGEST}

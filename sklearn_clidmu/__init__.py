@@ -2,6 +2,7 @@
 
 from sklearn_clidmu._classifier import CLIDMUClassifier
 from sklearn_clidmu._onnx import export_onnx
+from sklearn_clidmu._review import apply_review
 from sklearn_clidmu.clid.objective import clid_loss
 from sklearn_clidmu.clid.weight_nets import VRI, WNet
 from sklearn_clidmu.label_issues import cross_val_noise_scores, find_label_issues
@@ -15,6 +16,7 @@ __all__ = [
     "TrainingCurveDisplay",
     "WNet",
     "WeightFunctionDisplay",
+    "apply_review",
     "clid_loss",
     "clid_score",
     "cross_val_noise_scores",

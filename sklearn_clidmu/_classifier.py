@@ -27,6 +27,7 @@ from sklearn_clidmu._validation import (
     check_numbers,
     check_rows,
     divided,
+    encode_confirmed,
     encode_known,
     encode_labels,
     known_classes,
@@ -311,7 +312,9 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> CLIDMUClassifier:
+    def fit(
+        self, X: Any, y: Any, sample_weight: Any = None, confirmed: Any = None
+    ) -> CLIDMUClassifier:
         """Train on rows whose labels may be wrong.
 
         Parameters
@@ -323,6 +326,12 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
             ``missing_label`` where there is none.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative. Rows of weight zero are not trained on, but are scored.
+        confirmed : array-like of shape (n_samples,), default=None
+            Labels that are known to be right, for example since a person has looked at them, and
+            None or nan elsewhere; see :func:`~sklearn_clidmu.apply_review`. Training and the fitted
+            attributes take them instead of those in y, with full confidence, so that they are no
+            label issues. Pass y as it was given, not mended: the noise is estimated from it, and
+            would be underestimated without the labels that were the surest to be wrong.
 
         Returns
         -------
@@ -362,6 +371,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
                     f"{self.classes_}: fit with warm_start=False."
                 )
             check_consistent_length(X, codes)
+            confirmed = encode_confirmed(confirmed, codes, classes)
+            codes = np.where(codes == NO_LABEL, confirmed, codes)
             weight = row_weights(classes, codes, sample_weight, self.class_weight, self.unlabeled)
             if start is None:
                 X = self._set_unit(X, weight)
@@ -375,7 +386,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
                 settings = self._resolve(X, codes, weight, held_out, start)
                 with explained_memory_errors():
                     data = make_training_data(
-                        X, codes, weight, held_out, len(classes), settings.dtype, device
+                        X, codes, weight, held_out, len(classes), settings.dtype, device, confirmed
                     )
                     stages, predicting, prior = run_stages(settings, data, start)
                     self._set_fitted(settings, stages, predicting, prior, codes, classes)
@@ -638,11 +649,15 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         readings = read_rows(stage)
         confidence, predicted, scores = (part.double().cpu().numpy() for part in readings)
         predicted = predicted.astype(np.int64)
+        confirmed = stage.data.confirmed.cpu().numpy()
+        known = confirmed != NO_LABEL
+        codes, suggested = (np.where(known, confirmed, one) for one in (codes, predicted))
+        confidence, scores = np.where(known, 1, confidence), np.where(known, 0, scores)
         self.net_, self.classes_, self.device_ = stage.net, classes, str(stage.net.device)
         confidence = np.where(labeled, confidence, 0)
         self.sample_weights_ = confidence / confidence[labeled].mean()
         self.noise_scores_ = np.where(labeled, scores, np.nan)
-        self.suggested_labels_ = classes[predicted]
+        self.suggested_labels_ = classes[suggested]
         self.noise_estimate_, precision = None, None
         if prior is not None:
             matrix, rate, precision = (part.double().cpu().numpy() for part in prior.noise)
@@ -652,8 +667,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
                 "label_precision": precision,
             }
         self._given = codes.astype(np.int32)
-        self._wrong = find_wrong(scores, codes, predicted, precision)
-        self._count(count_joint(self._wrong, codes, predicted, len(classes)))
+        self._wrong = find_wrong(scores, codes, suggested, precision)
+        self._count(count_joint(self._wrong, codes, suggested, len(classes)))
         self.history_ = training_curves(stages, predicting)
         self.n_iter_ = len(stage.net.history)
         self.weight_decay_ = float(stage.net.optimizer__weight_decay)

@@ -258,7 +258,7 @@ def check_comparable(
         )
 
 
-def positions(y: np.ndarray, classes: np.ndarray) -> np.ndarray:
+def positions(y: np.ndarray, classes: np.ndarray, name: str = "y") -> np.ndarray:
     """Positions of labels among the classes, shape (n,), int64."""
     if classes.dtype.kind == "M" and y.dtype.kind == "M":  # dates of any unit
         y = y.astype(classes.dtype)
@@ -270,7 +270,7 @@ def positions(y: np.ndarray, classes: np.ndarray) -> np.ndarray:
         names = ", ".join(map(repr, list(codes)[:N_NAMED]))
         more = ", ..." if len(codes) > N_NAMED else ""
         raise ValueError(
-            f"y has labels that are not among the classes, for example {unknown[0]!r}. The "
+            f"{name} has labels that are not among the classes, for example {unknown[0]!r}. The "
             f"classes are {names}{more}."
         )
     return np.array([codes[label] for label in labels], dtype=np.int64)
@@ -333,6 +333,18 @@ def sparse_unit(X: Any, sample_weight: np.ndarray) -> float:
 def divided(X: Any, unit: float) -> Any:
     """Divide rows by a power of two; X itself, not a copy, if that is 1."""
     return X if unit == 1 else (X / unit).astype(X.dtype, copy=False)
+
+
+def encode_confirmed(confirmed: Any, codes: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Labels that are known to be right as positions among the classes, -1 for none."""
+    known = np.full(len(codes), NO_LABEL)
+    if confirmed is None:
+        return known
+    labels = check_labels(confirmed, "confirmed")
+    check_same_length(X=codes, confirmed=labels)
+    given = ~is_missing(labels, np.nan)
+    known[given] = positions(labels[given], classes, "confirmed")
+    return known
 
 
 def row_weights(

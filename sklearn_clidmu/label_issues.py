@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from html import escape
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_method_params, check_is_fitted
 
 from sklearn_clidmu._pipelines import trained_classifier
+from sklearn_clidmu._review import review_page
 from sklearn_clidmu._settings import PARAMETER_CONSTRAINTS
 from sklearn_clidmu._validation import (
     NO_LABEL,
@@ -336,25 +339,78 @@ class LabelIssues:
         return len(self.index)
 
     def __repr__(self) -> str:
+        columns = self._printed()
+        lines = [self._heading()]
+        if len(self):
+            aligned = [[text.rjust(max(map(len, column))) for text in column] for column in columns]
+            lines += map("  ".join, zip(*aligned, strict=True))
+        return "\n".join(lines + self._notes())
+
+    def _repr_html_(self) -> str:
+        """Table of the first issues, for notebooks."""
+        columns = [list(map(escape, column)) for column in self._printed()]
+        names, *rows = zip(*columns, strict=True)
+        header = "".join(f'<th scope="col">{name}</th>' for name in names)
+        body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+        table = f"<table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table>"
+        notes = "".join(f"<p>{escape(note)}</p>" for note in self._notes())
+        return f"<p>{escape(self._heading())}</p>{table if len(self) else ''}{notes}"
+
+    def _heading(self) -> str:
         n_labels = np.count_nonzero(~np.isnan(self.scores))
-        lines = [
+        return (
             f"{len(self)} label issues among {n_labels} labels "
             f"(estimated noise rate {self.noise_rate:.0%})"
-        ]
+        )
+
+    def _printed(self) -> list[list[str]]:
+        """Columns of the printed table, each with its name first."""
         top = slice(N_PRINTED_ISSUES)
-        columns = [
+        return [
             ["row", *map(str, self.index[top])],
             ["given label", *map(shorten, self.given_label[top])],
             ["suggested", *map(shorten, self.suggested_label[top])],
             ["score", *(f"{score:.3f}" for score in self.score[top])],
         ]
-        if len(self):
-            aligned = [[text.rjust(max(map(len, column))) for text in column] for column in columns]
-            lines += map("  ".join, zip(*aligned, strict=True))
-        if len(self) > N_PRINTED_ISSUES:
-            lines.append(f"and {len(self) - N_PRINTED_ISSUES} more")
-        lines += _doubt_lines(self.doubt)
-        return "\n".join(lines)
+
+    def _notes(self) -> list[str]:
+        n_more = len(self) - N_PRINTED_ISSUES
+        return [f"and {n_more} more"] * (n_more > 0) + _doubt_lines(self.doubt)
+
+    def to_html(self, path: Any, *, show: Any = None, X: Any = None, n_neighbors: int = 5) -> None:
+        """Write a page on which a person reviews the issues, to be opened in a browser.
+
+        It is one file, needs no network, and shows the estimated noise matrix and the issues, the
+        highest scores first. Each label can be kept or changed, or its row dropped. The decisions
+        are downloaded as a CSV file, which :func:`~sklearn_clidmu.apply_review` reads.
+
+        Parameters
+        ----------
+        path : str or path-like
+            File to write. An existing one is replaced.
+        show : data frame, sequence or ndarray, default=None
+            How a person sees each row; one entry per row passed to ``fit``, not per issue.
+
+            - a pandas or polars data frame: its columns;
+            - a sequence of texts: the first 5,000 characters of each;
+            - an array of images, of shape (n_samples, height, width), or with a last axis of 1, 3
+              or 4 channels: uint8, or numbers that are scaled by their range. Sides are reduced to
+              256 pixels;
+            - a sequence of ``pathlib.Path``: images whose files are copied into the page.
+
+            None shows row numbers and labels only.
+        X : array-like or sparse matrix of shape (n_samples, n_features), default=None
+            Scaled features or embeddings, without missing values, by whose Euclidean distance the
+            nearest rows of each issue are found. None shows no nearest rows.
+        n_neighbors : int, default=5
+            Number of nearest rows, shown with their given labels.
+
+        Raises
+        ------
+        ValueError
+            If ``show`` or ``X`` is invalid or has another number of rows than the labels.
+        """
+        Path(path).write_text(review_page(self, show, X, n_neighbors), encoding="utf-8")
 
     def to_frame(self) -> Any:
         """Make a data frame of all rows with cleanlab's column names.

@@ -17,6 +17,7 @@ def own_callables():
     """Every public function and method that this package defines, by its dotted name."""
     yield "datasets.make_label_noise", datasets.make_label_noise
     yield "LabelIssues.to_frame", LabelIssues.to_frame
+    yield "LabelIssues.to_html", LabelIssues.to_html
     for name, value in PUBLIC.items():
         if not inspect.isclass(value):
             yield name, value
@@ -34,8 +35,8 @@ CALLABLES = dict(own_callables())
 def test_package_exports_the_promised_names():
     displays = {name for name in PUBLIC if name.endswith("Display")}
     assert {name for name in PUBLIC if name not in displays} == {
-        *("CLIDMUClassifier", "VRI", "WNet", "clid_loss", "clid_score", "cross_val_noise_scores"),
-        *("export_onnx", "find_label_issues", "noisy_label_scorer"),
+        *("CLIDMUClassifier", "VRI", "WNet", "apply_review", "clid_loss", "clid_score"),
+        *("cross_val_noise_scores", "export_onnx", "find_label_issues", "noisy_label_scorer"),
     }
     assert displays == {"NoiseScoreDisplay", "TrainingCurveDisplay", "WeightFunctionDisplay"}
     assert all(getattr(plotting, name) is PUBLIC[name] for name in displays)

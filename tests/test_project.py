@@ -25,7 +25,8 @@ RINGS = [
     {"clid"},
     {"noise"},
     {"training"},
-    {"_persistence", "label_issues"},
+    {"_persistence", "_review"},
+    {"label_issues"},
     {"_classifier"},
     {"metrics", "plotting", "_onnx", "datasets"},
 ]

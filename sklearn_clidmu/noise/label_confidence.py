@@ -58,6 +58,7 @@ def label_confidence(
     sample_weight: Tensor,
     generator: torch.Generator,
     row: float = 1.0,
+    confirmed: Tensor | None = None,
 ) -> LabelConfidence:
     """Compute the probability that each given label is right.
 
@@ -73,6 +74,8 @@ def label_confidence(
         Draws the rows that are read for the powers, if there are many.
     row : float, default=1.0
         Weight that counts as one row.
+    confirmed : Tensor of shape (n,), int64, default=None
+        Labels that are known to be right, -1 for none.
     """
     weight = sample_weight.double()
     n_classes = sources[0].shape[1]
@@ -91,6 +94,8 @@ def label_confidence(
         given, log_proba = targets[rows], _log_sources(sources, matrix, rows)
         joint = _log_joint(powers, log_proba, _log_channel(matrix, given))
         confidence[rows] = joint.softmax(dim=1).gather(1, given[:, None])[:, 0]
+    if confirmed is not None:
+        confidence = torch.where(confirmed < 0, confidence, (confirmed == targets).to(confidence))
     right = weighted_mean(confidence, weight)
     mass = class_sums(weight, targets, n_classes) + PRIOR_ROWS * row
     precision = class_sums(weight * confidence, targets, n_classes) + PRIOR_ROWS * row * right

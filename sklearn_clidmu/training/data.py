@@ -141,9 +141,27 @@ class TrainingData(NamedTuple):
     """The rows kept for early stopping."""
     unlabeled: Tensor
     """Positions of the rows that will get a pseudo-label, int64."""
+    confirmed: Tensor
+    """Labels that are known to be right, of all rows, int64; -1 for none."""
     n_classes: int
     scaler: RobustScaler | None
     """None for sparse rows and for rows that are no vectors."""
+
+
+def with_confirmed(data: TrainingData) -> TrainingData:
+    """Put the labels that are known to be right in the place of the given ones."""
+    known = data.confirmed
+    if (known < 0).all():
+        return data
+    targets = torch.where(known < 0, data.table.labels.targets, known)
+
+    def mended(table: Table) -> Table:
+        return Table(table.X, targets[table.labels.rows], table.sample_weight, table.rows)
+
+    held_out = None if data.held_out is None else mended(data.held_out)
+    return data._replace(
+        table=mended(data.table), training=mended(data.training), held_out=held_out
+    )
 
 
 class ShuffledBatches:
@@ -244,6 +262,7 @@ def make_training_data(
     n_classes: int,
     dtype: torch.dtype,
     device: torch.device,
+    confirmed: np.ndarray | None = None,
 ) -> TrainingData:
     """Put the rows of one fit on the device; ValueError if a value is too large for the dtype.
 
@@ -274,7 +293,8 @@ def make_training_data(
     if not sparse and values.ndim == 2:
         scaler = RobustScaler.fit(values, table.sample_weight).to(dtype)
     pseudo_labeled = tensor(unlabeled, torch.int64)
-    return TrainingData(table, training, validation, pseudo_labeled, n_classes, scaler)
+    known = tensor(np.full(len(codes), -1) if confirmed is None else confirmed, torch.int64)
+    return TrainingData(table, training, validation, pseudo_labeled, known, n_classes, scaler)
 
 
 def trained_rows(codes: np.ndarray, sample_weight: np.ndarray, held_out: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from sklearn_clidmu._scaling import RobustScaler
 from sklearn_clidmu._settings import ONE_BATCH_KERNEL, ONE_BATCH_ROWS, Schedule, Settings
 from sklearn_clidmu.clid.weight_nets import EvidenceNet
-from sklearn_clidmu.clid.weighted import class_means
+from sklearn_clidmu.clid.weighted import class_means, weighted_mean
 from sklearn_clidmu.noise.label_confidence import (
     LABEL_PRECISION_BOUNDS,
     NoiseEstimate,
@@ -31,7 +31,13 @@ from sklearn_clidmu.noise.label_spreading import spread_labels
 from sklearn_clidmu.noise.loo_kernel_ridge import Kernel, dense_rows, loo_margin, loo_proba
 from sklearn_clidmu.training.callbacks import progress
 from sklearn_clidmu.training.cross_fitting import CHUNK, choose_weight_decay, cross_fit
-from sklearn_clidmu.training.data import SampleHistory, SparseRows, Table, TrainingData
+from sklearn_clidmu.training.data import (
+    SampleHistory,
+    SparseRows,
+    Table,
+    TrainingData,
+    with_confirmed,
+)
 from sklearn_clidmu.training.meta_step import make_rows
 from sklearn_clidmu.training.net import ReweightedNet
 from sklearn_clidmu.training.net_factory import (
@@ -112,6 +118,7 @@ def run_stages(
         scalers = [part for part in start.module_.modules() if isinstance(part, RobustScaler)]
         data = data._replace(scaler=scalers[0] if scalers else data.scaler)
     settings, given = judge_labels(settings, data)
+    data, given = trust_confirmed(data, given)
     prior, n_labeled, weight_decay = given, len(data.training), settings.weight_decay
     with progress(settings.verbose, "CLID-MU", settings.n_trainings) as watchers:
         for number in range(settings.n_trainings):
@@ -161,13 +168,31 @@ def judge_labels(settings: Settings, data: TrainingData) -> tuple[Settings, Prio
         rows, predicted = cross_fit(settings, data)
         sources.append(proba.double().index_copy(0, rows, predicted))
         information = max(label_information(one, labels.targets, weight) for one in sources)
-    judged = label_confidence(sources, labels.targets, weight, generator, row)
+    judged = label_confidence(sources, labels.targets, weight, generator, row, data.confirmed)
     if choose and weighted:
         decay = choose_weight_decay(settings, data, judged)
         settings = replace(settings, weight_decay=decay)
     noise = NoiseEstimate(*(part.to(weight) for part in judged.noise))
     confidence = judged.confidence.to(weight)
     return settings, Prior(X, scaler, proba, confidence, noise, information)
+
+
+def trust_confirmed(data: TrainingData, prior: Prior | None) -> tuple[TrainingData, Prior | None]:
+    """Train on the labels that are known to be right, with full confidence.
+
+    They take the place of the given ones after these have been judged. From mended labels the noise
+    would be underestimated: those that are mended first are the surest to be wrong.
+    """
+    known = data.confirmed >= 0
+    data = with_confirmed(data)
+    if prior is None or not known.any():
+        return data, prior
+    weight, targets = trained_weight(data), data.table.labels.targets
+    right = prior.confidence.masked_fill(known, 1)
+    precision = class_means(right, targets, data.n_classes, weight).clamp(*LABEL_PRECISION_BOUNDS)
+    rate = 1 - weighted_mean(right, weight)
+    noise = prior.noise._replace(rate=rate, label_precision=precision)
+    return data, prior._replace(confidence=right, noise=noise)
 
 
 def _dense_rows(data: TrainingData) -> tuple[Tensor, RobustScaler]:

@@ -11,6 +11,7 @@ from sklearn_clidmu import (
     NoiseScoreDisplay,
     TrainingCurveDisplay,
     WeightFunctionDisplay,
+    apply_review,
     clid_loss,
     clid_score,
     export_onnx,
@@ -34,6 +35,8 @@ def use(X: np.ndarray, y: np.ndarray, logits: Tensor, features: Tensor, path: Pa
     issues = find_label_issues(clf)
     assert_type(issues.index, np.ndarray)
     assert_type(issues.noise_rate, float)
+    issues.to_html(path, show=X, X=X)
+    assert_type(apply_review(noisy, path).confirmed, np.ndarray)
     assert_type(clid_score(clf, X), float)
     assert_type(noisy_label_scorer(clf, X, noisy), float)
     assert_type(clid_loss(features, logits), Tensor)

@@ -1,0 +1,295 @@
+"""Review of label issues: a page on which a person decides, and the labels that follow."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import json
+import math
+import mimetypes
+import os
+import struct
+import zlib
+from importlib.resources import files
+from numbers import Integral
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from sklearn.neighbors import NearestNeighbors
+from sklearn.utils import _safe_indexing
+from sklearn.utils.validation import _num_samples
+
+from sklearn_clidmu._validation import as_numpy, check_labels, is_missing
+
+COLUMNS = ("row", "given_label", "decision", "label")
+"""Columns that a file or a frame of decisions must have."""
+
+LONGEST_TEXT = 5000  # characters of a text or of a cell on the page
+LARGEST_SIDE = 256  # pixels of an image on the page that was passed as an array
+
+
+def review_page(issues: Any, show: Any, X: Any, n_neighbors: int) -> str:
+    """Write the page of ``LabelIssues.to_html``."""
+    n_rows = len(issues.mask)
+    for name, table in (("show", show), ("X", X)):
+        if table is not None and _num_samples(table) != n_rows:
+            raise ValueError(
+                f"{name} must have the {n_rows} rows that the labels belong to, got "
+                f"{_num_samples(table)}."
+            )
+    if not isinstance(n_neighbors, Integral) or n_neighbors < 1:
+        raise ValueError(f"n_neighbors must be a positive integer, got {n_neighbors!r}.")
+    data = _page_data(issues, show, X, n_neighbors)
+    # No text of the caller's can end the script element or start another.
+    text = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    template = files("sklearn_clidmu").joinpath("review.html").read_text("utf-8")
+    code = template.rpartition("<script>")[2].partition("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+    key = hashlib.sha256(text.encode()).hexdigest()[:16]  # the same page keeps its decisions
+    page = template.replace("{{digest}}", digest).replace("{{key}}", key)
+    return page.replace("{{data}}", text)
+
+
+def _page_data(issues: Any, show: Any, X: Any, n_neighbors: int) -> dict[str, Any]:
+    """Collect what the script of the page reads."""
+    nearest = np.empty((len(issues), 0), dtype=int)
+    if X is not None and len(issues):
+        nearest = nearest_rows(as_numpy(X), issues.index, n_neighbors)
+    involved = np.column_stack([issues.index, nearest])
+    rows, places = np.unique(involved, return_inverse=True)
+    given, suggested = _objects(issues.given_labels), _objects(issues.suggested_labels)
+    classes = sorted({*given, *suggested} - {None})
+    codes: dict[Any, int] = {None: -1, **{label: code for code, label in enumerate(classes)}}
+    given_codes = np.array([codes[label] for label in given])
+    kind, columns, contents = _contents(show, rows)
+    names: list[str | None] = [None] * len(rows)
+    if issues.row_names is not None:
+        names = [str(name) for name in issues.row_names[rows]]
+    labeled = ~np.isnan(issues.scores) & (given_codes >= 0)
+    return {
+        "rate": issues.noise_rate,
+        "doubt": issues.doubt,
+        "classes": list(map(str, classes)),
+        "counts": np.bincount(given_codes[labeled], minlength=len(classes)).tolist(),
+        "kind": kind,
+        "columns": columns,
+        # Of each row: its number, name, given label and content.
+        "rows": list(zip(rows.tolist(), names, given_codes[rows].tolist(), contents, strict=True)),
+        # Of each issue: suggested label, score, and places in "rows": its own, the nearest rows'.
+        "issues": [
+            [codes[suggested[row]], round(float(issues.scores[row]), 4), place.tolist()]
+            for row, place in zip(issues.index, places.reshape(involved.shape), strict=True)
+        ],
+    }
+
+
+def nearest_rows(X: Any, rows: np.ndarray, n_neighbors: int) -> np.ndarray:
+    """Nearest other rows of some rows, the nearest first, shape (n, n_neighbors)."""
+    n_neighbors = min(n_neighbors, _num_samples(X) - 1)
+    found = NearestNeighbors(n_neighbors=n_neighbors + 1).fit(X)
+    nearest = found.kneighbors(_safe_indexing(X, rows), return_distance=False)
+    # The row itself goes to the end; where it has many copies, it need not be among them.
+    order = np.argsort(nearest == rows[:, None], axis=1, kind="stable")
+    return np.take_along_axis(nearest, order, axis=1)[:, :n_neighbors]
+
+
+def _objects(labels: np.ndarray) -> list[Any]:
+    """Labels as Python objects, None for a missing one."""
+    missing = is_missing(labels, np.nan)
+    return [None if none else label for label, none in zip(labels.tolist(), missing, strict=True)]
+
+
+def _contents(show: Any, rows: np.ndarray) -> tuple[str, list[str], list[Any]]:
+    """Kind of the contents, names of columns ("table" only), and the contents of some rows."""
+    if show is None:
+        return "none", [], [None] * len(rows)
+    if hasattr(show, "columns"):
+        frame = _safe_indexing(show, rows)
+        columns = [_safe_indexing(frame, j, axis=1) for j in range(frame.shape[1])]
+        cells = [list(map(_text, column)) for column in columns]
+        return "table", list(map(str, frame.columns)), list(map(list, zip(*cells, strict=True)))
+    show = as_numpy(show)
+    ndim = getattr(show, "ndim", 1)
+    if ndim in (3, 4):
+        images = _pixels(show[rows], show)
+        return "image", [], [_data_uri(png(image), "image/png") for image in images]
+    if ndim != 1:
+        raise ValueError(
+            "show must be a data frame, a sequence of texts or paths, or images of shape "
+            f"(n_samples, height, width[, channels]), got an array of shape {show.shape}: make a "
+            "data frame of it."
+        )
+    values = _safe_indexing(show, rows)
+    if len(values) and all(isinstance(value, Path) for value in values):
+        return "image", [], [_image_file(path) for path in values]
+    return "text", [], list(map(_text, values))
+
+
+def _text(value: Any) -> str:
+    text = f"{value:.6g}" if isinstance(value, (float, np.floating)) else str(value)
+    return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
+
+
+def _pixels(images: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Images as uint8, scaled by the range of all of them, with every k-th pixel of large ones."""
+    if images.ndim == 4 and images.shape[3] not in (1, 3, 4):
+        raise ValueError(
+            f"show has images of {images.shape[3]} channels, and must have 1 (grey), 3 (RGB) or "
+            "4 (RGBA), in the last axis."
+        )
+    step = max(math.ceil(max(images.shape[1:3]) / LARGEST_SIDE), 1)
+    images = images[:, ::step, ::step]
+    if images.dtype == np.uint8:
+        return images
+    low, high = float(whole.min()), float(whole.max())
+    return np.round((images.astype(float) - low) * (255 / ((high - low) or 1))).astype(np.uint8)
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """Write an image of uint8, shape (h, w) or (h, w, channels), as a PNG file."""
+    height, width = pixels.shape[:2]
+    lines = pixels.reshape(height, -1)
+    color = {1: 0, 3: 2, 4: 6}[lines.shape[1] // width]
+    header = struct.pack(">2I5B", width, height, 8, color, 0, 0, 0)
+    filtered = np.pad(lines, ((0, 0), (1, 0))).tobytes()  # each line begins with its filter, none
+    chunks = (b"IHDR" + header, b"IDAT" + zlib.compress(filtered), b"IEND")
+    parts = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def _image_file(path: Path) -> str:
+    kind, _ = mimetypes.guess_type(path.name)
+    if kind is None or not kind.startswith("image/"):
+        raise ValueError(f"show must have paths of images, such as .png or .jpg, got {path}.")
+    return _data_uri(path.read_bytes(), kind)
+
+
+def _data_uri(content: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+class ReviewedLabels(NamedTuple):
+    """Labels after a review, from :func:`apply_review`; each of shape (n_samples,)."""
+
+    y: np.ndarray
+    """Labels, with the confirmed ones in the place of those that were given."""
+    kept: np.ndarray
+    """False for the rows that were dropped, bool."""
+    confirmed: np.ndarray
+    """Labels that a person kept or chose, None elsewhere, object."""
+
+
+def apply_review(y: Any, decisions: Any, confirmed: Any = None) -> ReviewedLabels:
+    """Apply the decisions made on a review page to the labels.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples,)
+        The given labels of the rows that were reviewed, in the same order.
+    decisions : path or data frame
+        The CSV file that was downloaded from the page of :meth:`LabelIssues.to_html
+        <sklearn_clidmu.label_issues.LabelIssues.to_html>`, or a pandas or polars frame. Columns:
+
+        - ``row``: row number, counted from 0;
+        - ``given_label``: the label in y, by which it is checked that y is the one reviewed;
+        - ``decision``: "keep", "change" or "drop";
+        - ``label``: the new label of a "change"; ignored else.
+
+        Other columns are ignored.
+    confirmed : array-like of shape (n_samples,), default=None
+        Labels confirmed in earlier rounds, None elsewhere. None is a first round.
+
+    Returns
+    -------
+    ReviewedLabels
+        Named tuple of arrays of shape (n_samples,):
+
+        - ``y``: the mended labels, for other classifiers;
+        - ``kept``: a mask that is False for dropped rows;
+        - ``confirmed``: the labels that were kept or chosen, in all rounds, and None elsewhere; for
+          :meth:`CLIDMUClassifier.fit`, together with y as it was given.
+
+    Raises
+    ------
+    ValueError
+        If a column is missing, if y is not the one reviewed, or if a decision is not valid.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from sklearn_clidmu import apply_review
+    >>> decisions = pd.DataFrame({
+    ...     "row": [0, 1, 3],
+    ...     "given_label": ["cat", "dog", "cat"],
+    ...     "decision": ["keep", "change", "drop"],
+    ...     "label": ["cat", "horse", "cat"],
+    ... })
+    >>> mended, kept, confirmed = apply_review(["cat", "dog", "dog", "cat"], decisions)
+    >>> mended.tolist()
+    ['cat', 'horse', 'dog', 'cat']
+    >>> kept.tolist()
+    [True, True, True, False]
+    >>> confirmed.tolist()
+    ['cat', 'horse', None, None]
+    """
+    labels = check_labels(y)
+    texts = [str(label) for label in labels.tolist()]
+    known = dict(zip(texts, labels.tolist(), strict=True))
+    found, kept = np.full(len(labels), None), np.ones(len(labels), dtype=bool)
+    if confirmed is not None:
+        found[:] = _objects(check_labels(confirmed, "confirmed"))
+    reviewed = set()
+    for number, given, decision, label in _read_decisions(decisions):
+        row = int(number) if number.isdecimal() else len(labels)
+        if row >= len(labels) or texts[row] != given:
+            present = repr(texts[row]) if row < len(labels) else f"{len(labels)} rows"
+            raise ValueError(
+                f"decisions have the label {given!r} in row {number}, and y has {present}: pass "
+                "the labels that were reviewed, in the same order."
+            )
+        if row in reviewed or decision not in ("keep", "change", "drop"):
+            fault = "two decisions" if row in reviewed else f"the decision {decision!r}"
+            raise ValueError(
+                f"decisions have {fault} in row {row}: there must be one a row, 'keep', 'change' "
+                "or 'drop'."
+            )
+        reviewed.add(row)
+        if decision == "drop":
+            kept[row] = False
+        else:
+            text = given if decision == "keep" else label
+            found[row] = known[text] if text in known else _new_label(text, labels)
+    mended = np.where(is_missing(found, np.nan), labels.astype(object), found)
+    mended = mended.astype(str if labels.dtype.kind == "U" else labels.dtype)
+    return ReviewedLabels(mended, kept, found)
+
+
+def _read_decisions(decisions: Any) -> list[tuple[str, ...]]:
+    """Rows of :data:`COLUMNS`, as texts."""
+    if isinstance(decisions, (str, os.PathLike)):
+        with open(decisions, encoding="utf-8-sig", newline="") as file:
+            names, *lines = [line for line in csv.reader(file) if line] or [[]]
+        columns = zip(*lines, strict=True) if lines else [[]] * len(names)
+        table: Any = dict(zip(names, columns, strict=True))
+    else:
+        names, table = list(decisions.columns), decisions
+    missing = [name for name in COLUMNS if name not in names]
+    if missing:
+        raise ValueError(
+            f"decisions must have the columns {', '.join(COLUMNS)}, got none named {missing[0]}."
+        )
+    return list(zip(*(map(str, table[name]) for name in COLUMNS), strict=True))
+
+
+def _new_label(text: str, labels: np.ndarray) -> Any:
+    """Label that y does not have yet, from its text."""
+    if any(isinstance(label, str) for label in labels):
+        return text
+    try:
+        return np.array(text).astype(labels.dtype if labels.dtype.kind in "iuf" else int).item()
+    except ValueError as error:
+        raise ValueError(
+            f"decisions have the label {text!r}, and y has labels of type {labels.dtype}."
+        ) from error

@@ -1,0 +1,331 @@
+"""The page on which label issues are reviewed, and the labels that follow from the decisions."""
+
+import io
+import json
+import re
+from base64 import b64decode
+from hashlib import sha256
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from matplotlib.image import imread
+from scipy.spatial.distance import cdist
+
+from sklearn_clidmu import apply_review, find_label_issues
+
+HOSTILE = '</script><img src="x" onerror="document.title=1"><!--<script>&amp;"\u2028'
+NAN = float("nan")
+ROWS = np.random.RandomState(0).normal(size=(6, 3))
+LABELS = ["cat", "dog", "cat", "dog", "cow", "cat"]
+SUGGESTED = ["dog", "dog", "cow", "cat", "cow", "dog"]
+SCORES = [0.9, 0.1, 0.6, 0.8, 0.2, 0.95]
+
+
+def some_issues(labels=LABELS, suggested=SUGGESTED):
+    """Rows 5, 0, 3 and 2 are issues, in this order."""
+    return find_label_issues(SCORES, labels, suggested=suggested)
+
+
+@pytest.fixture
+def page(tmp_path):
+    """Function that writes the page of issues and returns its text."""
+
+    def write(issues, **arguments):
+        path = tmp_path / "review.html"
+        issues.to_html(path, **arguments)
+        return path.read_text("utf-8")
+
+    return write
+
+
+def read_data(text):
+    """What a page is told of the issues."""
+    [found] = re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', text, re.DOTALL)
+    return json.loads(found)
+
+
+class Tags(HTMLParser):
+    """Tags and attributes of a page, in their order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.found = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        varying = {"data-key"}
+        self.found.append((tag, [(name, v) for name, v in attrs if name not in varying]))
+
+
+# The page
+
+
+def test_page_has_the_issues_most_suspect_first_and_the_counts_of_all_labels(page):
+    data = read_data(page(some_issues()))
+    classes = data["classes"]
+    assert classes == ["cat", "cow", "dog"]
+    assert data["counts"] == [3, 1, 2]
+    assert data["rate"] == pytest.approx(4 / 6)
+    listed = [
+        (data["rows"][place][0], classes[data["rows"][place][2]], classes[suggested], score)
+        for suggested, score, [place] in data["issues"]
+    ]
+    assert listed == [
+        (5, "cat", "dog", 0.95),
+        (0, "cat", "dog", 0.9),
+        (3, "dog", "cat", 0.8),
+        (2, "cat", "cow", 0.6),
+    ]
+
+
+def test_page_shows_nearest_rows_that_agree_with_all_distances(page):
+    rows = np.round(ROWS)  # some are alike
+    rows[1] = rows[5]
+    data = read_data(page(some_issues(), X=rows, n_neighbors=3))
+    number = [row for row, *_ in data["rows"]]
+    distances = cdist(rows, rows)
+    for _, _, [place, *near] in data["issues"]:
+        row, found = number[place], [number[one] for one in near]
+        others = np.delete(distances[row], row)
+        assert row not in found
+        np.testing.assert_allclose(distances[row, found], np.sort(others)[:3])
+    few = read_data(page(some_issues(), X=rows, n_neighbors=50))
+    assert {len(near) for _, _, near in few["issues"]} == {6}
+
+
+@pytest.mark.parametrize("library", [pd.DataFrame, pl.DataFrame])
+def test_page_shows_the_columns_of_a_frame(page, library):
+    frame = library({"size": [0.5, 1, 2, 1 / 3, 4, 5], "name": list("uvwxyz")})
+    data = read_data(page(some_issues(), show=frame))
+    assert data["kind"] == "table"
+    assert data["columns"] == ["size", "name"]
+    contents = {row: content for row, _, _, content in data["rows"]}
+    assert contents[0] == ["0.5", "u"]
+    assert contents[3] == ["0.333333", "x"]
+    assert set(contents) == {0, 2, 3, 5}
+
+
+def test_page_shows_texts_and_cuts_long_ones(page):
+    texts = ["first", "", "é\n<b>", "x" * 6000, "", "last"]
+    data = read_data(page(some_issues(), show=texts))
+    contents = {row: content for row, _, _, content in data["rows"]}
+    assert data["kind"] == "text"
+    assert [contents[0], contents[2], contents[5]] == ["first", "é\n<b>", "last"]
+    assert contents[3] == "x" * 4999 + "…"
+
+
+def read_image(uri):
+    kind, _, content = uri.partition(",")
+    assert kind == "data:image/png;base64"
+    return np.round(imread(io.BytesIO(b64decode(content)), "png") * 255)
+
+
+@pytest.mark.parametrize("shape", [(4, 7), (4, 7, 1), (4, 7, 3), (4, 7, 4)])
+def test_page_shows_images_pixel_by_pixel(page, shape):
+    images = np.random.RandomState(0).randint(0, 256, (6, *shape)).astype(np.uint8)
+    data = read_data(page(some_issues(), show=images))
+    assert data["kind"] == "image"
+    for row, _, _, uri in data["rows"]:
+        np.testing.assert_array_equal(read_image(uri), np.squeeze(images[row]))
+
+
+def test_page_scales_images_of_numbers_by_their_range_and_thins_out_large_ones(page):
+    images = np.linspace(-1, 3, 6 * 2 * 600).reshape(6, 2, 600)
+    data = read_data(page(some_issues(), show=images))
+    for row, _, _, uri in data["rows"]:
+        expected = (images[row, ::3, ::3] + 1) / 4 * 255
+        np.testing.assert_allclose(read_image(uri), expected, atol=0.5 + 1e-6)
+
+
+def test_page_copies_image_files(page, tmp_path):
+    paths = [tmp_path / f"{row}.gif" for row in range(6)]
+    for path in paths:
+        path.write_bytes(b"GIF89a" + path.name.encode())
+    data = read_data(page(some_issues(), show=paths))
+    for row, _, _, uri in data["rows"]:
+        kind, _, content = uri.partition(",")
+        assert kind == "data:image/gif;base64"
+        assert b64decode(content) == paths[row].read_bytes()
+
+
+@pytest.mark.parametrize("where", ["labels", "suggested", "texts", "columns", "cells", "names"])
+def test_page_holds_text_of_the_caller_as_data_only(page, where):
+    labels = [HOSTILE if one == "cat" else one for one in LABELS] if where == "labels" else LABELS
+    suggested = [HOSTILE, *SUGGESTED[1:]] if where == "suggested" else SUGGESTED
+    if where == "names":
+        labels = pd.Series(labels, index=[HOSTILE, *"bcdef"])
+    show = {
+        "texts": [HOSTILE] * 6,
+        "columns": pd.DataFrame({HOSTILE: range(6)}),
+        "cells": pd.DataFrame({"a": [HOSTILE] * 6}),
+    }.get(where)
+    issues = some_issues(labels, suggested)
+    text = page(issues, show=show)
+    assert Tags(text).found == Tags(page(some_issues())).found
+    assert HOSTILE in json.dumps(read_data(text), ensure_ascii=False).replace('\\"', '"')
+
+
+def test_page_allows_its_own_script_alone_and_no_network(page):
+    text = page(some_issues(["{{data}}", *LABELS[1:]], ["{{digest}}", *SUGGESTED[1:]]))
+    [(_, policy)] = [
+        attributes
+        for tag, attributes in Tags(text).found
+        if tag == "meta" and ("http-equiv", "Content-Security-Policy") in attributes
+    ]
+    directives = dict(one.strip().split(" ", 1) for one in policy[1].split(";"))
+    [code] = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    assert directives["default-src"] == "'none'"
+    assert directives["img-src"] == "data:"
+    algorithm, _, digest = directives["script-src"].strip("'").partition("-")
+    assert (algorithm, b64decode(digest)) == ("sha256", sha256(code.encode()).digest())
+    assert {"{{data}}", "{{digest}}"} < set(read_data(text)["classes"])
+
+
+def test_page_names_rows_and_labels_of_any_type(page):
+    scores = [0.9, NAN, 0.2, 0.1]
+    labels = pd.Series([0.5, NAN, 1.5, 1.5], index=["a", "b", "c", "d"])
+    issues = find_label_issues(scores, labels, suggested=[1.5, 0.5, 1.5, 1.5])
+    data = read_data(page(issues, X=[[0], [1], [2], [3]], n_neighbors=2))
+    assert data["classes"] == ["0.5", "1.5"]
+    assert data["counts"] == [1, 2]
+    assert data["rows"] == [[0, "a", 0, None], [1, "b", -1, None], [2, "c", 1, None]]
+    assert data["issues"] == [[1, 0.9, [0, 1, 2]]]
+
+
+def test_page_without_suggestions_or_issues_is_written(page):
+    data = read_data(page(find_label_issues([0.9, 0.1], [True, False])))
+    assert data["issues"] == [[-1, 0.9, [0]]]
+    none = read_data(page(find_label_issues([0.1, 0.1], [1, 2]), X=np.eye(2), show=["a", "b"]))
+    assert (none["issues"], none["rows"]) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"show": ["a"] * 4}, "show must have the 6 rows that the labels belong to, got 4"),
+        ({"X": ROWS[:4]}, "X must have the 6 rows"),
+        ({"show": ROWS}, r"show must be a data frame.*got an array of shape \(6, 3\)"),
+        ({"show": np.zeros((6, 8, 8, 2))}, "show has images of 2 channels"),
+        ({"X": np.full((6, 2), NAN)}, "contains NaN"),
+        ({"X": ROWS, "n_neighbors": 0}, "n_neighbors must be a positive integer, got 0"),
+    ],
+)
+def test_page_names_the_invalid_argument(page, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        page(some_issues(), **arguments)
+
+
+def test_page_refuses_files_that_are_no_images(page, tmp_path):
+    with pytest.raises(ValueError, match=r"show must have paths of images.*notes\.txt"):
+        page(some_issues(), show=[tmp_path / "notes.txt"] * 6)
+
+
+def test_issues_are_a_table_in_notebooks():
+    issues = some_issues([HOSTILE, *LABELS[1:]])
+    text = issues._repr_html_()
+    tags = [tag for tag, _ in Tags(text).found]
+    assert set(tags) == {"p", "table", "thead", "tbody", "tr", "th", "td"}
+    assert tags.count("tr") == 1 + len(issues)
+    assert "4 label issues among 6 labels" in text
+    many = find_label_issues(np.ones(30), np.arange(30) % 2)._repr_html_()
+    assert "and 20 more" in many
+    assert "<table>" not in find_label_issues([0.1], ["a"])._repr_html_()
+
+
+# The decisions
+
+
+def write_csv(path, lines):
+    text = "row,name,given_label,decision,label\r\n" + "".join(f"{line}\r\n" for line in lines)
+    path.write_text(text, encoding="utf-8-sig", newline="")
+    return path
+
+
+def test_review_changes_and_drops_and_confirms(tmp_path):
+    lines = ["5,,cat,keep,cat", "0,,cat,change,dog", "3,,dog,drop,dog"]
+    path = write_csv(tmp_path / "d.csv", lines)
+    for decisions in (path, str(path), pd.read_csv(path), pl.read_csv(path)):
+        y, kept, confirmed = apply_review(LABELS, decisions)
+        assert y.tolist() == ["dog", *LABELS[1:]]
+        assert np.flatnonzero(~kept).tolist() == [3]
+        assert confirmed.tolist() == ["dog", None, None, None, None, "cat"]
+
+
+@pytest.mark.parametrize(
+    ("y", "change", "expected"),
+    [
+        (np.array([3, 5, 3]), "5", [5, 5, 3]),
+        (np.array([3, 5, 3]), "7", [7, 5, 3]),
+        (np.array([0.5, NAN, 0.25]), "0.25", [0.25, NAN, 0.25]),
+        (np.array([True, False, True]), "False", [False, False, True]),
+        (np.array(["a", "b", "a"]), "a longer one", ["a longer one", "b", "a"]),
+        (np.array(["a", None, "a"], dtype=object), "b, c", ["b, c", None, "a"]),
+        (pd.Series(["a", "b", "a"], index=[7, 8, 9]), "b", ["b", "b", "a"]),
+        (["", "x", ""], "x", ["x", "x", ""]),
+    ],
+)
+def test_review_keeps_the_type_of_the_labels(y, change, expected):
+    first = str(np.asarray(y)[0])
+    decisions = pd.DataFrame(
+        {"row": [0], "given_label": [first], "decision": ["change"], "label": [change]}
+    )
+    mended = apply_review(y, decisions).y
+    np.testing.assert_array_equal(mended, np.array(expected, dtype=mended.dtype))
+    assert mended.dtype.kind == np.asarray(y).dtype.kind
+
+
+def test_review_does_not_change_its_input(tmp_path):
+    y = np.array(LABELS)
+    apply_review(y, write_csv(tmp_path / "d.csv", ["0,,cat,change,dog"]))
+    assert y.tolist() == LABELS
+
+
+@pytest.mark.parametrize("lines", [[], [""]], ids=["none", "a blank line"])
+def test_review_of_no_decisions_is_the_labels(tmp_path, lines):
+    y, kept, confirmed = apply_review(LABELS, write_csv(tmp_path / "d.csv", lines))
+    assert y.tolist() == LABELS
+    assert kept.all()
+    assert confirmed.tolist() == [None] * 6
+
+
+def test_review_adds_to_the_labels_confirmed_before(tmp_path):
+    first = apply_review(
+        LABELS, write_csv(tmp_path / "1.csv", ["0,,cat,change,dog", "2,,cat,keep,"])
+    )
+    lines = ["0,,cat,change,cow", "3,,dog,keep,dog"]
+    second = apply_review(LABELS, write_csv(tmp_path / "2.csv", lines), first.confirmed)
+    assert second.confirmed.tolist() == ["cow", None, "cat", "dog", None, None]
+    assert second.y.tolist() == ["cow", *LABELS[1:]]
+    numbers = pd.Series([NAN, 2.0])  # with the marker of pandas
+    decisions = {"row": [0], "given_label": [1], "decision": ["keep"], "label": [1]}
+    y, _, confirmed = apply_review([1, 1], pd.DataFrame(decisions), numbers)
+    assert (y.tolist(), confirmed.tolist()) == ([1, 2], [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("1,,cat,keep,cat", "have the label 'cat' in row 1, and y has 'dog'"),
+        ("6,,cat,keep,cat", "in row 6, and y has 6 rows"),
+        ("-1,,cat,keep,cat", "in row -1, and y has 6 rows"),
+        ("0,,cat,burn,cat", "have the decision 'burn' in row 0"),
+        ("0,,cat,keep,cat\r\n0,,cat,drop,cat", "have two decisions in row 0"),
+    ],
+)
+def test_review_refuses_decisions_of_other_labels(tmp_path, line, message):
+    with pytest.raises(ValueError, match=message):
+        apply_review(LABELS, write_csv(tmp_path / "d.csv", [line]))
+
+
+def test_review_refuses_labels_of_another_type_and_tables_without_the_columns():
+    decisions = pd.DataFrame(
+        {"row": [0], "given_label": [1], "decision": ["change"], "label": ["many"]}
+    )
+    with pytest.raises(ValueError, match="have the label 'many', and y has labels of type int"):
+        apply_review([1, 2], decisions)
+    with pytest.raises(ValueError, match=r"must have the columns row, .*got none named label"):
+        apply_review([1, 2], decisions.drop(columns="label"))
