@@ -104,8 +104,8 @@ def print_tables(table: pd.DataFrame) -> None:
     means.columns = [f"{keep:.0%} kept, {rate:g}% wrong" for keep, rate in means]
     means["mean"] = runs.mean()
     if OURS in runs:
-        # Seeds of a cell share its rows, so they are averaged first.
-        change = runs.sub(runs[OURS], axis=0).groupby(CELL[:-1], sort=False).mean()
+        # Runs of a set with a noise share their rows, so they are averaged first.
+        change = runs.sub(runs[OURS], axis=0).groupby(["set", "noise"], sort=False).mean()
         means["difference"], means["standard error"] = change.mean(), change.sem()
         means["better"] = [f"{(change[name] > 0).sum()} of {len(change)}" for name in change]
     print(to_markdown(means, digits=1), end="\n\n")
