@@ -1,7 +1,9 @@
 """Compare the estimated label noise of real data sets with the true noise, and with cleanlab.
 
-    python benchmarks/audit.py [--data FOLDER] [--sets a,b] [--noises none,symmetric,...]
+    python benchmarks/audit.py [--data FOLDER] [--sets a,b] [--noises none,symmetric-10,...]
         [--seeds 1] [--out audit.csv]
+
+Noises are those of accuracy.py, such as none, symmetric-5, pairflip-40 and real.
 
 Needs ``pip install cleanlab pandas``. Three methods:
 
@@ -27,7 +29,7 @@ import torch
 from accuracy_tables import to_markdown
 from cleanlab.count import estimate_joint
 from cleanlab.filter import find_label_issues as cleanlab_issues
-from noisy_data import NOISES, Case, known_sets, load, make_case, noises
+from noisy_data import RATED_NOISES, Case, known_sets, load, make_case, noises
 from sklearn.metrics import confusion_matrix
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
@@ -89,7 +91,7 @@ def run(args: argparse.Namespace, known: list[str]) -> None:
     for seed in range(args.seeds):
         for name in args.sets or known:
             data = load(name, args.data)
-            for noise in (noise for noise in noises(data) if noise in args.noises):
+            for noise in noises(data, args.noises):
                 if (name, noise, seed) in done:
                     continue
                 case = make_case(data, noise, seed)
@@ -112,7 +114,7 @@ def print_table(cells: pd.DataFrame) -> None:
     """Average over the cells of each kind of noise, in percent."""
     noisy = cells[cells["noise"] != "none"].assign(noise="all noisy")
     cells = pd.concat([cells, noisy]).drop(columns=["set", "seed"])
-    cells["noise"] = pd.Categorical(cells["noise"], [*NOISES, "all noisy"])
+    cells["noise"] = pd.Categorical(cells["noise"], [*RATED_NOISES, "all noisy"])
     print(to_markdown(100 * cells.groupby(["noise", "method"], observed=True).mean(), 1))
 
 
@@ -121,7 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder of .npz files, instead of OpenML")
     parser.add_argument("--sets", type=lambda text: text.split(","))
-    parser.add_argument("--noises", type=lambda text: text.split(","), default=NOISES)
+    parser.add_argument("--noises", type=lambda text: text.split(","), default=RATED_NOISES)
     parser.add_argument("--seeds", type=int, default=1, help="number of seeds")
     parser.add_argument("--out", type=Path, default=Path("audit.csv"))
     args = parser.parse_args()

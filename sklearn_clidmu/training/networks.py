@@ -69,7 +69,7 @@ class MLP(nn.Module):
         for layer in self.layers:
             outputs.append(layer(outputs[-1]))
         *earlier, features = outputs
-        return self.head(features) + self.shortcut(torch.cat(earlier, dim=1)), features
+        return self.head(features) + self.shortcut(torch.cat(earlier, dim=-1)), features
 
 
 class PeriodicEmbedding(nn.Module):
