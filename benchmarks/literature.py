@@ -38,15 +38,15 @@ from sklearn_clidmu._random import local_generators
 N_ROWS = 2000
 SYNTHETIC = ("symmetric-40", "pairflip-40", "instance-30", "symmetric-20")
 SETS = (
-    *("adult", "agnews", "letter", "mnist10k", "optdigits", "pendigits"),
-    *("phoneme", "satimage", "spambase", "splice", "trec_weak", "waveform_40"),
+    *("agnews", "letter", "phoneme", "optdigits", "waveform_40", "adult"),
+    *("satimage", "mnist10k", "spambase", "pendigits", "splice", "trec_weak"),
 )
 REAL = (
     *("cifar10n_sqz", "hausa_news", "medrel_treat", "mitr_weak", "music_genre"),
     *("noisyag_human", "trec_weak"),
 )
 ALL = tuple(dict.fromkeys((*REAL, *SETS)))
-FEW = ("agnews", "optdigits", "pendigits", "satimage", "spambase", "trec_weak")
+FEW = ("agnews", "optdigits", "spambase", "trec_weak", "satimage", "pendigits")
 SHARES = (5, 10, 25, 50, 100)
 """Percent of the training rows that keep their label."""
 
