@@ -59,6 +59,7 @@ TABLE_METHODS = {
         if name not in ("label-smoothing", "mw-net-1000", "corrected-1000", "paper-call")
     ],
 }
+PAIRS = [(ours, f"mw-net-{size}") for ours in ("clid-wnet", "clid-vri") for size in (100, 1000)]
 KEYS = ("set", "noise", "labels", "seed", "method")
 COLUMNS = (*KEYS, "accuracy", "seconds", "weight_decay", "error")
 POINTS = 100
@@ -160,7 +161,7 @@ def print_table(args: argparse.Namespace) -> None:
     cells = POINTS * cells[[name for name in args.methods if name in cells]].dropna()
     seconds = fits.pivot(index=list(KEYS[:-1]), columns="method", values="seconds").loc[cells.index]
     by = "noise" if args.table == "noise" else "labels"
-    groups = cells.groupby(level=by, sort=False)
+    groups = cells.groupby(level=by)
     table = pd.DataFrame({f"{name} ({len(some)})": some.mean() for name, some in groups})
     table["all"] = cells.mean()
     table["over control"] = cells.sub(cells[CONTROL], axis=0).apply(with_error)
@@ -169,6 +170,9 @@ def print_table(args: argparse.Namespace) -> None:
     table["time"] = seconds.sum() / seconds[CONTROL].sum()
     print(to_markdown(table.loc[cells.columns], digits=1))
     print(f"\nThe control takes {seconds[CONTROL].mean():.2f} CPU seconds.")
+    for name, other in PAIRS:
+        if {name, other} <= set(cells):
+            print(f"{name} over {other}: {with_error(cells[name] - cells[other])}")
 
 
 def with_error(differences: pd.Series) -> str:
