@@ -67,7 +67,9 @@ html_css_files = ["custom.css"]
 html_show_sourcelink = False
 toc_object_entries_show_parents = "hide"
 html_copy_source = False
-html_sidebars = {name: [] for name in ("index", "installation", "api", "design", "faq")}
+html_sidebars = {
+    name: [] for name in ("index", "installation", "api", "design", "paper", "literature", "faq")
+}
 html_theme_options = {
     "logo": {"text": "sklearn-clidmu"},
     "navbar_align": "left",
