@@ -63,11 +63,11 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
     hidden features and its predictions should agree on which rows are alike (cross-layer
     information divergence, CLID).
 
-    Features may have any scale, and missing values (nan): the network scales them by median and
-    quartiles, clips tails, and has an indicator of each feature's missing values. Sparse tables are
-    divided by a power of two that brings their root mean square near 1, if it is off by more than a
-    factor of 8. Arrays of other libraries, such as torch tensors, become NumPy arrays, and NumPy
-    arrays are returned.
+    Features may have any scale, and dense tables missing values (nan): the network scales them by
+    median and quartiles, clips tails, and has an indicator of each feature's missing values. Sparse
+    tables are divided by a power of two that brings their root mean square near 1, if it is off by
+    more than a factor of 8. Arrays of other libraries, such as torch tensors, become NumPy arrays,
+    and NumPy arrays are returned.
 
     Parameters
     ----------
@@ -136,15 +136,16 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
     weight_decay : float or "auto", default="auto"
         Weight decay of the network. The more labels are wrong, the higher it should be. "auto"
         chooses among 0.0015, 0.0075, 0.0375, 0.19 and 0.9 by the Brier score on a fifth of up to
-        5,000 rows, with noisy labels, after a third of the epochs on the others; with ``n_folds``
-        it chooses again when rows have weights. On more rows, when others have got a pseudo-label,
-        it is reduced in proportion. In :meth:`partial_fit`, with ``early_stopping`` and where all
-        rows fit in one batch, it is 0.0075.
+        5,000 rows, with noisy labels, after a third of the epochs on the others. "evidence"
+        weighting then chooses again, on labels weighted by how probable they are to be right. On
+        more rows, when others have got a pseudo-label, it is reduced in proportion. In
+        :meth:`partial_fit`, with ``early_stopping`` and where all rows fit in one batch, it is
+        0.0075.
     n_folds : int or None, default=5
         Folds in which, with "evidence" weighting, networks predict the labels of the rows they have
         not been trained on, before training. From that and the kernel regression follows how
-        probable each label is to be right. None leaves the networks out, and takes half the time.
-        Without effect where all rows fit in one batch and in :meth:`partial_fit`.
+        probable each label is to be right. None leaves the networks out, and takes a quarter to a
+        third less time. Without effect where all rows fit in one batch and in :meth:`partial_fit`.
     early_stopping : bool, default=False
         Hold out ``validation_fraction`` of the rows, with their noisy labels, and stop when the
         accuracy on them has not risen for 5 epochs. The best epoch predicts.
@@ -320,7 +321,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         Parameters
         ----------
         X : array-like or sparse matrix of shape (n_samples, n_features)
-            Training rows, finite numbers. Of shape (n_samples, ...) with a ``module``.
+            Training rows: finite numbers, or nan where a value of a dense table is missing. Of
+            shape (n_samples, ...) and without nan with a ``module``.
         y : array-like of shape (n_samples,)
             Given labels: numbers, strings or booleans, of at least two classes, and
             ``missing_label`` where there is none.

@@ -19,8 +19,16 @@ from sklearn.utils.validation import _check_sample_weight, validate_data
 NO_LABEL = -1  # code of a row without a label; the other codes are positions in classes_
 ADVICE = (
     "encode columns of words and dates first, for example with skrub.TableVectorizer, or with "
-    "sklearn.compose.ColumnTransformer and sklearn.preprocessing.OneHotEncoder."
+    "sklearn.compose.ColumnTransformer and sklearn.preprocessing.OneHotEncoder, and texts with "
+    "sklearn.feature_extraction.text.TfidfVectorizer or a pretrained encoder."
 )
+GAPS = (
+    "X contains NaN, and a module takes no missing values: impute them, for example with "
+    "sklearn.impute.SimpleImputer.",
+    "X contains NaN and is sparse, and only dense tables may have missing values: make it dense, "
+    "for example with X.toarray(), OneHotEncoder(sparse_output=False) or "
+    "ColumnTransformer(..., sparse_threshold=0), or impute them.",
+)  # of the rows of a module, and of sparse ones
 N_NAMED = 8  # maximum number of classes that an error message lists
 LARGEST_WEIGHT = 1e100
 LARGEST_UNSCALED_EXPONENT = 3  # a root mean square in [2**-3, 2**3] needs no rescaling
@@ -284,10 +292,12 @@ def check_rows(estimator: BaseEstimator, X: Any, *, reset: bool, allow_nd: bool)
     which are else compared.
     """
     X = as_numpy(X)
-    dtypes = getattr(X, "dtypes", [getattr(X, "dtype", None)])
+    dtypes = getattr(X, "dtypes", None)
+    # Only a frame has several.
+    dtypes = list(dtypes) if np.iterable(dtypes) else [getattr(X, "dtype", None)]
     if any(getattr(dtype, "kind", None) == "M" for dtype in dtypes):
         raise ValueError(f"X has dates: {ADVICE}")
-    half = getattr(X, "dtype", None) == np.float16
+    half = dtypes == [np.float16]
     dtype = np.float32 if half else [np.float64, np.float32]
     options = {"reset": reset, "dtype": dtype, "accept_sparse": "csr", "allow_nd": allow_nd}
     options["ensure_all_finite"] = True if allow_nd or hasattr(X, "tocsr") else "allow-nan"
@@ -295,6 +305,8 @@ def check_rows(estimator: BaseEstimator, X: Any, *, reset: bool, allow_nd: bool)
         with config_context(assume_finite=False):  # what is not finite would spoil the fit
             return validate_data(estimator, X, "no_validation", **options)
     except (ValueError, TypeError) as error:
+        if options["ensure_all_finite"] is True and "contains NaN" in str(error):
+            raise ValueError(GAPS[not allow_nd]) from error
         if "NAType" in str(error):
             raise ValueError(
                 "X has pandas.NA among objects: give the columns a type of numbers, for example "

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn import config_context
+from sklearn.impute import SimpleImputer
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
@@ -120,8 +121,8 @@ def noisy_label_scorer(estimator: Any, X: Any, y: Any) -> float:
         Fitted: any classifier with ``predict_proba``, or a pipeline that ends in one.
     X : array-like of shape (n_samples, n_features)
         Rows that were not used for training, since a classifier may have memorized the labels of
-        those. After the other steps of a pipeline they must be finite numbers and, for the kernel
-        regression, on comparable scales.
+        those. After the other steps of a pipeline they must be numbers on comparable scales, for
+        the kernel regression, to which a missing value (nan) is the mean of its feature.
     y : array-like of shape (n_samples,)
         Given labels. Rows with nan, None or the classifier's ``missing_label`` are left out.
 
@@ -135,7 +136,8 @@ def noisy_label_scorer(estimator: Any, X: Any, y: Any) -> float:
     TypeError
         If the estimator has no ``predict_proba``, or no ``classes_``.
     ValueError
-        If no row has a label, if X and y have different lengths, or if X is not numeric and finite.
+        If no row has a label, if X and y have different lengths, or if X has entries that are not
+        numbers or are infinite.
     """
     clf, X = last_step(estimator, X)
     if not hasattr(clf, "predict_proba"):
@@ -156,7 +158,7 @@ def noisy_label_scorer(estimator: Any, X: Any, y: Any) -> float:
     targets = torch.from_numpy(codes[given])
     n_labels = max(int(targets.max()) + 1, len(clf.classes_))
     with config_context(assume_finite=False):
-        X = check_array(as_numpy(X), dtype=np.float64, accept_sparse="csr", allow_nd=True)
+        X = check_kernel_rows(X)
     rows = torch.from_numpy(dense_rows(X, seed=0)[given])
     p = torch.from_numpy(probabilities[given])
     n_classes = p.shape[1]
@@ -167,6 +169,15 @@ def noisy_label_scorer(estimator: Any, X: Any, y: Any) -> float:
     agreement = ((one_hot + proportions)[:, :n_classes] * p).sum(dim=1).mean()
     decisions = F.one_hot(p.argmax(dim=1), n_classes).to(p)
     return float(channel_log_likelihood(decisions, targets, n_labels) + agreement / 2)
+
+
+def check_kernel_rows(X: Any) -> Any:
+    """Rows of any shape for the kernel regression; missing values of vectors become the mean."""
+    options = {"dtype": np.float64, "accept_sparse": "csr", "allow_nd": True}
+    X = check_array(as_numpy(X), ensure_all_finite="allow-nan", **options)
+    if X.ndim == 2:
+        return SimpleImputer(keep_empty_features=True).fit_transform(X)
+    return check_array(X, **options)
 
 
 def fit_noise_channel(probabilities: Tensor, targets: Tensor, n_labels: int) -> Tensor:

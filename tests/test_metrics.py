@@ -5,10 +5,12 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
+from sklearn.dummy import DummyClassifier
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
@@ -221,6 +223,26 @@ def test_noisy_label_scorer_is_finite_for_one_row_and_for_new_labels(fitted):
     score = noisy_label_scorer(fitted, X, np.where(np.arange(len(y)) < 3, 7, y))
     assert np.isfinite(score)
     assert score < noisy_label_scorer(fitted, X, y)
+
+
+@pytest.mark.parametrize("form", [np.asarray, sparse.csr_array])
+def test_noisy_label_scorer_takes_a_missing_value_for_the_mean(form):
+    clf = DummyClassifier(strategy="prior").fit(X, y)
+    rows = X.copy()
+    rows[::3, 1] = np.nan
+    rows[:, 2] = np.nan
+    filled = rows.copy()
+    filled[::3, 1] = np.nanmean(rows[:, 1])
+    filled[:, 2] = 0
+    expected = noisy_label_scorer(clf, filled, y)
+    assert noisy_label_scorer(clf, form(rows), y) == pytest.approx(expected, abs=1e-12)
+
+
+def test_noisy_label_scorer_refuses_missing_values_in_rows_that_are_no_vectors():
+    clf, images = DummyClassifier().fit(X, y), X[:, :, None].copy()
+    images[0, 0] = np.nan
+    with pytest.raises(ValueError, match="contains NaN"):
+        noisy_label_scorer(clf, images, y)
 
 
 def test_noisy_label_scorer_names_the_invalid_argument(fitted):

@@ -307,6 +307,21 @@ def test_check_rows_refuses_entries_that_are_not_finite(value):
             checked(form(rows))
 
 
+def test_check_rows_says_where_missing_values_are_supported():
+    gaps = X.copy()
+    gaps[3, 1] = NAN
+    with pytest.raises(ValueError, match=r"contains NaN and is sparse.*dense.*toarray"):
+        checked(sparse.csr_array(gaps))
+    with pytest.raises(ValueError, match=r"contains NaN, and a module.*SimpleImputer"):
+        checked(gaps, allow_nd=True)
+    np.testing.assert_array_equal(checked(gaps), gaps)
+
+
+def test_check_rows_accepts_a_column_of_any_name():
+    table = pd.DataFrame(X, columns=["dtype", "dtypes", "columns", "index"])
+    np.testing.assert_array_equal(checked(table), X)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -316,6 +331,9 @@ def test_check_rows_refuses_entries_that_are_not_finite(value):
         (X[:0], "0 sample"),
         (X[:, :0], "0 feature"),
         (np.array([["a", "b"]]), r"X has strings.*TableVectorizer.*ColumnTransformer"),
+        (pd.Series(["a text", "another"]), r"X has strings.*TfidfVectorizer"),
+        (pl.Series(["a text", "another"]), r"X has strings.*TfidfVectorizer"),
+        (pd.Series(X[:, 0]), "2-dimensional|2D"),
         *(
             (frame({"size": [1.0, 2.0], "color": ["red", "blue"]}), "X has strings.*red.*Table")
             for frame in (pd.DataFrame, pl.DataFrame)

@@ -182,12 +182,15 @@ class BatchMetaStep(MetaStep):
         def grad_logits(logits: Tensor) -> Tensor:
             return weight_net.grad_logits(weights.detach(), logits, rows)
 
+        # Virtual step, and the meta objective after it.
         found = self._tangent(net, X, labels, rows.logits, rows.features, grad_logits)
         harm = influence(row_grad_logits(found.logits, labels.targets), found.tangent)
         self.meta_losses.append(found.meta_loss.reshape(1))
+        # Meta step: the gradient of this surrogate by the weighting net is the hypergradient.
         tangent = found.tangent / self._scale(harm, labels.sample_weight)
         by_logits = weight_net.grad_logits(weights, found.logits, rows)
         self._step(weight_net.penalty(rows) - (by_logits * tangent).sum())
+        # Real step, with the weights of the new phi.
         with torch.no_grad():
             weights = weight_net.weights(rows, self._noise(rows))
         return weight_net.loss(weights, logits, rows)
