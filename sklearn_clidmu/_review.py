@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
-from sklearn.utils import _safe_indexing
+from sklearn.utils import _safe_indexing, check_array
 from sklearn.utils.validation import _num_samples
 
 from sklearn_clidmu._validation import as_numpy, check_labels, is_missing, is_null
@@ -101,9 +101,10 @@ def _page_data(issues: Any, show: Any, X: Any, n_neighbors: int) -> dict[str, An
 
 def nearest_rows(X: Any, rows: np.ndarray, n_neighbors: int) -> np.ndarray:
     """Nearest other rows of some rows, the nearest first, shape (n, n_neighbors)."""
-    n_neighbors = min(n_neighbors, _num_samples(X) - 1)
+    X = check_array(X, accept_sparse="csr", input_name="X")
+    n_neighbors = min(n_neighbors, X.shape[0] - 1)
     found = NearestNeighbors(n_neighbors=n_neighbors + 1).fit(X)
-    nearest = found.kneighbors(_safe_indexing(X, rows), return_distance=False)
+    nearest = found.kneighbors(X[rows], return_distance=False)
     # The row itself goes to the end; where it has many copies, it need not be among them.
     order = np.argsort(nearest == rows[:, None], axis=1, kind="stable")
     return np.take_along_axis(nearest, order, axis=1)[:, :n_neighbors]
@@ -120,10 +121,14 @@ def _contents(show: Any, rows: np.ndarray) -> tuple[str, list[str], list[Any]]:
     if show is None:
         return "none", [], [None] * len(rows)
     if hasattr(show, "columns"):
-        frame = _safe_indexing(show, rows)
-        columns = [_safe_indexing(frame, j, axis=1) for j in range(frame.shape[1])]
+        if hasattr(show, "iloc"):  # of pandas, whose names of columns may repeat
+            frame = show.iloc[rows]
+            columns = [frame.iloc[:, j] for j in range(frame.shape[1])]
+        else:
+            frame = _safe_indexing(show, rows)
+            columns = [_safe_indexing(frame, j, axis=1) for j in range(frame.shape[1])]
         cells = [list(map(_text, column)) for column in columns]
-        return "table", list(map(str, frame.columns)), list(map(list, zip(*cells, strict=True)))
+        return "table", list(map(str, show.columns)), list(map(list, zip(*cells, strict=True)))
     show = as_numpy(show)
     ndim = getattr(show, "ndim", 1)
     if ndim not in (1, 3, 4):

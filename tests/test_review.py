@@ -12,6 +12,7 @@ import pandas as pd
 import polars as pl
 import pytest
 from matplotlib.image import imread
+from scipy.sparse import coo_array
 from scipy.spatial.distance import cdist
 
 from sklearn_clidmu import apply_review, find_label_issues
@@ -107,6 +108,16 @@ def test_page_shows_the_columns_of_a_frame(page, library):
     assert contents[0] == ["0.5", "u"]
     assert contents[3] == ["0.333333", "x"]
     assert set(contents) == {0, 2, 3, 5}
+
+
+def test_page_takes_columns_of_the_same_name_and_sparse_features(page):
+    frame = pd.DataFrame(ROWS, columns=["a", "b", "a"], index=[0, 0, 1, 1, 2, 2])
+    data = read_data(page(some_issues(), show=frame, X=ROWS))
+    assert data["columns"] == ["a", "b", "a"]
+    assert data["rows"][3][3] == [f"{value:.6g}" for value in ROWS[3]]
+    sparse = read_data(page(some_issues(), show=frame, X=coo_array(ROWS)))
+    mixed = read_data(page(some_issues(), show=frame, X=pd.DataFrame(ROWS, columns=["a", 1, 2.5])))
+    assert data == sparse == mixed
 
 
 def test_page_shows_texts_and_cuts_long_ones(page):
