@@ -375,7 +375,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
             check_consistent_length(X, codes)
             confirmed = encode_confirmed(confirmed, codes, classes)
             codes = np.where(codes == NO_LABEL, confirmed, codes)
-            weight = row_weights(classes, codes, sample_weight, self.class_weight, self.unlabeled)
+            trained = np.where(confirmed == NO_LABEL, codes, confirmed)
+            weight = row_weights(classes, trained, sample_weight, self.class_weight, self.unlabeled)
             if start is None:
                 X = self._set_unit(X, weight)
             device = resolve_device(self.device)

@@ -141,8 +141,8 @@ def is_missing(y: np.ndarray, missing_label: Any) -> np.ndarray:
     """
     if missing_label is None:
         return np.zeros(len(y), dtype=bool)
-    if _is_null(missing_label):
-        return np.array([_is_null(label) for label in y], dtype=bool)
+    if is_null(missing_label):
+        return np.array([is_null(label) for label in y], dtype=bool)
     return np.array([_is_equal(label, missing_label) for label in y], dtype=bool)
 
 
@@ -151,7 +151,8 @@ def _is_equal(first: Any, second: Any) -> bool:
     return isinstance(equal, (bool, np.bool_)) and bool(equal)  # pandas.NA == x is pandas.NA
 
 
-def _is_null(label: Any) -> bool:
+def is_null(label: Any) -> bool:
+    """Whether a label is None, nan or pandas.NA."""
     return label is None or not _is_equal(label, label)
 
 
@@ -183,7 +184,7 @@ def encode_labels(y: Any, missing_label: Any, name: str = "y") -> tuple[np.ndarr
 
 def plain_labels(given: np.ndarray, missing_label: Any = np.nan, name: str = "y") -> np.ndarray:
     """Labels, none of them missing, in the dtype that they have where none is."""
-    if given.dtype.kind in "fOM" and any(_is_null(label) for label in given):
+    if given.dtype.kind in "fOM" and any(is_null(label) for label in given):
         raise ValueError(
             f"Input {name} contains NaN or None: if these rows have no label, set "
             f"missing_label=numpy.nan, got missing_label={missing_label!r}."

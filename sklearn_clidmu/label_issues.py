@@ -394,9 +394,10 @@ class LabelIssues:
             - a pandas or polars data frame: its columns;
             - a sequence of texts: the first 5,000 characters of each;
             - an array of images, of shape (n_samples, height, width), or with a last axis of 1, 3
-              or 4 channels: uint8, or numbers that are scaled by their range. Sides are reduced to
-              256 pixels;
-            - a sequence of ``pathlib.Path``: images whose files are copied into the page.
+              or 4 channels; or a list of such images, which may differ in size: uint8, or numbers
+              that are scaled by their range. Sides are reduced to 256 pixels;
+            - a sequence of ``pathlib.Path``: images whose files are copied into the page, whole,
+              those of the nearest rows too. Make thumbnails of large ones first.
 
             None shows row numbers and labels only.
         X : array-like or sparse matrix of shape (n_samples, n_features), default=None
@@ -408,7 +409,8 @@ class LabelIssues:
         Raises
         ------
         ValueError
-            If ``show`` or ``X`` is invalid or has another number of rows than the labels.
+            If ``show`` or ``X`` is invalid or has another number of rows than the labels, or if
+            the page would have more than 400 MB, which browsers cannot open.
         """
         Path(path).write_text(review_page(self, show, X, n_neighbors), encoding="utf-8")
 

@@ -12,6 +12,7 @@ import pandas as pd
 import polars as pl
 import pytest
 from matplotlib.image import imread
+from scipy.sparse import coo_array
 from scipy.spatial.distance import cdist
 
 from sklearn_clidmu import apply_review, find_label_issues
@@ -109,6 +110,16 @@ def test_page_shows_the_columns_of_a_frame(page, library):
     assert set(contents) == {0, 2, 3, 5}
 
 
+def test_page_takes_columns_of_the_same_name_and_sparse_features(page):
+    frame = pd.DataFrame(ROWS, columns=["a", "b", "a"], index=[0, 0, 1, 1, 2, 2])
+    data = read_data(page(some_issues(), show=frame, X=ROWS))
+    assert data["columns"] == ["a", "b", "a"]
+    assert data["rows"][3][3] == [f"{value:.6g}" for value in ROWS[3]]
+    sparse = read_data(page(some_issues(), show=frame, X=coo_array(ROWS)))
+    mixed = read_data(page(some_issues(), show=frame, X=pd.DataFrame(ROWS, columns=["a", 1, 2.5])))
+    assert data == sparse == mixed
+
+
 def test_page_shows_texts_and_cuts_long_ones(page):
     texts = ["first", "", "é\n<b>", "x" * 6000, "", "last"]
     data = read_data(page(some_issues(), show=texts))
@@ -138,6 +149,15 @@ def test_page_scales_images_of_numbers_by_their_range_and_thins_out_large_ones(p
     data = read_data(page(some_issues(), show=images))
     for row, _, _, uri in data["rows"]:
         expected = (images[row, ::3, ::3] + 1) / 4 * 255
+        np.testing.assert_allclose(read_image(uri), expected, atol=0.5 + 1e-6)
+
+
+def test_page_shows_images_of_different_sizes(page):
+    images = [np.full((2 + row, 3), float(row)) for row in range(6)]
+    images[1][0] = NAN, np.inf, -np.inf  # neither changes the range of the others
+    data = read_data(page(some_issues(), show=images, X=ROWS, n_neighbors=5))
+    for row, _, _, uri in data["rows"]:
+        expected = np.nan_to_num(images[row] * 51, nan=0, posinf=255, neginf=0)
         np.testing.assert_allclose(read_image(uri), expected, atol=0.5 + 1e-6)
 
 
@@ -209,7 +229,8 @@ def test_page_without_suggestions_or_issues_is_written(page):
         ({"show": ["a"] * 4}, "show must have the 6 rows that the labels belong to, got 4"),
         ({"X": ROWS[:4]}, "X must have the 6 rows"),
         ({"show": ROWS}, r"show must be a data frame.*got an array of shape \(6, 3\)"),
-        ({"show": np.zeros((6, 8, 8, 2))}, "show has images of 2 channels"),
+        ({"show": [np.zeros((8, 8))] * 5 + ["none"]}, r"show must have .* got one of shape \(\)"),
+        ({"show": np.zeros((6, 8, 8, 2))}, r"show must have images.* got one of shape \(8, 8, 2\)"),
         ({"X": np.full((6, 2), NAN)}, "contains NaN"),
         ({"X": ROWS, "n_neighbors": 0}, "n_neighbors must be a positive integer, got 0"),
     ],
@@ -219,9 +240,19 @@ def test_page_names_the_invalid_argument(page, arguments, message):
         page(some_issues(), **arguments)
 
 
-def test_page_refuses_files_that_are_no_images(page, tmp_path):
-    with pytest.raises(ValueError, match=r"show must have paths of images.*notes\.txt"):
-        page(some_issues(), show=[tmp_path / "notes.txt"] * 6)
+@pytest.mark.parametrize("name", ["notes.txt", "scan.tiff", None])
+def test_page_refuses_files_that_are_no_images_for_browsers(page, tmp_path, name):
+    (tmp_path / "a.png").touch()
+    last = name and tmp_path / name
+    with pytest.raises(ValueError, match=rf"show must have paths of images.*{name}"):
+        page(some_issues(), show=[tmp_path / "a.png"] * 5 + [last])
+
+
+def test_page_too_large_for_browsers_is_refused_before_it_is_read(page, tmp_path):
+    with open(tmp_path / "large.png", "wb") as file:
+        file.truncate(10**9)  # of which nothing is written
+    with pytest.raises(ValueError, match=r"page would have 5,333 MB.*show smaller images"):
+        page(some_issues(), show=[tmp_path / "large.png"] * 6)
 
 
 def test_issues_are_a_table_in_notebooks():
@@ -276,6 +307,73 @@ def test_review_keeps_the_type_of_the_labels(y, change, expected):
     mended = apply_review(y, decisions).y
     np.testing.assert_array_equal(mended, np.array(expected, dtype=mended.dtype))
     assert mended.dtype.kind == np.asarray(y).dtype.kind
+
+
+@pytest.mark.parametrize(
+    ("y", "cells"),
+    [
+        ([1, 2, 1], ["1.0", "2.0"]),
+        ([1.0, 2.0, 1.0], ["1", "2"]),
+        ([True, False, True], ["TRUE", "FALSE"]),
+        ([1, 2.0, None], ["1.0", "2.0"]),
+        ([2**53, 2**53 + 1, 2**53], [str(2**53), str(2**53 + 1)]),
+        (["1", "1.0", "1"], ["1", "1.0"]),
+        (["None", "a", None], ["None", "a"]),
+        (["a", "nan", NAN], ["a", "nan"]),
+        (["a b", "a\rb", "\n"], ["a b", "a\rb"]),
+    ],
+)
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_review_reads_labels_as_spreadsheets_write_them(tmp_path, y, cells, separator):
+    first, second = (f'"{cell}"' for cell in cells)
+    lines = [["label", "row", "decision", "given_label"], [second, "0.0", "change", first]]
+    lines += [["", "1", "keep", second]]
+    text = "".join(separator.join(line) + "\r\n" for line in lines)
+    (tmp_path / "d.csv").write_text(text, encoding="utf-8", newline="")
+    mended, _, confirmed = apply_review(y, tmp_path / "d.csv")
+    assert mended.tolist()[:2] == confirmed.tolist()[:2] == [y[1], y[1]]
+    assert confirmed[2] is None
+
+
+def test_review_reads_frames_with_missing_cells():
+    rows = {"row": [0, 1.0], "given_label": [3, 5], "decision": ["keep", "change"]}
+    y, _, _ = apply_review([3, 5, 7], pd.DataFrame({**rows, "label": [None, 7]}))
+    assert y.tolist() == [3, 7, 7]
+
+
+@pytest.mark.parametrize("label", ["NA", "007"])
+def test_review_refuses_labels_that_a_reader_has_changed(tmp_path, label):
+    y = ["cat", label, "cat"]
+    path = write_csv(tmp_path / "d.csv", [f"0,,cat,change,{label}"])
+    assert apply_review(y, path).y.tolist() == [label, label, "cat"]
+    with pytest.raises(ValueError, match=r"decisions have the label (nan|7), and y has labels of"):
+        apply_review(y, pd.read_csv(path).astype(object))
+    path = write_csv(tmp_path / "d.csv", [f"1,,{label},keep,{label}"])
+    with pytest.raises(ValueError, match=r"pass the path, since pandas\.read_csv changes labels"):
+        apply_review(y, pd.read_csv(path))
+
+
+@pytest.mark.parametrize("decision", ["change", "keep"])
+def test_review_takes_an_empty_cell_for_no_new_class(tmp_path, decision):
+    path = write_csv(tmp_path / "d.csv", [f"0,,cat,{decision},"])
+    if decision == "keep":
+        assert apply_review(LABELS, path).confirmed[0] == "cat"
+    else:
+        with pytest.raises(ValueError, match="decisions have the label '', and y has labels of"):
+            apply_review(LABELS, path)
+
+
+def test_review_names_what_is_wrong_with_a_file(tmp_path):
+    path = write_csv(tmp_path / "d.csv", ["0,,cat,keep,cat", "1,,dog"])
+    with pytest.raises(
+        ValueError, match=r"must have 5 cells in every line .*got \['1', '', 'dog'\]"
+    ):
+        apply_review(LABELS, path)
+    path.write_text("row,given_label,decision,label\n0,žluť,keep,žluť\n", encoding="cp1250")
+    with pytest.raises(ValueError, match="decisions must be a file in UTF-8"):
+        apply_review(["žluť"], path)
+    with pytest.raises(ValueError, match="decisions must be a path or a data frame, got a list"):
+        apply_review(LABELS, [(0, "cat", "keep", "cat")])
 
 
 def test_review_does_not_change_its_input(tmp_path):

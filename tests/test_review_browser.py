@@ -103,6 +103,15 @@ def test_keys_decide_and_move_on(page):
     assert focused_row(page) == "Row 1"
 
 
+def test_keys_held_down_decide_once(page):
+    page.press("n", "k")
+    event = {"key": "k", "text": "k", "windowsVirtualKeyCode": ord("K"), "autoRepeat": True}
+    for _ in range(5):
+        page.send("Input.dispatchKeyEvent", type="keyDown", **event)
+    assert text(page, "#progress") == "1 of 120 decided"
+    assert focused_row(page) == "Row 1"
+
+
 def test_keys_choose_another_class(page):
     page.press("n", "c")
     assert page("document.activeElement.tagName") == "SELECT"
@@ -174,6 +183,18 @@ def test_decisions_are_still_there_when_the_page_is_opened_again(page, reviewed)
     assert text(page, "#progress") == "2 of 120 decided"
     assert text(page, ".status") == "kept"
     assert not page("$('unsaved').checkVisibility()")
+
+
+def test_tabs_with_the_same_page_keep_the_decisions_of_both(page):
+    page.press("n", "k")
+    # What the other tab stores, and the event that a browser raises in this one.
+    page("""localStorage.setItem(KEY, "[[0,0],[1,-1]]");
+        dispatchEvent(new StorageEvent("storage", { key: KEY }))""")
+    assert text(page, "#progress") == "2 of 120 decided"
+    assert page("document.querySelectorAll('.status')[1].innerText") == "dropped"
+    page.press("d")  # row 1, which has the focus
+    page.press("s")
+    assert page("JSON.parse(localStorage.getItem(KEY)).map(one => one[0])") == [0, 1, 2]
 
 
 def test_page_says_where_decisions_are_not_kept(browser, reviewed, tmp_path):

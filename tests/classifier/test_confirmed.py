@@ -104,6 +104,16 @@ def test_confirmed_labels_stay_beside_pseudo_labels():
     np.testing.assert_array_equal(np.isnan(clf.noise_scores_), (labels == -1) & ~LOOKED_AT)
 
 
+@pytest.mark.parametrize("class_weight", [{0: 1, 1: 5, 2: 1}, "balanced"])
+def test_class_weights_are_those_of_the_confirmed_labels(class_weight):
+    rows = np.flatnonzero((TRUE > 0) | LOOKED_AT)  # few of class 0
+    options = {"weighting": None, "weight_decay": 0.01}
+    mended = small(class_weight=class_weight, **options).fit(X[rows], TRUE[rows])
+    clf = small(class_weight=class_weight, **options)
+    clf.fit(X[rows], GIVEN[rows], confirmed=TRUE[rows])
+    np.testing.assert_allclose(clf.predict_proba(X), mended.predict_proba(X), atol=1e-6)
+
+
 def test_early_stopping_measures_on_confirmed_labels():
     known = TRUE.astype(float)
     clf = small(early_stopping=True, max_epochs=12, validation_fraction=0.3)
