@@ -410,7 +410,7 @@ class LabelIssues:
         ------
         ValueError
             If ``show`` or ``X`` is invalid or has another number of rows than the labels, or if
-            the page would have more than 400 MB, which browsers cannot open.
+            the page would have more than 400 MB, which browsers may not open.
         """
         Path(path).write_text(review_page(self, show, X, n_neighbors), encoding="utf-8")
 
