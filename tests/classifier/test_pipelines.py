@@ -281,7 +281,7 @@ def test_what_is_not_finite_is_named_under_assume_finite(value):
     with sklearn.config_context(assume_finite=True):
         forms = [(sparse.csr_array(spoiled), {}), (spoiled, {"module": network})]
         for rows, params in forms if np.isnan(value) else [*forms, (spoiled, {})]:
-            with pytest.raises(ValueError, match=r"Input X contains (NaN|infinity)"):
+            with pytest.raises(ValueError, match=r"X contains (NaN|infinity)"):
                 small(**params).fit(rows, y)
         with pytest.raises(ValueError, match=r"sample_weight contains (NaN|infinity)"):
             small().fit(X, y, sample_weight=weight)
