@@ -62,13 +62,13 @@ def choose_weight_decay(
 
     @cache
     def losses(number: int) -> Tensor:
+        if not 0 <= number < len(WEIGHT_DECAYS):
+            return torch.full_like(valid.sample_weight, torch.inf, dtype=torch.float64)
         decayed = replace(settings, weight_decay=WEIGHT_DECAYS[number])
         logits, _ = train_briefly(decayed, data, train, watchers).evaluate(valid.X)
         return _held_out_losses(logits.softmax(dim=1), valid.labels, judged)
 
     def better(number: int, other: int, n_errors: int) -> bool:
-        if not 0 <= min(number, other) <= max(number, other) < len(WEIGHT_DECAYS):
-            return 0 <= number < len(WEIGHT_DECAYS)
         return _falls(losses(number) - losses(other), valid.sample_weight, n_errors)
 
     n_errors = 0 if judged is None else 1

@@ -151,8 +151,6 @@ class TrainingData(NamedTuple):
 def with_confirmed(data: TrainingData) -> TrainingData:
     """Put the labels that are known to be right in the place of the given ones."""
     known = data.confirmed
-    if (known < 0).all():
-        return data
     targets = torch.where(known < 0, data.table.labels.targets, known)
 
     def mended(table: Table) -> Table:

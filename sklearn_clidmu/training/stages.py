@@ -148,21 +148,20 @@ def judge_labels(settings: Settings, data: TrainingData) -> tuple[Settings, Prio
     The weight decay is chosen again with weighted labels, because these are less noisy.
     """
     choose, weighted = settings.weight_decay is None, settings.weighting == "evidence"
-    labels, weight, proba = data.table.labels, trained_weight(data), None
-    # A generator of its own: with and without reweighting, training draws the same numbers.
-    generator, row = torch.Generator().manual_seed(torch.initial_seed()), 1.0
-    if weighted or settings.n_spreadings:
-        X, scaler = _dense_rows(data)
-        kernel = None
-        if settings.one_batch:
-            row = float(weight.sum()) / ONE_BATCH_ROWS
-            inverse_width, penalty = ONE_BATCH_KERNEL
-            kernel = Kernel(inverse_width, penalty * row)
-        proba = loo_proba(X, labels.targets, data.n_classes, weight, generator, kernel, scaler)
     if choose:
         settings = replace(settings, weight_decay=choose_weight_decay(settings, data))
-    if proba is None:
+    if not weighted and not settings.n_spreadings:
         return settings, None
+    labels, weight = data.table.labels, trained_weight(data)
+    X, scaler = _dense_rows(data)
+    # A generator of its own: with and without reweighting, training draws the same numbers.
+    generator = torch.Generator().manual_seed(torch.initial_seed())
+    row, kernel = 1.0, None
+    if settings.one_batch:
+        row = float(weight.sum()) / ONE_BATCH_ROWS
+        inverse_width, penalty = ONE_BATCH_KERNEL
+        kernel = Kernel(inverse_width, penalty * row)
+    proba = loo_proba(X, labels.targets, data.n_classes, weight, generator, kernel, scaler)
     sources, information = [proba], None
     if settings.n_folds:
         rows, predicted = cross_fit(settings, data)
@@ -184,9 +183,11 @@ def trust_confirmed(data: TrainingData, prior: Prior | None) -> tuple[TrainingDa
     would be underestimated: those that are mended first are the surest to be wrong.
     """
     known = data.confirmed >= 0
-    data = with_confirmed(data)
-    if prior is None or not known.any():
+    if not known.any():
         return data, prior
+    data = with_confirmed(data)
+    if prior is None:
+        return data, None
     weight, targets = trained_weight(data), data.table.labels.targets
     right = prior.confidence.masked_fill(known, 1)
     precision = class_means(right, targets, data.n_classes, weight).clamp(*LABEL_PRECISION_BOUNDS)
