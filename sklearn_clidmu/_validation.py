@@ -146,6 +146,12 @@ def is_missing(y: np.ndarray, missing_label: Any) -> np.ndarray:
     return np.array([_is_equal(label, missing_label) for label in y], dtype=bool)
 
 
+def missing_as_none(labels: np.ndarray) -> list[Any]:
+    """Labels as Python objects, with None for None, nan and pandas.NA."""
+    missing = is_missing(labels, np.nan)
+    return [None if none else label for label, none in zip(labels.tolist(), missing, strict=True)]
+
+
 def _is_equal(first: Any, second: Any) -> bool:
     equal = first == second
     return isinstance(equal, (bool, np.bool_)) and bool(equal)  # pandas.NA == x is pandas.NA

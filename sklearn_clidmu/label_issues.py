@@ -19,7 +19,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_method_params, check_is_fitted
 
 from sklearn_clidmu._pipelines import trained_classifier
-from sklearn_clidmu._review import review_page
+from sklearn_clidmu._review_page import review_page
 from sklearn_clidmu._settings import PARAMETER_CONSTRAINTS
 from sklearn_clidmu._validation import (
     NO_LABEL,

@@ -25,7 +25,7 @@ RINGS = [
     {"clid"},
     {"noise"},
     {"training"},
-    {"_persistence", "_review"},
+    {"_persistence", "_review", "_review_page"},
     {"label_issues"},
     {"_classifier"},
     {"metrics", "plotting", "_onnx", "datasets"},
