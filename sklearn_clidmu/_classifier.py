@@ -135,8 +135,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         it is multiplied by their number.
     weight_decay : float or "auto", default="auto"
         Weight decay of the network. The more labels are wrong, the higher it should be. "auto"
-        chooses among 0.0015, 0.0075, 0.0375, 0.19 and 0.9 by the Brier score on a fifth of up to
-        5,000 rows, with noisy labels, after a third of the epochs on the others. "evidence"
+        chooses among 0.0015, 0.0075, 0.0375, 0.19, 0.9 and 4.5 by the Brier score on a fifth of up
+        to 5,000 rows, with noisy labels, after a third of the epochs on the others. "evidence"
         weighting then chooses again, on labels weighted by how probable they are to be right. On
         more rows, when others have got a pseudo-label, it is reduced in proportion. In
         :meth:`partial_fit`, with ``early_stopping`` and where all rows fit in one batch, it is

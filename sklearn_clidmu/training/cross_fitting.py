@@ -54,7 +54,7 @@ def choose_weight_decay(
     held_out = hold_out(codes, drawn, CHOICE_HELD_OUT, random_state)
     kept = np.setdiff1d(drawn, held_out)
     valid, train = (table.take(torch.from_numpy(r).to(table.X.device)) for r in (held_out, kept))
-    number = len(WEIGHT_DECAYS) // 2
+    number = (len(WEIGHT_DECAYS) - 1) // 2
     if judged is not None:
         number = WEIGHT_DECAYS.index(settings.weight_decay)
         confidence = judged.confidence[train.labels.rows].to(train.sample_weight)

@@ -339,14 +339,14 @@ def pretend(monkeypatch, shares, data):
 @pytest.mark.parametrize(
     ("shares", "expected", "n_tried"),
     [
-        ((0.5, 0.6, 0.7, 0.8, 0.9), 4, 4),
-        ((0.9, 0.8, 0.7, 0.6, 0.5), 0, 4),
-        ((0.5, 0.6, 0.9, 0.6, 0.5), 2, 3),
-        ((0.5, 0.6, 0.7, 0.9, 0.8), 3, 4),
-        ((0.5, 0.9, 0.7, 0.6, 0.8), 1, 4),
-        ((0.9, 0.5, 0.7, 0.8, 0.6), 3, 4),  # not beyond a rise
-        ((0.5, 0.9, 0.7, 0.8, 0.6), 1, 4),  # to the better of two
-        ((0.6, 0.6, 0.6, 0.6, 0.6), 2, 3),
+        ((0.4, 0.5, 0.6, 0.7, 0.8, 0.9), 5, 5),
+        ((0.9, 0.8, 0.7, 0.6, 0.5, 0.4), 0, 4),
+        ((0.5, 0.6, 0.9, 0.6, 0.5, 0.4), 2, 3),
+        ((0.5, 0.6, 0.7, 0.9, 0.8, 0.7), 3, 4),
+        ((0.5, 0.9, 0.7, 0.6, 0.8, 0.9), 1, 4),
+        ((0.9, 0.5, 0.7, 0.8, 0.6, 0.9), 3, 4),  # not beyond a rise
+        ((0.5, 0.9, 0.7, 0.8, 0.6, 0.9), 1, 4),  # to the better of two
+        ((0.6, 0.6, 0.6, 0.6, 0.6, 0.6), 2, 3),
     ],
 )
 def test_choose_weight_decay_climbs_down_from_the_middle(shares, expected, n_tried, monkeypatch):
@@ -576,9 +576,9 @@ def test_choose_weight_decay_compares_brier_scores_under_the_sample_weights():
 
 def test_choose_weight_decay_never_takes_a_network_that_diverges(monkeypatch):
     settings, data = setting(weight_decay="auto")
-    pretend(monkeypatch, (0.5, 0.9, 0.6, np.nan, np.nan), data)
+    pretend(monkeypatch, (0.5, 0.9, 0.6, np.nan, np.nan, np.nan), data)
     assert choose_weight_decay(settings, data) == WEIGHT_DECAYS[1]
-    pretend(monkeypatch, (np.nan, np.nan, 0.6, 0.9, np.nan), data)
+    pretend(monkeypatch, (np.nan, np.nan, 0.6, 0.9, np.nan, np.nan), data)
     assert choose_weight_decay(settings, data) == WEIGHT_DECAYS[3]
 
 
@@ -586,7 +586,7 @@ def test_choose_weight_decay_takes_one_that_is_worse_than_a_guess_before_a_netwo
     monkeypatch,
 ):
     settings, data = setting(weight_decay="auto")
-    pretend(monkeypatch, (np.nan, np.nan, 0.1, np.nan, np.nan), data)
+    pretend(monkeypatch, (np.nan, np.nan, 0.1, np.nan, np.nan, np.nan), data)
     assert choose_weight_decay(settings, data) == WEIGHT_DECAYS[2]
 
 
