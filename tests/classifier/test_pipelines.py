@@ -10,6 +10,8 @@ import sklearn
 import skops.io
 import torch
 from cleanlab.classification import CleanLearning
+from imblearn.pipeline import make_pipeline as make_resampling_pipeline
+from imblearn.under_sampling import RandomUnderSampler
 from scipy import sparse
 from sklearn.base import BaseEstimator, clone
 from sklearn.calibration import CalibratedClassifierCV
@@ -93,10 +95,9 @@ def test_find_label_issues_refuses_a_pipeline_that_resamples():
 
 @pytest.mark.parametrize("last", ["own", "other"])
 def test_resamplers_of_imbalanced_learn_are_passed_by(last):
-    imblearn = pytest.importorskip("imblearn")
     last = small() if last == "own" else LogisticRegression()
-    steps = StandardScaler(), imblearn.under_sampling.RandomUnderSampler(random_state=0), last
-    pipe = imblearn.pipeline.make_pipeline(*steps).fit(X, y)
+    steps = StandardScaler(), RandomUnderSampler(random_state=0), last
+    pipe = make_resampling_pipeline(*steps).fit(X, y)
     scaled = pipe[0].transform(X)
     assert noisy_label_scorer(pipe, X, y) == noisy_label_scorer(pipe[-1], scaled, y)
     with pytest.raises(ValueError, match="resamples"):
