@@ -381,7 +381,7 @@ def test_verbose_shows_bars_on_standard_error_alone(verbose, capfd):
     small(verbose=verbose, weight_decay="auto", batch_size=16).fit(X, y)
     out, err = capfd.readouterr()
     assert out == ""
-    assert "Weight decay 1/5" in err
+    assert "Weight decay 1/6" in err
     assert "Folds 5/5: 100%" in err
     assert "CLID-MU 1/1: 100%" in err
     assert "3/3" in err
