@@ -39,7 +39,7 @@ def choose_weight_decay(
 ) -> float:
     """Weight decay whose network predicts held-out noisy labels best.
 
-    From the middle of the candidates, towards the better neighbor as long as the loss on the
+    From the lower middle of the candidates, towards the better neighbor as long as the loss on the
     held-out labels falls. It is the Brier score, which is bounded, so that a few wrong labels that
     are predicted with certainty do not decide.
 
