@@ -41,6 +41,7 @@ from sklearn_clidmu.training.data import (
 from sklearn_clidmu.training.meta_step import BatchMetaStep, make_rows
 from sklearn_clidmu.training.net import ReweightedNet
 from sklearn_clidmu.training.net_factory import build_net
+from sklearn_clidmu.training.stages import weigh_features
 
 CPU = torch.device("cpu")
 PAPER = {"virtual_step": "full", "temperature": 0.5, "meta_batch_size": 100}
@@ -80,6 +81,7 @@ def make_problem(X: np.ndarray, codes: np.ndarray, true: np.ndarray, seed: int) 
     none, weight = np.empty(0, dtype=np.int64), np.ones(len(codes))
     settings = resolve(params, n_labeled=int((codes >= 0).sum()), n_unlabeled=0)
     data = make_training_data(X, codes, weight, none, n_classes, settings.dtype, CPU)
+    data = weigh_features(settings, data)
     if settings.weight_decay is None:
         settings = replace_decay(settings, choose_weight_decay(settings, data))
     return Problem(X, codes, true, seed, settings, data)

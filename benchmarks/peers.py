@@ -98,6 +98,8 @@ METHODS: dict[str, Method] = {
     OURS: ours(),
     CONTROL: ours(weighting=None),
     ORACLE: ours(weighting=None),
+    "no-meta-step": ours(meta_lr=1e-12),
+    "no-folds": ours(n_folds=None),
     "objective-mae": ours(meta_objective="mae"),
     "wnet": ours(weighting="wnet"),
     "vri": ours(weighting="vri"),

@@ -24,6 +24,7 @@ class RobustScaler(nn.Module):
 
     A missing value becomes 0, the mean. Each feature that has missing values in the training rows
     also gets an indicator, 1 where it is missing, as a further column. A constant feature is 0.
+    Features and indicators are multiplied by their ``relevance``, which is one until it is set.
 
     Source: the preprocessing of RealMLP (Holzmüller et al., NeurIPS 2024).
 
@@ -39,6 +40,7 @@ class RobustScaler(nn.Module):
     deviation: Tensor
     missing: Tensor
     continuous: Tensor
+    relevance: Tensor
 
     def __init__(self, n_features: int, n_missing: int, n_continuous: int) -> None:
         super().__init__()
@@ -46,6 +48,7 @@ class RobustScaler(nn.Module):
             self.register_buffer(name, torch.ones(n_features))
         for name, size in (("missing", n_missing), ("continuous", n_continuous)):
             self.register_buffer(name, torch.zeros(size, dtype=torch.int64))
+        self.register_buffer("relevance", torch.ones(n_features + n_missing))
 
     @property
     def sizes(self) -> tuple[int, int, int]:
@@ -68,7 +71,7 @@ class RobustScaler(nn.Module):
         )
         scaler = cls(X.shape[1], int(missing.sum()), int(continuous.sum())).to(X.device).double()
         found = center, scale, mean, deviation, missing.nonzero()[:, 0], continuous.nonzero()[:, 0]
-        for buffer, values in zip(scaler.buffers(), found, strict=True):
+        for buffer, values in zip(scaler.buffers(), found, strict=False):  # all but the relevance
             buffer.copy_(values)
         return scaler
 
@@ -76,9 +79,9 @@ class RobustScaler(nn.Module):
         """Scaled features and indicators of missing values, shape (n, d + n_missing)."""
         Z = _clipped(X, self.center, self.scale).sub_(self.mean).div_(self.deviation)
         Z = Z.masked_fill_(X.isnan(), 0)
-        if not len(self.missing):
-            return Z
-        return torch.cat([Z, X.index_select(1, self.missing).isnan().to(Z)], dim=1)
+        if len(self.missing):
+            Z = torch.cat([Z, X.index_select(1, self.missing).isnan().to(Z)], dim=1)
+        return Z.mul_(self.relevance)
 
 
 def _clipped(X: Tensor, center: Tensor, scale: Tensor) -> Tensor:

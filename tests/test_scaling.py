@@ -100,3 +100,12 @@ def test_robust_scaler_of_many_rows_is_near_that_of_all():
     low, middle, high = np.percentile(X, [25, 50, 75])
     assert scaler.center.item() == pytest.approx(middle, abs=0.05)
     assert scaler.scale.item() == pytest.approx(1 / (high - low), rel=0.05)
+
+
+def test_robust_scaler_multiplies_features_and_marks_by_their_relevance():
+    X = rng.normal(size=(30, 2))
+    X[::5, 1] = np.nan
+    scaler, relevance = fit(X), [0.5, 2.0, 3.0]
+    before = scaler(torch.as_tensor(X)).numpy()
+    scaler.relevance.copy_(torch.tensor(relevance))
+    np.testing.assert_allclose(scaler(torch.as_tensor(X)).numpy(), before * relevance)

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_digits, make_moons
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import train_test_split
 
@@ -34,6 +35,19 @@ def test_classifier_reaches_the_measured_accuracy_and_auroc(kind):
     means, deviations = np.transpose(MEASURED[kind])
     # Rounding on another machine acts like another seed: allow three standard errors.
     assert (np.mean(results, axis=0) >= means - 3 * deviations / N_SEEDS**0.5).all()
+
+
+@pytest.mark.parametrize("weighting", ["evidence", None])
+def test_classifier_is_more_accurate_than_a_forest_among_columns_of_noise(weighting):
+    leads = []
+    for seed in range(3):
+        X, y = make_moons(1500, noise=0.2, random_state=seed)
+        X = np.hstack([X, np.random.RandomState(seed).normal(size=(1500, 30))])
+        y_noisy, _ = make_label_noise(y[:500], kind="symmetric", rate=0.1, random_state=seed)
+        clf = CLIDMUClassifier(weighting=weighting, random_state=seed).fit(X[:500], y_noisy)
+        forest = RandomForestClassifier(random_state=seed).fit(X[:500], y_noisy)
+        leads.append(clf.score(X[500:], y[500:]) - forest.score(X[500:], y[500:]))
+    assert np.mean(leads) > 0
 
 
 # "evidence" is left out: the kernel regression leaves out a row of weight 3 as a whole, but only

@@ -82,7 +82,7 @@ def loo_proba(
     left_out = torch.zeros_like(weight)
     if kernel is None:
         left_out = weight
-        kernel = _choose_kernel(table, weight, frequencies, generator)
+        kernel = choose_kernel(table, weight, frequencies, generator)
     ridge = Ridge(table.chunks(weight), frequencies * kernel.inverse_width**0.5)
     proba = weight.new_empty(len(weight), n_classes)
     parts = zip(
@@ -204,14 +204,20 @@ class Ridge:
         return features.mul_(n**-0.5)
 
 
-def _choose_kernel(
+def draw_rows(weight: Tensor, generator: torch.Generator) -> Tensor:
+    """Positions of the rows that have a weight, or of :data:`N_SELECTION` of them."""
+    rows = weight.nonzero().squeeze(1)
+    if len(rows) > N_SELECTION:
+        draw = torch.randperm(len(rows), generator=generator)[:N_SELECTION]
+        rows = rows[draw.to(rows.device)]
+    return rows
+
+
+def choose_kernel(
     table: Standardised, weight: Tensor, frequencies: Tensor, generator: torch.Generator
 ) -> Kernel:
     """Candidate of least leave-one-out squared error."""
-    drawn = weight.nonzero().squeeze(1)
-    if len(drawn) > N_SELECTION:
-        draw = torch.randperm(len(drawn), generator=generator)[:N_SELECTION]
-        drawn = drawn[draw.to(drawn.device)]
+    drawn = draw_rows(weight, generator)
     parts = [(*table.rows(rows), weight[rows]) for rows in drawn.split(table.chunk)]
 
     half = frequencies[:, ::2]  # enough to compare kernels, and five times as fast

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from sklearn_clidmu._scaling import RobustScaler
 from sklearn_clidmu._settings import ONE_BATCH_KERNEL, ONE_BATCH_ROWS, Schedule, Settings
 from sklearn_clidmu.clid.weight_nets import EvidenceNet
 from sklearn_clidmu.clid.weighted import class_means, weighted_mean
+from sklearn_clidmu.noise.feature_relevance import feature_relevance
 from sklearn_clidmu.noise.label_confidence import (
     LABEL_PRECISION_BOUNDS,
     NoiseEstimate,
@@ -117,6 +119,8 @@ def run_stages(
     if start is not None:  # the columns that it embeds, or marks as missing, stay the same
         scalers = [part for part in start.module_.modules() if isinstance(part, RobustScaler)]
         data = data._replace(scaler=scalers[0] if scalers else data.scaler)
+    else:
+        data = weigh_features(settings, data)
     settings, given = judge_labels(settings, data)
     data, given = trust_confirmed(data, given)
     prior, n_labeled, weight_decay = given, len(data.training), settings.weight_decay
@@ -140,6 +144,24 @@ def run_stages(
             if stage.outcome == "finished" or stages[predicting].outcome != "finished":
                 predicting = number
     return stages, predicting, given if settings.weighting == "evidence" else None
+
+
+def weigh_features(settings: Settings, data: TrainingData) -> TrainingData:
+    """Make the scaler multiply each feature by its relevance to the labels that are trained on.
+
+    A training set that fits in one batch has too few rows to tell.
+    """
+    if data.scaler is None or settings.one_batch:
+        return data
+    X, scaler = _dense_rows(data)
+    targets = with_confirmed(data).table.labels.targets
+    generator = torch.Generator().manual_seed(torch.initial_seed())
+    relevance = feature_relevance(
+        X, targets, data.n_classes, trained_weight(data), generator, scaler
+    )
+    scaler = deepcopy(scaler)
+    scaler.relevance.copy_(relevance)
+    return data._replace(scaler=scaler)
 
 
 def judge_labels(settings: Settings, data: TrainingData) -> tuple[Settings, Prior | None]:

@@ -28,7 +28,7 @@ from sklearn_clidmu.training.cross_fitting import (
     train_briefly,
 )
 from sklearn_clidmu.training.data import SparseRows, Table, TablePart
-from sklearn_clidmu.training.stages import run_stages
+from sklearn_clidmu.training.stages import run_stages, weigh_features
 
 from .helpers import Diary, blobs, prepare, vector
 
@@ -87,7 +87,8 @@ def test_draw_folds_does_not_follow_the_order_of_the_rows():
 
 def test_train_briefly_is_plain_training_for_a_third_of_the_epochs():
     settings, data = setting()
-    found = train_briefly(settings, data, data.training)
+    weighed = weigh_features(settings, data)
+    found = train_briefly(settings, weighed, weighed.training)
     assert len(found.history) == N_EPOCHS
     plain, _ = setting(weighting=None, max_epochs=N_EPOCHS)
     [stage], _, _ = run_stages(plain, data, None)

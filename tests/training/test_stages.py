@@ -75,7 +75,7 @@ def test_run_stages_trains_one_net_where_all_rows_have_a_label(n_folds):
     assert predicting == 0
     assert stage.outcome == "finished"
     assert len(stage.net.history) == 3
-    assert stage.data is data  # the folds are gone
+    assert stage.data.training is data.training  # the folds are gone
 
 
 @pytest.mark.parametrize("n_folds", [None, 3])
