@@ -107,6 +107,8 @@ def _contents(show: Any, rows: np.ndarray) -> tuple[str, list[str], list[Any]]:
     """Kind of the contents, names of columns ("table" only), and the contents of some rows."""
     if show is None:
         return "none", [], [None] * len(rows)
+    if hasattr(show, "to_native"):  # of narwhals
+        show = show.to_native()
     if hasattr(show, "columns"):
         if hasattr(show, "iloc"):  # of pandas, whose names of columns may repeat
             frame = show.iloc[rows]
@@ -115,7 +117,8 @@ def _contents(show: Any, rows: np.ndarray) -> tuple[str, list[str], list[Any]]:
             frame = _safe_indexing(show, rows)
             columns = [_safe_indexing(frame, j, axis=1) for j in range(frame.shape[1])]
         cells = [list(map(_text, column)) for column in columns]
-        return "table", list(map(str, show.columns)), list(map(list, zip(*cells, strict=True)))
+        names = getattr(show, "column_names", show.columns)  # of pyarrow, whose columns are arrays
+        return "table", list(map(str, names)), list(map(list, zip(*cells, strict=True)))
     show = as_numpy(show)
     ndim = getattr(show, "ndim", 1)
     if ndim not in (1, 3, 4):
@@ -124,12 +127,22 @@ def _contents(show: Any, rows: np.ndarray) -> tuple[str, list[str], list[Any]]:
             f"(n_samples, height, width[, channels]), got an array of shape {show.shape}: make a "
             "data frame of it."
         )
-    values = list(map(as_numpy, _safe_indexing(show, rows)))
+    if hasattr(show, "get_indexer"):  # an index of pandas
+        show = show.to_series()
+    values = list(map(_as_array, _safe_indexing(show, rows)))
     if any(isinstance(value, Path) for value in values):
         return "image", [], _image_files(values)
     if any(getattr(value, "ndim", 0) for value in values):
         return "image", [], [_data_uri(png(one), "image/png") for one in _pixels(values, show)]
     return "text", [], list(map(_text, values))
+
+
+def _as_array(value: Any) -> Any:
+    """Convert images of other libraries to NumPy; return others unchanged."""
+    if hasattr(value, "getpalette"):  # of Pillow
+        plain = value.mode in ("1", "L", "RGB", "RGBA", "I", "I;16", "F")
+        return np.asarray(value if plain else value.convert("RGBA"))
+    return as_numpy(value)
 
 
 def _text(value: Any) -> str:
@@ -139,7 +152,7 @@ def _text(value: Any) -> str:
 
 def _extremes(image: Any) -> tuple[float, float]:
     """Lowest and highest of the finite numbers of an image."""
-    image = np.asarray(as_numpy(image), dtype=float)
+    image = np.asarray(_as_array(image), dtype=float)
     finite = np.isfinite(image)
     low = np.min(image, initial=np.inf, where=finite)
     return float(low), float(np.max(image, initial=-np.inf, where=finite))

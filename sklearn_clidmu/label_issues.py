@@ -126,7 +126,11 @@ def cross_val_noise_scores(
     classes, given = encode_labels(labels, missing_label)
     if (given != NO_LABEL).all():
         labels = classes[given]  # of a dtype that any classifier reads
-    splits = list(check_cv(cv, given, classifier=is_classifier(estimator)).split(X, given))
+    rows = np.arange(len(given))
+    splits = [
+        (train, rows[test])  # a mask becomes positions
+        for train, test in check_cv(cv, given, classifier=is_classifier(estimator)).split(X, given)
+    ]
     n_tests = np.zeros(len(given), dtype=int)
     for _, test in splits:
         np.add.at(n_tests, test, 1)
@@ -452,7 +456,7 @@ class LabelIssues:
 def shorten(label: object) -> str:
     """Text of a label on one line of at most ``LABEL_WIDTH`` characters."""
     text = " ".join(str(label).split())
-    return text if len(text) <= LABEL_WIDTH else text[: LABEL_WIDTH - 1] + "…"
+    return text if len(text) <= LABEL_WIDTH else text[: LABEL_WIDTH - 3] + "..."
 
 
 def noise_report(
