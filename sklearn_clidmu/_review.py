@@ -11,7 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sklearn_clidmu._validation import check_labels, is_missing, is_null, missing_as_none
+from sklearn_clidmu._validation import (
+    as_numpy,
+    check_labels,
+    is_missing,
+    is_null,
+    missing_as_none,
+)
 
 COLUMNS = ("row", "given_label", "decision", "label")
 """Columns that a file or a frame of decisions must have."""
@@ -123,7 +129,7 @@ def _read_decisions(decisions: Any) -> list[tuple[Any, ...]]:
     """Cells of :data:`COLUMNS`, row by row; those of a file are texts."""
     if isinstance(decisions, (str, os.PathLike)):
         names, table = _read_csv(decisions)
-    elif hasattr(decisions, "to_pydict"):  # of pyarrow
+    elif hasattr(type(as_numpy(decisions)), "to_pydict"):  # of pyarrow
         table = decisions.to_pydict()
         names = list(table)
     elif hasattr(decisions, "columns"):

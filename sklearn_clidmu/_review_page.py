@@ -107,7 +107,7 @@ def _contents(show: Any, rows: np.ndarray) -> tuple[str, list[str], list[Any]]:
     """Kind of the contents, names of columns ("table" only), and the contents of some rows."""
     if show is None:
         return "none", [], [None] * len(rows)
-    if hasattr(show, "to_native"):  # of narwhals
+    if hasattr(type(show), "to_native"):  # of narwhals
         show = show.to_native()
     if hasattr(show, "columns"):
         if hasattr(show, "iloc"):  # of pandas, whose names of columns may repeat
@@ -117,7 +117,8 @@ def _contents(show: Any, rows: np.ndarray) -> tuple[str, list[str], list[Any]]:
             frame = _safe_indexing(show, rows)
             columns = [_safe_indexing(frame, j, axis=1) for j in range(frame.shape[1])]
         cells = [list(map(_text, column)) for column in columns]
-        names = getattr(show, "column_names", show.columns)  # of pyarrow, whose columns are arrays
+        # The columns of pyarrow are arrays.
+        names = show.column_names if hasattr(type(show), "column_names") else show.columns
         return "table", list(map(str, names)), list(map(list, zip(*cells, strict=True)))
     show = as_numpy(show)
     ndim = getattr(show, "ndim", 1)
@@ -127,7 +128,7 @@ def _contents(show: Any, rows: np.ndarray) -> tuple[str, list[str], list[Any]]:
             f"(n_samples, height, width[, channels]), got an array of shape {show.shape}: make a "
             "data frame of it."
         )
-    if hasattr(show, "get_indexer"):  # an index of pandas
+    if hasattr(type(show), "get_indexer"):  # an index of pandas
         show = show.to_series()
     values = list(map(_as_array, _safe_indexing(show, rows)))
     if any(isinstance(value, Path) for value in values):

@@ -38,12 +38,17 @@ LARGEST_UNSCALED_EXPONENT = 3  # a root mean square in [2**-3, 2**3] needs no re
 
 
 def as_numpy(values: Any) -> Any:
-    """Convert an array of another library, on any device, to NumPy; return others unchanged."""
+    """Convert an array of another library, on any device, to NumPy; return others unchanged.
+
+    A lazy frame is refused.
+    """
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu()
         return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
     if isinstance(values, np.ma.MaskedArray):
         return _unmasked(values)
+    if hasattr(type(values), "collect"):  # not a column of this name
+        raise ValueError(f"A {type(values).__name__} has no values yet: pass its collect().")
     if hasattr(values, "__array_namespace__") and not isinstance(values, np.ndarray):
         return np.asarray(values)
     return values
@@ -417,6 +422,7 @@ def encode_confirmed(confirmed: Any, codes: np.ndarray, classes: np.ndarray) -> 
     return known
 
 
+@np.errstate(under="ignore")
 def row_weights(
     classes: np.ndarray, codes: np.ndarray, sample_weight: Any, class_weight: Any, unlabeled: str
 ) -> np.ndarray:
@@ -447,6 +453,7 @@ def row_weights(
     return weight / weight[weight > 0].mean()
 
 
+@np.errstate(under="ignore")
 def bounded(weight: np.ndarray) -> np.ndarray:
     """Weights in a unit in which their sums and products do not overflow."""
     largest = weight.max(initial=0)

@@ -116,6 +116,9 @@ def test_page_takes_columns_of_the_same_name_and_sparse_features(page):
     frame = pd.DataFrame(ROWS, columns=["a", "b", "a"], index=[0, 0, 1, 1, 2, 2])
     data = read_data(page(some_issues(), show=frame, X=ROWS))
     assert data["columns"] == ["a", "b", "a"]
+    names = ["columns", "column_names", "to_native"]
+    named = read_data(page(some_issues(), show=pd.DataFrame(ROWS, columns=names)))
+    assert named["columns"] == names
     assert data["rows"][3][3] == [f"{value:.6g}" for value in ROWS[3]]
     sparse = read_data(page(some_issues(), show=frame, X=coo_array(ROWS)))
     mixed = read_data(page(some_issues(), show=frame, X=pd.DataFrame(ROWS, columns=["a", 1, 2.5])))

@@ -97,6 +97,13 @@ def test_masked_entries_are_missing_in_rows_labels_weights_and_scores():
         row_weights(np.array([0, 1]), codes[:2], np.ma.masked_array([1, 2], [1, 0]), None, "ignore")
 
 
+def test_lazy_frames_are_refused_with_advice():
+    lazy = pl.DataFrame(X).lazy()
+    for read in (checked, check_labels, lambda table: check_numbers(table, "weights")):
+        with pytest.raises(ValueError, match=r"A LazyFrame has no values yet: pass .*collect"):
+            read(lazy)
+
+
 def test_check_vector_accepts_a_column():
     np.testing.assert_array_equal(check_vector([[1], [2]], "y"), [1, 2])
     with pytest.raises(ValueError, match=r"y must have one entry per row.*shape \(2, 2\)"):
@@ -387,7 +394,7 @@ def test_check_rows_says_where_missing_values_are_supported():
 
 
 def test_check_rows_accepts_a_column_of_any_name():
-    table = pd.DataFrame(X, columns=["dtype", "dtypes", "columns", "index"])
+    table = pd.DataFrame(X, columns=["collect", "dtypes", "schema", "index"])
     np.testing.assert_array_equal(checked(table), X)
 
 
@@ -474,6 +481,12 @@ def test_row_weights_multiply_sample_and_class_weights_to_mean_one():
     np.testing.assert_allclose(weights(class_weight="balanced"), expected)
     found = weights([1, 2, 1, 1, 1], {"a": 3, "b": 0}, "ignore")
     np.testing.assert_allclose(found, [0.75, 1.5, 0.75, 0, 0])
+
+
+def test_row_weights_underflow_to_zero_where_numpy_may_raise():
+    with np.errstate(all="raise"):
+        weights = row_weights(np.array([0, 1]), np.array([0, 1]), [1e-300, 1e150], None, "ignore")
+    np.testing.assert_array_equal(weights, [0, 1])
 
 
 @pytest.mark.parametrize(
