@@ -395,11 +395,11 @@ class LabelIssues:
         show : data frame, sequence or ndarray, default=None
             How a person sees each row; one entry per row passed to ``fit``, not per issue.
 
-            - a pandas or polars data frame: its columns;
+            - a pandas, polars or pyarrow table: its columns;
             - a sequence of texts: the first 5,000 characters of each;
             - an array of images, of shape (n_samples, height, width), or with a last axis of 1, 3
-              or 4 channels; or a list of such images, which may differ in size: uint8, or numbers
-              that are scaled by their range. Sides are reduced to 256 pixels;
+              or 4 channels; or a list of such images or of Pillow's, which may differ in size:
+              uint8, or numbers that are scaled by their range. Sides are reduced to 256 pixels;
             - a sequence of ``pathlib.Path``: images whose files are copied into the page, whole,
               those of the nearest rows too. Make thumbnails of large ones first.
 

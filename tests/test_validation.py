@@ -394,8 +394,11 @@ def test_check_rows_says_where_missing_values_are_supported():
 
 
 def test_check_rows_accepts_a_column_of_any_name():
-    table = pd.DataFrame(X, columns=["collect", "dtypes", "schema", "index"])
-    np.testing.assert_array_equal(checked(table), X)
+    for names in (
+        ["dtype", "dtypes", "columns", "index"],
+        ["collect", "schema", "types", "values"],
+    ):
+        np.testing.assert_array_equal(checked(pd.DataFrame(X, columns=names)), X)
 
 
 @pytest.mark.parametrize(
