@@ -39,7 +39,7 @@ def review_page(issues: Any, show: Any, X: Any, n_neighbors: int) -> str:
     """Write the page of ``LabelIssues.to_html``."""
     n_rows = len(issues.mask)
     for name, table in (("show", show), ("X", X)):
-        if table is not None and _num_samples(table) != n_rows:
+        if table is not None and _num_samples(as_numpy(table)) != n_rows:
             raise ValueError(
                 f"{name} must have the {n_rows} rows that the labels belong to, got "
                 f"{_num_samples(table)}."

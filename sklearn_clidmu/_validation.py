@@ -121,6 +121,7 @@ def plain_names(names: np.ndarray) -> np.ndarray:
 def _plain_name(name: Any) -> Any:
     if isinstance(name, tuple):
         return tuple(map(_plain_name, name))
+    name = name.item() if isinstance(name, np.generic) else name
     return name if name is None or type(name) in (str, int, float, bool) else str(name)
 
 
@@ -143,20 +144,22 @@ def check_labels(y: Any, name: str = "y", *, warn: bool = True) -> np.ndarray:
         raise ValueError(
             f"{name} must be an array-like of labels, got a {type(y).__name__}: pass a list."
         )
-    if hasattr(y, "to_pylist"):  # of pyarrow
+    if hasattr(type(y), "to_pylist"):  # of pyarrow
         y = y.to_pylist()
     y = list(y) if _is_nullable(y) else as_numpy(y)
     if isinstance(y, (list, tuple)):
-        # Of strings that are an Enum, too, NumPy takes the name, and cuts it off.
-        y = [str.__str__(label) if isinstance(label, str) else label for label in y]
+        y = list(map(_plain_text, y))
         objects = np.array(y, dtype=object)
         strings = [isinstance(label, str) for label in objects.ravel()]
         mixed = any(strings) and not all(strings)
         plain = objects if mixed else np.array(y)
-        integers = (Integral, np.bool_)
-        mixed |= plain.dtype.kind == "f" and any(isinstance(label, integers) for label in y)
+        is_float, integers = plain.dtype.kind == "f", (Integral, np.bool_)
+        if is_float and any(isinstance(label, integers) for label in y):
+            mixed = plain.tolist() != y  # also where a label is nan
         y = objects if mixed else plain
     array = np.asarray(y)
+    if array.dtype == object and array.ndim:
+        array = np.frompyfunc(_plain_text, 1, 1)(array)
     if array.dtype.kind == "T":  # strings of any length, which few functions know
         array = array.astype(object)
     try:
@@ -164,6 +167,11 @@ def check_labels(y: Any, name: str = "y", *, warn: bool = True) -> np.ndarray:
     except ValueError as error:
         got = f"an array of shape {array.shape}" if array.ndim else repr(y)
         raise ValueError(f"{name} must have one entry per row, got {got}: {error}") from error
+
+
+def _plain_text(label: Any) -> Any:
+    """Return strings without a class of their own: NumPy cuts off those that are an Enum."""
+    return str.__str__(label) if isinstance(label, str) else label
 
 
 def _is_nullable(y: Any) -> bool:

@@ -304,6 +304,13 @@ class Animal(str, enum.Enum):
 def test_check_labels_takes_the_value_of_a_string_that_is_an_enum():
     assert check_labels([Animal.ANT, Animal.ZEBRA]).tolist() == ["ant", "zebra"]
     assert check_labels([Animal.ANT, 1]).tolist() == ["ant", 1]
+    found = check_labels(objects(Animal.ANT, None, Animal.ZEBRA)).tolist()
+    assert list(map(type, found)) == [str, type(None), str]
+
+
+def test_check_labels_keeps_numbers_of_two_types_together():
+    assert check_labels([1, 2.0, 3]).dtype == float
+    assert check_labels([1, 2.5, NAN]).dtype == object
 
 
 def test_known_classes_are_those_of_the_first_call():
