@@ -463,6 +463,7 @@ def row_weights(
 
 @np.errstate(under="ignore")
 def bounded(weight: np.ndarray) -> np.ndarray:
-    """Weights in a unit in which their sums and products do not overflow."""
+    """Weights in a unit in which their sums and products do not overflow, nor all underflow."""
     largest = weight.max(initial=0)
-    return weight / largest if largest > LARGEST_WEIGHT else weight
+    extreme = largest > LARGEST_WEIGHT or 0 < largest < 1 / LARGEST_WEIGHT
+    return weight / largest if extreme else weight

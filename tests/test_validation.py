@@ -493,6 +493,13 @@ def test_row_weights_multiply_sample_and_class_weights_to_mean_one():
     np.testing.assert_allclose(found, [0.75, 1.5, 0.75, 0, 0])
 
 
+def test_row_weights_count_by_their_ratios_however_small():
+    weights = row_weights(
+        np.array([0, 1]), np.array([0, 1]), [1e-300, 3e-300], {0: 1e-200, 1: 1e-200}, "ignore"
+    )
+    np.testing.assert_allclose(weights, [0.5, 1.5])
+
+
 def test_row_weights_underflow_to_zero_where_numpy_may_raise():
     with np.errstate(all="raise"):
         weights = row_weights(np.array([0, 1]), np.array([0, 1]), [1e-300, 1e150], None, "ignore")
