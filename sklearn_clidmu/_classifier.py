@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn import config_context
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import accuracy_score
@@ -30,7 +31,9 @@ from sklearn_clidmu._validation import (
     encode_confirmed,
     encode_known,
     encode_labels,
+    is_null,
     known_classes,
+    plain_names,
     positions,
     row_names,
     row_weights,
@@ -356,7 +359,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
             If the weighting collapsed and was switched off, if training diverged, or if the
             classifier knows no more than the class frequencies, with the likely cause.
         """
-        with fresh_torch(), unchanged_on_error(self):
+        with fresh_torch(), config_context(transform_output="default"), unchanged_on_error(self):
             self._validate_params()
             if y is None:
                 raise ValueError(
@@ -438,7 +441,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         ConvergenceWarning
             If training diverged; the epoch is undone.
         """
-        with fresh_torch(), unchanged_on_error(self):
+        with fresh_torch(), config_context(transform_output="default"), unchanged_on_error(self):
             self._validate_params()
             for name, value in (("early_stopping", True), ("class_weight", "balanced")):
                 if getattr(self, name) == value:
@@ -631,7 +634,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         n_epochs_before: int | None = None,
     ) -> Settings:
         return resolve(
-            self.get_params(deep=False),
+            # Not those of get_params: a subclass may have others.
+            {name: getattr(self, name) for name in PARAMETER_CONSTRAINTS},
             n_labeled=int(trained_rows(codes, weight, held_out).sum()),
             n_unlabeled=int(((weight > 0) & (codes < 0)).sum()),
             n_epochs_before=n_epochs_before,
@@ -700,6 +704,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
                 np.arange(len(part["_given"])) if part["_row_names"] is None else part["_row_names"]
                 for part in parts
             ]
+            if len({part.dtype.kind for part in names}) > 1:  # such as dates and numbers
+                names = [np.fromiter(part, object, len(part)) for part in names]
             self._row_names = np.concatenate(names)
         for name in ROW_ATTRIBUTES:
             setattr(self, name, np.concatenate([earlier[name], getattr(self, name)]))
@@ -748,6 +754,10 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         if "net_" in state:
             state["net_"] = describe_net(state["net_"])
         state["device"] = str(state["device"])  # without torch's own types
+        if state["missing_label"] is not None and is_null(state["missing_label"]):
+            state["missing_label"] = np.nan  # nor those of pandas
+        if state.get("_row_names") is not None:
+            state["_row_names"] = plain_names(state["_row_names"])
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -117,6 +117,8 @@ def _exportable(classes: np.ndarray) -> np.ndarray:
     """Classes in a dtype that ONNX supports: object for strings."""
     if classes.dtype.kind in "OU" and all(isinstance(name, str) for name in classes):
         return classes.astype(object)
-    if classes.dtype.kind in "biuf":
-        return classes
-    raise ValueError(f"classes_ must be numbers, booleans or strings, got {classes!r}.")
+    if classes.dtype.kind in "biuf" and classes.dtype.itemsize <= 8:
+        return classes.astype(classes.dtype.newbyteorder("="))
+    raise ValueError(
+        f"classes_ must be numbers, booleans or strings that ONNX has a type for, got {classes!r}."
+    )

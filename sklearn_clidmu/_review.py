@@ -11,7 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sklearn_clidmu._validation import check_labels, is_missing, is_null, missing_as_none
+from sklearn_clidmu._validation import (
+    as_numpy,
+    check_labels,
+    is_missing,
+    is_null,
+    missing_as_none,
+)
 
 COLUMNS = ("row", "given_label", "decision", "label")
 """Columns that a file or a frame of decisions must have."""
@@ -37,7 +43,8 @@ def apply_review(y: Any, decisions: Any, confirmed: Any = None) -> ReviewedLabel
         The given labels of the rows that were reviewed, in the same order.
     decisions : path or data frame
         The CSV file that was downloaded from the page of :meth:`LabelIssues.to_html
-        <sklearn_clidmu.label_issues.LabelIssues.to_html>`, or a pandas or polars frame. Columns:
+        <sklearn_clidmu.label_issues.LabelIssues.to_html>`, or a pandas, polars or pyarrow
+        table. Columns:
 
         - ``row``: row number, counted from 0;
         - ``given_label``: the label in y, by which it is checked that y is the one reviewed;
@@ -122,6 +129,9 @@ def _read_decisions(decisions: Any) -> list[tuple[Any, ...]]:
     """Cells of :data:`COLUMNS`, row by row; those of a file are texts."""
     if isinstance(decisions, (str, os.PathLike)):
         names, table = _read_csv(decisions)
+    elif hasattr(type(as_numpy(decisions)), "to_pydict"):  # of pyarrow
+        table = decisions.to_pydict()
+        names = list(table)
     elif hasattr(decisions, "columns"):
         names, table = list(decisions.columns), decisions
     else:
@@ -144,8 +154,12 @@ def _read_csv(path: Any) -> tuple[list[str], dict[str, Any]]:
     except UnicodeDecodeError as error:
         raise ValueError(f"decisions must be a file in UTF-8, got {path}: {error}.") from error
     separator = max(",;\t", key=text.partition("\n")[0].count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
-    names, *lines = [line for line in reader if line] or [[]]
+    limit = csv.field_size_limit(max(len(text), 131072))  # of a process, by default 131072
+    try:
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+        names, *lines = [line for line in reader if any(line)] or [[]]
+    finally:
+        csv.field_size_limit(limit)
     for line in lines:
         if len(line) != len(names):
             raise ValueError(
@@ -169,7 +183,7 @@ def _spelling(label: Any, is_text: bool) -> str:
 
 def _new_label(cell: Any, labels: np.ndarray, is_text: bool) -> Any:
     """Label that y does not have yet."""
-    with suppress(ValueError):
+    with suppress(ValueError, OverflowError):
         if not is_text:
             kind = labels.dtype if labels.dtype.kind in "iuf" else int
             return np.array(_spelling(cell, is_text)).astype(kind).item()

@@ -39,7 +39,7 @@ def review_page(issues: Any, show: Any, X: Any, n_neighbors: int) -> str:
     """Write the page of ``LabelIssues.to_html``."""
     n_rows = len(issues.mask)
     for name, table in (("show", show), ("X", X)):
-        if table is not None and _num_samples(table) != n_rows:
+        if table is not None and _num_samples(as_numpy(table)) != n_rows:
             raise ValueError(
                 f"{name} must have the {n_rows} rows that the labels belong to, got "
                 f"{_num_samples(table)}."
@@ -107,6 +107,8 @@ def _contents(show: Any, rows: np.ndarray) -> tuple[str, list[str], list[Any]]:
     """Kind of the contents, names of columns ("table" only), and the contents of some rows."""
     if show is None:
         return "none", [], [None] * len(rows)
+    if hasattr(type(show), "to_native"):  # of narwhals
+        show = show.to_native()
     if hasattr(show, "columns"):
         if hasattr(show, "iloc"):  # of pandas, whose names of columns may repeat
             frame = show.iloc[rows]
@@ -115,7 +117,9 @@ def _contents(show: Any, rows: np.ndarray) -> tuple[str, list[str], list[Any]]:
             frame = _safe_indexing(show, rows)
             columns = [_safe_indexing(frame, j, axis=1) for j in range(frame.shape[1])]
         cells = [list(map(_text, column)) for column in columns]
-        return "table", list(map(str, show.columns)), list(map(list, zip(*cells, strict=True)))
+        # The columns of pyarrow are arrays.
+        names = show.column_names if hasattr(type(show), "column_names") else show.columns
+        return "table", list(map(str, names)), list(map(list, zip(*cells, strict=True)))
     show = as_numpy(show)
     ndim = getattr(show, "ndim", 1)
     if ndim not in (1, 3, 4):
@@ -124,12 +128,22 @@ def _contents(show: Any, rows: np.ndarray) -> tuple[str, list[str], list[Any]]:
             f"(n_samples, height, width[, channels]), got an array of shape {show.shape}: make a "
             "data frame of it."
         )
-    values = list(map(as_numpy, _safe_indexing(show, rows)))
+    if hasattr(type(show), "get_indexer"):  # an index of pandas
+        show = show.to_series()
+    values = list(map(_as_array, _safe_indexing(show, rows)))
     if any(isinstance(value, Path) for value in values):
         return "image", [], _image_files(values)
     if any(getattr(value, "ndim", 0) for value in values):
         return "image", [], [_data_uri(png(one), "image/png") for one in _pixels(values, show)]
     return "text", [], list(map(_text, values))
+
+
+def _as_array(value: Any) -> Any:
+    """Convert images of other libraries to NumPy; return others unchanged."""
+    if hasattr(value, "getpalette"):  # of Pillow
+        plain = value.mode in ("1", "L", "RGB", "RGBA", "I", "I;16", "F")
+        return np.asarray(value if plain else value.convert("RGBA"))
+    return as_numpy(value)
 
 
 def _text(value: Any) -> str:
@@ -139,7 +153,7 @@ def _text(value: Any) -> str:
 
 def _extremes(image: Any) -> tuple[float, float]:
     """Lowest and highest of the finite numbers of an image."""
-    image = np.asarray(as_numpy(image), dtype=float)
+    image = np.asarray(_as_array(image), dtype=float)
     finite = np.isfinite(image)
     low = np.min(image, initial=np.inf, where=finite)
     return float(low), float(np.max(image, initial=-np.inf, where=finite))

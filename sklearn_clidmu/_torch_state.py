@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from threading import Lock
@@ -33,14 +34,30 @@ class _SinglePrecision:
 
 
 _single_precision = _SinglePrecision()
+_forked = False
+
+
+def _renew_state() -> None:
+    """Forget the threads of the parent in a forked process, where they do not exist."""
+    global _forked, _single_precision
+    if _single_precision.n_inside:
+        torch.set_default_dtype(_single_precision.before)
+    _forked, _single_precision = True, _SinglePrecision()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_renew_state)
 
 
 @contextmanager
 def fresh_torch() -> Iterator[None]:
     """Compute as in a fresh process: with gradients, in float32, on the CPU unless told otherwise.
 
-    What the caller has set holds again at the end.
+    What the caller has set holds again at the end. A forked process stays with one thread, since
+    torch would wait for threads of the parent.
     """
+    if _forked:
+        torch.set_num_threads(1)
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -29,19 +29,39 @@ GAPS = (
     "for example with X.toarray(), OneHotEncoder(sparse_output=False) or "
     "ColumnTransformer(..., sparse_threshold=0), or impute them.",
 )  # of the rows of a module, and of sparse ones
+DATES = re.compile("(date|time|duration|period)", re.IGNORECASE)
+"""Types of dates and times: of NumPy, pandas, polars and pyarrow."""
 N_NAMED = 8  # maximum number of classes that an error message lists
 LARGEST_WEIGHT = 1e100
+ROUNDING = 1e-6  # of scores that were added up in single precision
 LARGEST_UNSCALED_EXPONENT = 3  # a root mean square in [2**-3, 2**3] needs no rescaling
 
 
 def as_numpy(values: Any) -> Any:
-    """Convert an array of another library, on any device, to NumPy; return others unchanged."""
+    """Convert an array of another library, on any device, to NumPy; return others unchanged.
+
+    A lazy frame is refused.
+    """
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu()
         return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    if isinstance(values, np.ma.MaskedArray):
+        return _unmasked(values)
+    if hasattr(type(values), "collect"):  # not a column of this name
+        raise ValueError(f"A {type(values).__name__} has no values yet: pass its collect().")
     if hasattr(values, "__array_namespace__") and not isinstance(values, np.ndarray):
         return np.asarray(values)
     return values
+
+
+def _unmasked(values: Any) -> np.ndarray:
+    """Array with nan where a number is masked, and None where another entry is."""
+    mask = np.ma.getmaskarray(values)
+    if not mask.any():
+        return values.data
+    unmasked = values.data.astype(values.dtype if values.dtype.kind == "f" else object)
+    unmasked[mask] = np.nan if values.dtype.kind == "f" else None
+    return unmasked
 
 
 def check_vector(values: Any, name: str) -> np.ndarray:
@@ -66,18 +86,21 @@ def check_numbers(values: Any, name: str) -> np.ndarray:
 
 
 def check_scores(scores: Any, name: str) -> np.ndarray:
-    """Convert noise scores to float64 of shape (n,); nan marks rows without a label."""
+    """Convert noise scores to float64 of shape (n,); nan marks rows without a label.
+
+    What rounding has moved out of [0, 1], as in means of probabilities, is moved back.
+    """
     numbers = check_numbers(check_vector(scores, name), name)
     known = numbers[~np.isnan(numbers)]
     if not len(known):
         raise ValueError(f"{name} must have at least one entry that is not nan, got {numbers}.")
-    outside = known[(known < 0) | (known > 1)]
+    outside = known[(known < -ROUNDING) | (known > 1 + ROUNDING)]
     if len(outside):
         raise ValueError(
             f"{name} must be in [0, 1], or nan where there is no label, got {outside[0]:g}. If p "
             "is the probability of the given label, pass 1 - p: higher means more likely wrong."
         )
-    return numbers
+    return numbers.clip(0, 1)
 
 
 def row_names(*tables: Any) -> np.ndarray | None:
@@ -88,6 +111,18 @@ def row_names(*tables: Any) -> np.ndarray | None:
             names = np.asarray(index)
             return None if np.array_equal(names, np.arange(len(names))) else names
     return None
+
+
+def plain_names(names: np.ndarray) -> np.ndarray:
+    """Row names of Python and NumPy; other objects, such as dates with a time zone, as text."""
+    return names if names.dtype != object else np.fromiter(map(_plain_name, names), object)
+
+
+def _plain_name(name: Any) -> Any:
+    if isinstance(name, tuple):
+        return tuple(map(_plain_name, name))
+    name = name.item() if isinstance(name, np.generic) else name
+    return name if name is None or type(name) in (str, int, float, bool) else str(name)
 
 
 def check_same_length(**arrays: np.ndarray) -> None:
@@ -101,22 +136,30 @@ def check_same_length(**arrays: np.ndarray) -> None:
 def check_labels(y: Any, name: str = "y", *, warn: bool = True) -> np.ndarray:
     """Convert labels to an array of shape (n,), keeping their types.
 
-    Mixed lists become object arrays, because NumPy would turn numbers into strings. Columns of
-    integers and booleans that may be missing keep their type, because NumPy would turn them into
-    floating-point numbers.
+    Mixed lists become object arrays, because NumPy would turn numbers into strings, and integers
+    into floating-point numbers, which are not exact beyond 2**53. So do columns of integers and
+    booleans that may be missing.
     """
     if isinstance(y, (set, frozenset, dict, Iterator)):
         raise ValueError(
             f"{name} must be an array-like of labels, got a {type(y).__name__}: pass a list."
         )
-    if hasattr(y, "to_pylist"):  # of pyarrow
+    if hasattr(type(y), "to_pylist"):  # of pyarrow
         y = y.to_pylist()
     y = list(y) if _is_nullable(y) else as_numpy(y)
     if isinstance(y, (list, tuple)):
+        y = list(map(_plain_text, y))
         objects = np.array(y, dtype=object)
         strings = [isinstance(label, str) for label in objects.ravel()]
-        y = objects if any(strings) and not all(strings) else np.array(y)
+        mixed = any(strings) and not all(strings)
+        plain = objects if mixed else np.array(y)
+        is_float, integers = plain.dtype.kind == "f", (Integral, np.bool_)
+        if is_float and any(isinstance(label, integers) for label in y):
+            mixed = plain.tolist() != y  # also where a label is nan
+        y = objects if mixed else plain
     array = np.asarray(y)
+    if array.dtype == object and array.ndim:
+        array = np.frompyfunc(_plain_text, 1, 1)(array)
     if array.dtype.kind == "T":  # strings of any length, which few functions know
         array = array.astype(object)
     try:
@@ -126,11 +169,19 @@ def check_labels(y: Any, name: str = "y", *, warn: bool = True) -> np.ndarray:
         raise ValueError(f"{name} must have one entry per row, got {got}: {error}") from error
 
 
+def _plain_text(label: Any) -> Any:
+    """Return strings without a class of their own: NumPy cuts off those that are an Enum."""
+    return str.__str__(label) if isinstance(label, str) else label
+
+
 def _is_nullable(y: Any) -> bool:
     """Whether y is a series of integers or booleans with its own marker of missing values."""
     dtype: Any = getattr(y, "dtype", None)
     if hasattr(dtype, "is_integer"):  # of polars
         return dtype.is_integer()
+    if hasattr(dtype, "ordered"):  # categories of pandas
+        dtype = dtype.categories.dtype
+        return getattr(dtype, "kind", "") in ("b", "i", "u")
     return not isinstance(dtype, np.dtype) and getattr(dtype, "kind", "") in ("b", "i", "u")
 
 
@@ -172,6 +223,12 @@ def encode_labels(y: Any, missing_label: Any, name: str = "y") -> tuple[np.ndarr
     if not len(given):
         raise ValueError(f"{name} must have labels, got none{context}.")
     given = plain_labels(given, missing_label, name)
+    if given.dtype == object and not isinstance(given[0], str):
+        raise ValueError(
+            f"{name} must have strings, booleans or numbers of at most 64 bits as labels, got "
+            f"{given[0]!r}, of type {type(given[0]).__name__}: convert them, for example with "
+            "[str(label) for label in y]."
+        )
     assert_all_finite(given, input_name=name)
     try:
         check_classification_targets(given)
@@ -198,7 +255,8 @@ def plain_labels(given: np.ndarray, missing_label: Any = np.nan, name: str = "y"
     if given.dtype != object:
         return given
     check_one_type(given, name)
-    return given if isinstance(given[0], str) else np.array(given.tolist())
+    is_number = np.isscalar(given[0]) and not isinstance(given[0], str)
+    return np.array(given.tolist()) if is_number else given
 
 
 def known_classes(classes: Any, before: np.ndarray | None, missing_label: Any = None) -> np.ndarray:
@@ -299,12 +357,9 @@ def check_rows(estimator: BaseEstimator, X: Any, *, reset: bool, allow_nd: bool)
     which are else compared.
     """
     X = as_numpy(X)
-    dtypes = getattr(X, "dtypes", None)
-    # Only a frame has several.
-    dtypes = list(dtypes) if np.iterable(dtypes) else [getattr(X, "dtype", None)]
-    if any(getattr(dtype, "kind", None) == "M" for dtype in dtypes):
-        raise ValueError(f"X has dates: {ADVICE}")
-    half = dtypes == [np.float16]
+    if any(DATES.match(str(dtype)) for dtype in _dtypes(X)):
+        raise ValueError(f"X has dates or times: {ADVICE}")
+    half = _dtypes(X) == [np.float16]
     dtype = np.float32 if half else [np.float64, np.float32]
     options = {"reset": reset, "dtype": dtype, "accept_sparse": "csr", "allow_nd": allow_nd}
     options["ensure_all_finite"] = True if allow_nd or hasattr(X, "tocsr") else "allow-nan"
@@ -328,6 +383,15 @@ def check_rows(estimator: BaseEstimator, X: Any, *, reset: bool, allow_nd: bool)
         if not found:
             raise
         raise ValueError(f"X has {found[0]} ({error}): {ADVICE}") from error
+
+
+def _dtypes(X: Any) -> list[Any]:
+    """Types of the columns of a frame of any library, or the type of an array."""
+    dtypes = getattr(X, "dtypes", None)
+    if not np.iterable(dtypes):
+        schema: Any = getattr(X, "schema", None)  # of pyarrow or narwhals
+        dtypes = schema.types if hasattr(schema, "types") else getattr(schema, "values", list)()
+    return list(dtypes) or [getattr(X, "dtype", None)]
 
 
 def sparse_unit(X: Any, sample_weight: np.ndarray) -> float:
@@ -366,6 +430,7 @@ def encode_confirmed(confirmed: Any, codes: np.ndarray, classes: np.ndarray) -> 
     return known
 
 
+@np.errstate(under="ignore")
 def row_weights(
     classes: np.ndarray, codes: np.ndarray, sample_weight: Any, class_weight: Any, unlabeled: str
 ) -> np.ndarray:
@@ -396,7 +461,9 @@ def row_weights(
     return weight / weight[weight > 0].mean()
 
 
+@np.errstate(under="ignore")
 def bounded(weight: np.ndarray) -> np.ndarray:
-    """Weights in a unit in which their sums and products do not overflow."""
+    """Weights in a unit in which their sums and products do not overflow, nor all underflow."""
     largest = weight.max(initial=0)
-    return weight / largest if largest > LARGEST_WEIGHT else weight
+    extreme = largest > LARGEST_WEIGHT or 0 < largest < 1 / LARGEST_WEIGHT
+    return weight / largest if extreme else weight

@@ -105,7 +105,7 @@ def make_label_noise(
         probabilities = _instance_probabilities(targets, X, len(classes), rate, rng)
         noisy = _draw(probabilities, rng)
     elif kind == "asymmetric":
-        noisy = _draw(_checked_matrix(transition_matrix, len(classes))[targets], rng)
+        noisy = _draw(_checked_matrix(transition_matrix, classes)[targets], rng)
     else:  # exactly as many rows as the rate says
         rows = rng.permutation(len(y))[: round(rate * len(y))]
         shift = 1 if kind == "pairflip" else rng.randint(1, len(classes), len(rows))
@@ -114,8 +114,18 @@ def make_label_noise(
     return classes[noisy], noisy != targets
 
 
-def _checked_matrix(transition_matrix: Any, n_classes: int) -> np.ndarray:
-    matrix = check_array(transition_matrix, dtype=np.float64, input_name="transition_matrix")
+def _checked_matrix(transition_matrix: Any, classes: np.ndarray) -> np.ndarray:
+    n_classes = len(classes)
+    for axis in ("index", "columns"):
+        names = getattr(transition_matrix, axis, ())
+        names = [] if callable(names) else list(names)
+        if names != classes.tolist() and set(names) == set(classes.tolist()):
+            raise ValueError(
+                f"transition_matrix must have the classes in sorted order, {classes.tolist()}, got "
+                f"{axis} {names}."
+            )
+    matrix = as_numpy(transition_matrix)
+    matrix = check_array(matrix, dtype=np.float64, input_name="transition_matrix")
     if matrix.shape != (n_classes, n_classes):
         raise ValueError(
             f"transition_matrix must have shape {(n_classes, n_classes)}, one row and one column "

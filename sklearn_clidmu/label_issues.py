@@ -126,7 +126,11 @@ def cross_val_noise_scores(
     classes, given = encode_labels(labels, missing_label)
     if (given != NO_LABEL).all():
         labels = classes[given]  # of a dtype that any classifier reads
-    splits = list(check_cv(cv, given, classifier=is_classifier(estimator)).split(X, given))
+    rows = np.arange(len(given))
+    splits = [
+        (train, rows[test])  # a mask becomes positions
+        for train, test in check_cv(cv, given, classifier=is_classifier(estimator)).split(X, given)
+    ]
     n_tests = np.zeros(len(given), dtype=int)
     for _, test in splits:
         np.add.at(n_tests, test, 1)
@@ -391,11 +395,11 @@ class LabelIssues:
         show : data frame, sequence or ndarray, default=None
             How a person sees each row; one entry per row passed to ``fit``, not per issue.
 
-            - a pandas or polars data frame: its columns;
+            - a pandas, polars or pyarrow table: its columns;
             - a sequence of texts: the first 5,000 characters of each;
             - an array of images, of shape (n_samples, height, width), or with a last axis of 1, 3
-              or 4 channels; or a list of such images, which may differ in size: uint8, or numbers
-              that are scaled by their range. Sides are reduced to 256 pixels;
+              or 4 channels; or a list of such images or of Pillow's, which may differ in size:
+              uint8, or numbers that are scaled by their range. Sides are reduced to 256 pixels;
             - a sequence of ``pathlib.Path``: images whose files are copied into the page, whole,
               those of the nearest rows too. Make thumbnails of large ones first.
 
@@ -452,7 +456,7 @@ class LabelIssues:
 def shorten(label: object) -> str:
     """Text of a label on one line of at most ``LABEL_WIDTH`` characters."""
     text = " ".join(str(label).split())
-    return text if len(text) <= LABEL_WIDTH else text[: LABEL_WIDTH - 1] + "…"
+    return text if len(text) <= LABEL_WIDTH else text[: LABEL_WIDTH - 3] + "..."
 
 
 def noise_report(

@@ -157,9 +157,9 @@ def noisy_label_scorer(estimator: Any, X: Any, y: Any) -> float:
     given = codes != NO_LABEL
     targets = torch.from_numpy(codes[given])
     n_labels = max(int(targets.max()) + 1, len(clf.classes_))
-    with config_context(assume_finite=False):
-        X = check_kernel_rows(X)
-    rows = torch.from_numpy(dense_rows(X, seed=0)[given])
+    with config_context(assume_finite=False, transform_output="default"):
+        X = dense_rows(check_kernel_rows(X), seed=0)
+    rows = torch.from_numpy(X[given])
     p = torch.from_numpy(probabilities[given])
     n_classes = p.shape[1]
     generator = torch.Generator().manual_seed(0)

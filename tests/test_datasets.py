@@ -5,7 +5,9 @@ import re
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
+import torch
 from sklearn.metrics import confusion_matrix
 
 from sklearn_clidmu import datasets
@@ -260,6 +262,18 @@ def test_make_label_noise_names_the_invalid_argument(params, message):
 def test_make_label_noise_refuses_labels_of_several_types(labels):
     with pytest.raises(TypeError, match="labels of one type, got int and str"):
         make_label_noise(labels)
+
+
+def test_make_label_noise_reads_a_transition_matrix_of_any_library():
+    expected = noisy("asymmetric", transition_matrix=TRANSITIONS)
+    frame = pd.DataFrame(TRANSITIONS, index=range(4), columns=range(4))
+    tensor = torch.tensor(TRANSITIONS, requires_grad=True)
+    for matrix in (frame, frame.rename(index=str, columns=str), pl.DataFrame(TRANSITIONS), tensor):
+        actual = noisy("asymmetric", transition_matrix=matrix)
+        np.testing.assert_array_equal(actual, expected)
+    for unsorted in (frame[::-1], frame[[1, 0, 2, 3]]):
+        with pytest.raises(ValueError, match=r"in sorted order, \[0, .*got (index|columns)"):
+            noisy("asymmetric", transition_matrix=unsorted)
 
 
 @pytest.mark.parametrize(

@@ -288,6 +288,14 @@ def test_cross_val_noise_scores_leave_out_the_missing_label_as_a_class():
     np.testing.assert_array_equal(np.unique(suggested), [0, 1, 2])
 
 
+def test_cross_val_noise_scores_take_masks_for_folds():
+    first = np.arange(60) < 30
+    masks, rows = [(first, ~first), (~first, first)], np.arange(60)
+    positions = [(rows[train], rows[test]) for train, test in masks]
+    scores = [cross_val_noise_scores(GaussianNB(), X, y, cv=cv) for cv in (masks, positions)]
+    np.testing.assert_array_equal(*scores)
+
+
 class OnWorkers(GaussianNB):
     """Fits on a Dask worker, and nowhere else."""
 
@@ -390,7 +398,8 @@ def test_label_issues_print_an_aligned_table():
     assert {len(row) for row in rows} == {len(columns)}
     assert len(rows) == 8
     assert rows[0].split()[-2:] == ["ant", "1.000"]
-    assert "…" in rows[0]  # the long name
+    assert "..." in rows[0]  # the long name
+    assert repr(issues).isascii()  # as terminals may demand
     more = find_label_issues(scores, NAMES[np.arange(12) % 3], threshold=0)
     assert len(repr(more).splitlines()) == 13
     assert repr(more).endswith("\nand 2 more")

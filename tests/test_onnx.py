@@ -79,6 +79,8 @@ def test_export_onnx_divides_by_the_unit_of_a_sparse_table(tmp_path):
         np.array([1, 3, 200], dtype=np.uint8),
         np.array([1.0, 2.0, 3.0], dtype=np.float32),
         np.array([False, True]),
+        np.array([-7, 0, 2**20], dtype=">i4"),
+        np.array(["no", "yes"], dtype=">U3"),
     ],
     ids=lambda names: str(names.dtype),
 )
@@ -87,7 +89,7 @@ def test_export_onnx_keeps_the_classes(names, tmp_path):
     [(label, _)], _ = run(clf, tmp_path / "model.onnx", [X])
     np.testing.assert_array_equal(label, clf.predict(X))
     if names.dtype.kind != "U":
-        assert label.dtype == names.dtype
+        assert label.dtype == names.dtype.newbyteorder("=")
 
 
 def test_export_onnx_writes_no_path_of_this_machine(tmp_path):
@@ -119,9 +121,10 @@ def test_export_onnx_refuses_what_it_cannot_write(tmp_path):
     with pytest.raises(ValueError, match=r"torch\.onnx\.export on clf\.net_\.module_"):
         export_onnx(fitted(module=nn.Linear), path)
     clf = fitted()
-    clf.classes_ = np.array([1, "a", None], dtype=object)
-    with pytest.raises(ValueError, match="classes_ must be numbers, booleans or strings"):
-        export_onnx(clf, path)
+    for classes in (np.array([1, "a", None], dtype=object), np.arange(3, dtype=np.longdouble)):
+        clf.classes_ = classes
+        with pytest.raises(ValueError, match="classes_ must be numbers, booleans or strings"):
+            export_onnx(clf, path)
     with pytest.raises(NotFittedError):
         export_onnx(CLIDMUClassifier(), path)
     for other in (make_pipeline(clf), LogisticRegression(), None):

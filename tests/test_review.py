@@ -1,5 +1,6 @@
 """The page on which label issues are reviewed, and the labels that follow from the decisions."""
 
+import csv
 import io
 import json
 import re
@@ -12,6 +13,7 @@ import pandas as pd
 import polars as pl
 import pytest
 from matplotlib.image import imread
+from PIL import Image
 from scipy.sparse import coo_array
 from scipy.spatial.distance import cdist
 
@@ -114,6 +116,9 @@ def test_page_takes_columns_of_the_same_name_and_sparse_features(page):
     frame = pd.DataFrame(ROWS, columns=["a", "b", "a"], index=[0, 0, 1, 1, 2, 2])
     data = read_data(page(some_issues(), show=frame, X=ROWS))
     assert data["columns"] == ["a", "b", "a"]
+    names = ["columns", "column_names", "to_native"]
+    named = read_data(page(some_issues(), show=pd.DataFrame(ROWS, columns=names)))
+    assert named["columns"] == names
     assert data["rows"][3][3] == [f"{value:.6g}" for value in ROWS[3]]
     sparse = read_data(page(some_issues(), show=frame, X=coo_array(ROWS)))
     mixed = read_data(page(some_issues(), show=frame, X=pd.DataFrame(ROWS, columns=["a", 1, 2.5])))
@@ -238,6 +243,34 @@ def test_page_without_suggestions_or_issues_is_written(page):
 def test_page_names_the_invalid_argument(page, arguments, message):
     with pytest.raises(ValueError, match=message):
         page(some_issues(), **arguments)
+
+
+def test_page_shows_frames_of_narwhals_and_an_index_of_pandas(page):
+    narwhals = pytest.importorskip("narwhals")
+    texts = [f"row {i}" for i in range(6)]
+    for frame in (pl.DataFrame({"text": texts}), pd.DataFrame({"text": texts})):
+        data = read_data(page(some_issues(), show=narwhals.from_native(frame)))
+        assert data == read_data(page(some_issues(), show=frame))
+    assert read_data(page(some_issues(), show=pd.Index(texts))) == read_data(
+        page(some_issues(), show=texts)
+    )
+
+
+def test_page_shows_a_pyarrow_table_with_its_names(page):
+    pyarrow = pytest.importorskip("pyarrow")
+    columns = {"text": list("abcdef"), "size": list(range(6))}
+    data = read_data(page(some_issues(), show=pyarrow.table(columns)))
+    assert data == read_data(page(some_issues(), show=pd.DataFrame(columns)))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "RGB", "RGBA", "F", "I;16", "P", "LA", "CMYK"])
+def test_page_shows_images_of_pillow(page, mode):
+    image = Image.new(mode, (5, 4))
+    data = read_data(page(some_issues(), show=[image] * 6))
+    assert data["kind"] == "image"
+    expected = np.asarray(image.convert("RGBA"))[..., :3]
+    found = read_image(data["rows"][0][3])
+    np.testing.assert_array_equal(found[..., :3] if found.ndim == 3 else found, expected[0, 0, 0])
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "scan.tiff", None])
@@ -380,6 +413,27 @@ def test_review_does_not_change_its_input(tmp_path):
     y = np.array(LABELS)
     apply_review(y, write_csv(tmp_path / "d.csv", ["0,,cat,change,dog"]))
     assert y.tolist() == LABELS
+
+
+def test_review_reads_long_labels_and_skips_empty_lines(tmp_path):
+    labels, limit = ["a" * 200_000, "b"], csv.field_size_limit()
+    path = write_csv(
+        tmp_path / "d.csv", [f"0,,{labels[0]},change,b", ",,,,", "1,,b,keep,b", ",,,,"]
+    )
+    assert apply_review(labels, path).confirmed.tolist() == ["b", "b"]
+    assert csv.field_size_limit() == limit
+
+
+def test_review_reads_tables_of_pyarrow():
+    pyarrow = pytest.importorskip("pyarrow")
+    columns = {"row": [0], "given_label": [1], "decision": ["change"], "label": [2]}
+    assert apply_review([1, 2], pyarrow.table(columns)).y.tolist() == [2, 2]
+
+
+def test_review_refuses_a_label_that_the_type_of_y_cannot_hold():
+    columns = {"row": [0], "given_label": [1], "decision": ["change"], "label": [300]}
+    with pytest.raises(ValueError, match="have the label 300, and y has labels of type int8"):
+        apply_review(np.array([1, 2], np.int8), pd.DataFrame(columns))
 
 
 @pytest.mark.parametrize("lines", [[], [""]], ids=["none", "a blank line"])

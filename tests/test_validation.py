@@ -1,5 +1,9 @@
 """Conversions and checks of arrays, labels, rows and row weights."""
 
+import datetime
+import enum
+from decimal import Decimal
+
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -30,6 +34,7 @@ from sklearn_clidmu._validation import (
 )
 
 NAN = float("nan")
+LARGE = pd.CategoricalDtype([2**53, 2**53 + 1])
 
 
 def series(labels, dtype):
@@ -68,6 +73,37 @@ def test_as_numpy_converts_arrays_of_other_libraries_only():
     np.testing.assert_array_equal(half, [0.5, -3.0])
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, int, bool, str, object])
+def test_as_numpy_reads_masked_entries_as_missing(dtype):
+    masked = np.ma.masked_array(np.array([1, 0, 1], dtype), mask=[False, True, False])
+    found = as_numpy(masked)
+    assert not isinstance(found, np.ma.MaskedArray)
+    assert is_missing(found, NAN).tolist() == [False, True, False]
+    assert found[[0, 2]].tolist() == masked.data[[0, 2]].tolist()
+    assert found.dtype == (dtype if np.dtype(dtype).kind == "f" else object)
+    full = as_numpy(np.ma.masked_array(masked.data))
+    assert type(full) is np.ndarray
+    assert full.dtype == masked.dtype
+
+
+def test_masked_entries_are_missing_in_rows_labels_weights_and_scores():
+    table = np.ma.masked_array(X, mask=np.eye(*X.shape, dtype=bool))
+    np.testing.assert_array_equal(checked(table), np.where(table.mask, NAN, X))
+    classes, codes = encode_labels(np.ma.masked_array([3, 5, 4, 5], [0, 0, 1, 0]), NAN)
+    assert (classes.tolist(), codes.tolist()) == ([3, 5], [0, 1, -1, 1])
+    scores = check_scores(np.ma.masked_array([0.5, 0.25], [False, True]), "scores")
+    np.testing.assert_array_equal(scores, [0.5, NAN])
+    with pytest.raises(ValueError, match="sample_weight contains NaN"):
+        row_weights(np.array([0, 1]), codes[:2], np.ma.masked_array([1, 2], [1, 0]), None, "ignore")
+
+
+def test_lazy_frames_are_refused_with_advice():
+    lazy = pl.DataFrame(X).lazy()
+    for read in (checked, check_labels, lambda table: check_numbers(table, "weights")):
+        with pytest.raises(ValueError, match=r"A LazyFrame has no values yet: pass .*collect"):
+            read(lazy)
+
+
 def test_check_vector_accepts_a_column():
     np.testing.assert_array_equal(check_vector([[1], [2]], "y"), [1, 2])
     with pytest.raises(ValueError, match=r"y must have one entry per row.*shape \(2, 2\)"):
@@ -88,6 +124,8 @@ def test_check_scores_accepts_the_unit_interval_and_nan():
     for outside in (-0.1, 1.5, np.inf):
         with pytest.raises(ValueError, match=rf"s must be in \[0, 1\].*got {outside:g}\."):
             check_scores([0.5, outside], "s")
+    beyond = check_scores([-1e-9, np.float32(1) + np.finfo(np.float32).eps], "s")  # by rounding
+    np.testing.assert_array_equal(beyond, [0, 1])
     for nothing in ([], [np.nan]):
         with pytest.raises(ValueError, match="s must have at least one entry that is not nan"):
             check_scores(nothing, "s")
@@ -152,6 +190,10 @@ def test_is_missing_finds_the_missing_label_and_nothing_else(y, missing_label, m
         ([3.0, 5.0, 3.0, 5.0], np.array([3.0, 5.0, NAN, 5.0]), NAN),
         ([3, 5, 3, 5], objects(3, 5, "?", 5), "?"),
         ([3, 5, 3, 5], [3, 5, None, 5], NAN),
+        ([2**53, 2**53 + 1] * 2, [2**53, 2**53 + 1, NAN, 2**53 + 1], NAN),
+        ([2**63, 2**63 + 1] * 2, [2**63, 2**63 + 1, -1, 2**63 + 1], -1),
+        ([2**53, 2**53 + 1] * 2, series([2**53, 2**53 + 1, None, 2**53 + 1], LARGE), NAN),
+        ([True, False, True, False], [True, False, NAN, False], NAN),
         ([True, False, True, False], objects(True, False, None, False), NAN),
         ([True, False, True, False], objects(True, False, -1, False), -1),
         (np.array(["b", "a", "b", "a"]), np.array(["b", "a", "", "a"]), ""),
@@ -228,6 +270,47 @@ def test_encode_labels_refuses_what_gives_no_two_classes(y, missing_label, messa
 def test_encode_labels_refuses_labels_of_several_types_with_advice():
     with pytest.raises(TypeError, match=r"y must have labels of one type, got int and str: conv"):
         encode_labels(["a", 1], None)
+
+
+class Color(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        objects(("a", 1), ("b", 2)),
+        objects(frozenset("a"), frozenset("b")),
+        list(Color),
+        [datetime.date(2020, 1, 1), datetime.date(2020, 1, 2)],
+        pd.date_range("2020-01-01", periods=2, tz="UTC"),
+        [Decimal(1), Decimal(2)],
+        [2**70, 2**71],
+    ],
+    ids=["tuples", "sets", "enum", "dates", "time zone", "decimal", "large"],
+)
+def test_encode_labels_names_labels_of_a_type_that_is_not_supported(labels):
+    kind = type(next(iter(labels))).__name__
+    with pytest.raises(ValueError, match=rf"y must have strings, booleans.*of type {kind}: conv"):
+        encode_labels(labels, None)
+
+
+class Animal(str, enum.Enum):
+    ANT = "ant"
+    ZEBRA = "zebra"
+
+
+def test_check_labels_takes_the_value_of_a_string_that_is_an_enum():
+    assert check_labels([Animal.ANT, Animal.ZEBRA]).tolist() == ["ant", "zebra"]
+    assert check_labels([Animal.ANT, 1]).tolist() == ["ant", 1]
+    found = check_labels(objects(Animal.ANT, None, Animal.ZEBRA)).tolist()
+    assert list(map(type, found)) == [str, type(None), str]
+
+
+def test_check_labels_keeps_numbers_of_two_types_together():
+    assert check_labels([1, 2.0, 3]).dtype == float
+    assert check_labels([1, 2.5, NAN]).dtype == object
 
 
 def test_known_classes_are_those_of_the_first_call():
@@ -318,8 +401,11 @@ def test_check_rows_says_where_missing_values_are_supported():
 
 
 def test_check_rows_accepts_a_column_of_any_name():
-    table = pd.DataFrame(X, columns=["dtype", "dtypes", "columns", "index"])
-    np.testing.assert_array_equal(checked(table), X)
+    for names in (
+        ["dtype", "dtypes", "columns", "index"],
+        ["collect", "schema", "types", "values"],
+    ):
+        np.testing.assert_array_equal(checked(pd.DataFrame(X, columns=names)), X)
 
 
 @pytest.mark.parametrize(
@@ -338,9 +424,19 @@ def test_check_rows_accepts_a_column_of_any_name():
             (frame({"size": [1.0, 2.0], "color": ["red", "blue"]}), "X has strings.*red.*Table")
             for frame in (pd.DataFrame, pl.DataFrame)
         ),
-        (
-            pd.DataFrame({"size": [1.0], "day": pd.to_datetime(["2020-01-01"])}),
-            "X has dates.*TableVectorizer",
+        *(
+            (table, "X has dates.*TableVectorizer")
+            for table in (
+                pd.DataFrame({"size": [1.0], "day": pd.to_datetime(["2020-01-01"])}),
+                pd.DataFrame({"time": pd.to_timedelta([1], unit="s")}),
+                np.ones((2, 1), "timedelta64[s]"),
+                *(
+                    pl.DataFrame({**number, "time": pl.Series([5], dtype=pl.Int64).cast(dtype)})
+                    for number in ({}, {"size": [1.0]})
+                    for dtype in (pl.Datetime, pl.Duration, pl.Time)
+                ),
+                pl.DataFrame({"day": [datetime.date(2020, 1, 1)]}),
+            )
         ),
     ],
 )
@@ -395,6 +491,19 @@ def test_row_weights_multiply_sample_and_class_weights_to_mean_one():
     np.testing.assert_allclose(weights(class_weight="balanced"), expected)
     found = weights([1, 2, 1, 1, 1], {"a": 3, "b": 0}, "ignore")
     np.testing.assert_allclose(found, [0.75, 1.5, 0.75, 0, 0])
+
+
+def test_row_weights_count_by_their_ratios_however_small():
+    weights = row_weights(
+        np.array([0, 1]), np.array([0, 1]), [1e-300, 3e-300], {0: 1e-200, 1: 1e-200}, "ignore"
+    )
+    np.testing.assert_allclose(weights, [0.5, 1.5])
+
+
+def test_row_weights_underflow_to_zero_where_numpy_may_raise():
+    with np.errstate(all="raise"):
+        weights = row_weights(np.array([0, 1]), np.array([0, 1]), [1e-300, 1e150], None, "ignore")
+    np.testing.assert_array_equal(weights, [0, 1])
 
 
 @pytest.mark.parametrize(

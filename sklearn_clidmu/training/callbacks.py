@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -217,9 +218,9 @@ class EarlyStopping(Callback):
 def progress(verbose: int, name: str, n_trainings: int) -> Iterator[list[tuple[str, Callback]]]:
     """Yield the callback that shows one progress bar for some trainings; none with ``verbose=0``.
 
-    There may be fewer than ``n_trainings``.
+    There may be fewer than ``n_trainings``. Programs without a console have no standard error.
     """
-    if not verbose:
+    if not verbose or sys.stderr is None:
         yield []
         return
     bar = ProgressBar(name, n_trainings)

@@ -337,6 +337,8 @@ def share_memory(values: np.ndarray) -> Tensor:
     Copied only if its rows are not in C order, so that sums over them round alike.
     """
     values = np.ascontiguousarray(values)
+    if min(values.strides) < 0:  # of an axis of length 1, which NumPy calls contiguous
+        values = values.copy()
     return torch.from_numpy(values if values.flags.writeable else np.asarray(_Unlocked(values)))
 
 

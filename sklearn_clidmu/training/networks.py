@@ -110,7 +110,7 @@ class Dropout(nn.Dropout):
         """Drop entries of X, with probability p to the nearest 1 / 65536."""
         if not self.training or self.p == 0 or X.device.type != "cpu":
             return super().forward(X)
-        n_dropped = min(round(self.p * 65536), 65535)
+        n_dropped = min(round(float(self.p) * 65536), 65535)
         *rows, d = X.shape
         words = torch.empty((*rows, (d + 3) // 4), dtype=torch.int64).random_(-(2**63), None)
         kept = words.view(torch.int16)[..., :d].ge(n_dropped - 32768).to(X.dtype)

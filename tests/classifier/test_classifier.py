@@ -376,6 +376,11 @@ def test_verbose_zero_prints_nothing(verbose, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_verbose_is_silent_without_standard_error(monkeypatch):
+    monkeypatch.setattr("sys.stderr", None)
+    small(verbose=1).fit(X, y)
+
+
 @pytest.mark.parametrize("verbose", [1, True, 2])
 def test_verbose_shows_bars_on_standard_error_alone(verbose, capfd):
     small(verbose=verbose, weight_decay="auto", batch_size=16).fit(X, y)

@@ -24,7 +24,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.semi_supervised import SelfTrainingClassifier
 from sklearn.utils import estimator_html_repr
 
-from sklearn_clidmu import CLIDMUClassifier
+from sklearn_clidmu import CLIDMUClassifier, noisy_label_scorer
 
 from .data import SMALL, make_rows
 
@@ -280,6 +280,61 @@ def test_polars_frame_gives_its_names_and_nothing_else():
     assert list(clf.feature_names_in_) == list("wxyz")
     np.testing.assert_array_equal(clf.noise_scores_, plain.noise_scores_)
     np.testing.assert_array_equal(clf.predict(frame), NAMES[plain.predict(X)])
+
+
+@pytest.mark.parametrize("kind", ["narwhals", "pyarrow", "pyarrow of narwhals"])
+def test_tables_with_times_are_refused_in_any_library(kind):
+    polars, narwhals = pytest.importorskip("polars"), pytest.importorskip("narwhals")
+    times = polars.Series(range(60)).cast(polars.Duration)
+    table = polars.DataFrame({"a": X[:, 0], "b": times})
+    if "pyarrow" in kind:
+        pytest.importorskip("pyarrow")
+        table = table.to_arrow()
+    if "narwhals" in kind:
+        table = narwhals.from_native(table)
+    with pytest.raises(ValueError, match=r"X has dates or times.*TableVectorizer"):
+        small().fit(table, y)
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_results_do_not_depend_on_the_output_of_transformers(library):
+    pytest.importorskip(library)
+    labels = np.where(np.arange(60) < 10, -1, y)
+    wide = csr_array(np.tile(X > 2, 30).astype(float))
+    before = []
+    for output in ("default", library):
+        with sklearn.config_context(transform_output=output):
+            pipe = make_pipeline(StandardScaler(), small(missing_label=-1)).fit(X, labels)
+            sparse = small(missing_label=-1, batch_size=16).fit(wide, labels)
+            scores = noisy_label_scorer(pipe, X, y), noisy_label_scorer(sparse, wide, y)
+            sparse.partial_fit(wide, labels)
+        before.append((*scores, pipe[-1].noise_scores_, sparse.noise_scores_))
+    for expected, actual in zip(*before, strict=True):
+        np.testing.assert_array_equal(actual, expected)
+
+
+def test_predict_takes_a_single_row_of_a_reversed_table():
+    clf = small().fit(X, y)
+    for rows in (X[:1][::-1], X[:1, :][::-1].astype(np.float32)):
+        np.testing.assert_allclose(clf.predict_proba(rows), clf.predict_proba(X[:1]), atol=1e-6)
+    with_module = small(module=torch.nn.Linear).fit(X, y)
+    assert with_module.predict(X[:1][::-1]) == with_module.predict(X[:1])
+
+
+class Narrow(CLIDMUClassifier):
+    """A subclass with parameters of its own."""
+
+    def __init__(self, *, size=8, random_state=None):
+        super().__init__(max_epochs=1, hidden_layer_sizes=size, random_state=random_state)
+        self.size = size
+
+
+def test_subclass_may_have_other_parameters():
+    clf = clone(Narrow(size=6, random_state=0)).fit(X, y)
+    assert clf.get_params() == {"size": 6, "random_state": 0}
+    assert_sound(clf, X)
+    other = small(max_epochs=1, hidden_layer_sizes=6).fit(X, y)
+    np.testing.assert_array_equal(clf.predict_proba(X), other.predict_proba(X))
 
 
 def test_lists_give_what_arrays_give():

@@ -8,11 +8,12 @@ from functools import cache, partial
 
 import joblib
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
-from sklearn_clidmu import CLIDMUClassifier
+from sklearn_clidmu import CLIDMUClassifier, find_label_issues
 
 from .data import SMALL, make_rows
 from .graph import names_of_cuda, tensors
@@ -228,6 +229,30 @@ def test_pickle_is_plain_python_and_numpy(model):
     clf = fitted_once(model)
     assert tensors(clf.__getstate__()) == []
     assert b"torch" not in pickle.dumps(clf)
+
+
+DAYS = pd.date_range("2020-01-01", periods=40, tz="UTC")
+NAMES = {
+    "time zone": DAYS,
+    "periods": pd.period_range("2020-01-01", periods=40),
+    "two levels": pd.MultiIndex.from_product([DAYS[:20], ["a", "b"]]),
+}
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_files_hold_no_objects_of_pandas(kind, tmp_path):
+    io = pytest.importorskip("skops.io")
+    table = pd.DataFrame(X, index=NAMES[kind])
+    clf = fitted(rows=table, missing_label=pd.NA)
+    assert b"pandas" not in pickle.dumps(clf)
+    io.dump(clf, tmp_path / "model.skops")
+    loaded = io.load(tmp_path / "model.skops", trusted=[OWN_TYPE])
+    np.testing.assert_array_equal(loaded.predict_proba(X), clf.predict_proba(X))
+    found = find_label_issues(loaded).row_names
+    texts = [tuple(map(str, name)) if kind == "two levels" else str(name) for name in table.index]
+    assert found.tolist() == texts
+    assert find_label_issues(clf).row_names.tolist() == table.index.tolist()
+    assert np.isnan(loaded.missing_label)
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -183,6 +183,15 @@ INDEXES = {
 }
 
 
+def test_label_issues_frame_joins_row_names_of_different_kinds():
+    days, names = INDEXES["days"][:40], [f"row {i}" for i in range(40)]
+    parts = small().partial_fit(pd.DataFrame(X[:40], index=days), y[:40], classes=[0, 1])
+    parts.partial_fit(X[40:80], y[40:80])
+    parts.partial_fit(pd.DataFrame(X[80:], index=names), y[80:])
+    found = find_label_issues(parts).to_frame().index.tolist()
+    assert found == [*days, *range(40), *names]
+
+
 @pytest.mark.parametrize("kind", INDEXES)
 def test_label_issues_frame_has_the_index_of_the_callers_table(kind):
     index = INDEXES[kind]

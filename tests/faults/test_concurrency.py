@@ -15,6 +15,7 @@ from torch import nn
 
 from sklearn_clidmu import CLIDMUClassifier
 from sklearn_clidmu._random import local_generators
+from sklearn_clidmu._torch_state import fresh_torch
 from sklearn_clidmu.training.networks import FeatureTap
 
 X, y, _ = make_rows()
@@ -135,11 +136,15 @@ def answer(connection):
     connection.close()
 
 
-def in_child(start):
+def answer_as_forked(connection):
+    connection.send(results())
+
+
+def in_child(start, target=answer):
     """What :func:`results` gives in a process that is started in this way."""
     context = multiprocessing.get_context(start)
     here, there = context.Pipe(duplex=False)
-    child = context.Process(target=answer, args=(there,))
+    child = context.Process(target=target, args=(there,))
     child.start()
     there.close()
     try:
@@ -159,6 +164,36 @@ forks = pytest.mark.skipif(
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_fit_in_a_child_process_gives_what_the_parent_gives(start, alone):
     np.testing.assert_array_equal(in_child(start), alone[0])
+
+
+@forks
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_fit_in_a_process_forked_after_one_with_several_threads_does_not_hang(alone):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        table = torch.ones(2000, 200)
+        (table @ table.T).exp()  # torch starts its threads, whose locks the child inherits
+        np.testing.assert_allclose(in_child("fork", answer_as_forked), alone[0], rtol=0, atol=1e-5)
+    finally:
+        torch.set_num_threads(before)
+
+
+def fitted_dtype(pipe):
+    """Send the default dtype after a fit."""
+    results()
+    pipe.send(torch.get_default_dtype())
+
+
+@forks
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_process_forked_during_a_fit_keeps_the_default_dtype():
+    torch.set_default_dtype(torch.float64)
+    try:
+        with fresh_torch():
+            assert in_child("fork", fitted_dtype) == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 @forks

@@ -2,6 +2,7 @@ import copy
 import math
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from clid.helpers import N_CLASSES, N_FEATURES, NETWORKS, WIDTH, Pair, mlp, tapped
@@ -23,6 +24,11 @@ def inputs(n_rows=8):
 
 def layers():
     return nn.Linear(N_FEATURES, WIDTH), nn.ReLU(), nn.Linear(WIDTH, N_CLASSES)
+
+
+def test_dropout_takes_a_probability_in_half_precision():
+    dropped = (Dropout(np.float16(0.25))(torch.ones(64, 64)) == 0).float().mean()
+    assert abs(dropped - 0.25) < 0.05  # about seven standard deviations
 
 
 # The multi-layer perceptron
