@@ -1,12 +1,12 @@
-"""Relevance of each feature to the labels, from kernel regressions.
+"""Relevance of each feature to the labels, from a kernel regression.
 
 Features that tell nothing cost networks and Gaussian kernels much more accuracy than trees. The
 mean squared gradient of a regression by each feature, on the diagonal of its average gradient outer
 product, tells how much the labels depend on it. To scale each feature by the root of that is a step
 of the recursive feature machine (Radhakrishnan et al., Science 2024).
 
-Noisy labels make some features seem relevant by chance. So two regressions, on half of the rows
-each, tell how far their relevances are to be believed.
+Noisy labels make features seem relevant by chance. So the relevances are shrunk as far as those of
+two halves of the rows differ.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ def feature_relevance(
     generator: torch.Generator,
     scale: Callable[[Tensor], Tensor] = torch.as_tensor,
 ) -> Tensor:
-    """Root mean square of the regressions' gradient by each feature, shape (d,), float64.
+    """Root mean square of a regression's gradient by each feature, shape (d,), float64.
 
-    Relevances have a mean square of one. Their squares are drawn towards one as far as they are not
-    reliable: by one minus the correlation of two halves of the rows, stepped up to all rows
-    (Spearman and Brown; the estimate is Kelley's).
+    The squares have a mean of one and are shrunk towards it by their reliability (Kelley's
+    formula). That is the correlation between two halves of the rows, corrected to all rows by the
+    formula of Spearman and Brown.
 
     Parameters
     ----------
