@@ -17,7 +17,16 @@ import torch
 from torch import Tensor
 
 from sklearn_clidmu._settings import N_FREQUENCIES
-from sklearn_clidmu.noise.loo_kernel_ridge import Kernel, Standardised, choose_kernel, draw_rows
+from sklearn_clidmu.noise.loo_kernel_ridge import (
+    N_SELECTION,
+    Kernel,
+    Standardised,
+    choose_kernel,
+    draw_rows,
+)
+
+N_ENTRIES = 2**24
+"""Entries that are read at most: of more than 8,000 features, fewer rows."""
 
 
 def feature_relevance(
@@ -49,9 +58,11 @@ def feature_relevance(
     scale : callable, optional
         Scales rows, into the features whose relevance is measured.
     """
-    drawn = draw_rows(sample_weight, generator)
+    X = X.flatten(start_dim=1)
+    n_rows = min(N_SELECTION, max(N_ENTRIES // X.shape[1], 2))
+    drawn = draw_rows(sample_weight, n_rows, generator)
     targets, weight = targets[drawn], sample_weight[drawn].to(X.dtype)
-    table = Standardised(X.flatten(start_dim=1)[drawn], targets, weight, n_classes, scale)
+    table = Standardised(X[drawn], targets, weight, n_classes, scale)
     frequencies = torch.randn(table.width, N_FREQUENCIES, dtype=torch.float64, generator=generator)
     kernel = choose_kernel(table, weight, frequencies.to(X), generator)
     rows, labels = table.rows(slice(None))

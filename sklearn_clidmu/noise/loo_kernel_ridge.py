@@ -204,11 +204,11 @@ class Ridge:
         return features.mul_(n**-0.5)
 
 
-def draw_rows(weight: Tensor, generator: torch.Generator) -> Tensor:
-    """Positions of the rows that have a weight, or of :data:`N_SELECTION` of them."""
+def draw_rows(weight: Tensor, n_rows: int, generator: torch.Generator) -> Tensor:
+    """Positions of the rows that have a weight, or of ``n_rows`` of them, drawn at random."""
     rows = weight.nonzero().squeeze(1)
-    if len(rows) > N_SELECTION:
-        draw = torch.randperm(len(rows), generator=generator)[:N_SELECTION]
+    if len(rows) > n_rows:
+        draw = torch.randperm(len(rows), generator=generator)[:n_rows]
         rows = rows[draw.to(rows.device)]
     return rows
 
@@ -217,7 +217,7 @@ def choose_kernel(
     table: Standardised, weight: Tensor, frequencies: Tensor, generator: torch.Generator
 ) -> Kernel:
     """Candidate of least leave-one-out squared error."""
-    drawn = draw_rows(weight, generator)
+    drawn = draw_rows(weight, N_SELECTION, generator)
     parts = [(*table.rows(rows), weight[rows]) for rows in drawn.split(table.chunk)]
 
     half = frequencies[:, ::2]  # enough to compare kernels, and five times as fast
