@@ -67,10 +67,10 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
     information divergence, CLID).
 
     Features may have any scale, and dense tables missing values (nan): the network scales them by
-    median and quartiles, clips tails, and has an indicator of each feature's missing values. Sparse
-    tables are divided by a power of two that brings their root mean square near 1, if it is off by
-    more than a factor of 8. Arrays of other libraries, such as torch tensors, become NumPy arrays,
-    and NumPy arrays are returned.
+    median and quartiles, clips tails, weights each feature by its relevance to the labels, and has
+    an indicator of each feature's missing values. Sparse tables are divided by a power of two that
+    brings their root mean square near 1, if it is off by more than a factor of 8. Arrays of other
+    libraries, such as torch tensors, become NumPy arrays, and NumPy arrays are returned.
 
     Parameters
     ----------
