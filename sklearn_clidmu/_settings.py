@@ -193,6 +193,11 @@ class Settings:
     verbose: int
 
     @property
+    def judges_labels(self) -> bool:
+        """Whether each label is compared with what is predicted without it."""
+        return self.weighting == "evidence" or self.n_spreadings > 0
+
+    @property
     def n_trainings(self) -> int:
         """Stages of the fit at most."""
         return 1 + self.n_spreadings

@@ -156,10 +156,11 @@ def check_labels(y: Any, name: str = "y", *, warn: bool = True) -> np.ndarray:
         is_float, integers = plain.dtype.kind == "f", (Integral, np.bool_)
         if is_float and any(isinstance(label, integers) for label in y):
             mixed = plain.tolist() != y  # also where a label is nan
-        y = objects if mixed else plain
-    array = np.asarray(y)
-    if array.dtype == object and array.ndim:
-        array = np.frompyfunc(_plain_text, 1, 1)(array)
+        array = objects if mixed else plain
+    else:
+        array = np.asarray(y)
+        if array.dtype == object and array.ndim:
+            array = np.frompyfunc(_plain_text, 1, 1)(array)
     if array.dtype.kind == "T":  # strings of any length, which few functions know
         array = array.astype(object)
     try:
@@ -179,10 +180,11 @@ def _is_nullable(y: Any) -> bool:
     dtype: Any = getattr(y, "dtype", None)
     if hasattr(dtype, "is_integer"):  # of polars
         return dtype.is_integer()
-    if hasattr(dtype, "ordered"):  # categories of pandas
+    is_categorical = hasattr(dtype, "ordered")  # of pandas
+    if is_categorical:
         dtype = dtype.categories.dtype
-        return getattr(dtype, "kind", "") in ("b", "i", "u")
-    return not isinstance(dtype, np.dtype) and getattr(dtype, "kind", "") in ("b", "i", "u")
+    has_marker = is_categorical or not isinstance(dtype, np.dtype)
+    return has_marker and getattr(dtype, "kind", "") in ("b", "i", "u")
 
 
 def is_missing(y: np.ndarray, missing_label: Any) -> np.ndarray:
@@ -357,9 +359,10 @@ def check_rows(estimator: BaseEstimator, X: Any, *, reset: bool, allow_nd: bool)
     which are else compared.
     """
     X = as_numpy(X)
-    if any(DATES.match(str(dtype)) for dtype in _dtypes(X)):
+    dtypes = _dtypes(X)
+    if any(DATES.match(str(dtype)) for dtype in dtypes):
         raise ValueError(f"X has dates or times: {ADVICE}")
-    half = _dtypes(X) == [np.float16]
+    half = dtypes == [np.float16]
     dtype = np.float32 if half else [np.float64, np.float32]
     options = {"reset": reset, "dtype": dtype, "accept_sparse": "csr", "allow_nd": allow_nd}
     options["ensure_all_finite"] = True if allow_nd or hasattr(X, "tocsr") else "allow-nan"

@@ -16,7 +16,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sklearn_clidmu._settings import N_FREQUENCIES
 from sklearn_clidmu.noise.loo_kernel_ridge import (
     N_SELECTION,
     Kernel,
@@ -63,8 +62,7 @@ def feature_relevance(
     drawn = draw_rows(sample_weight, n_rows, generator)
     targets, weight = targets[drawn], sample_weight[drawn].to(X.dtype)
     table = Standardised(X[drawn], targets, weight, n_classes, scale)
-    frequencies = torch.randn(table.width, N_FREQUENCIES, dtype=torch.float64, generator=generator)
-    kernel = choose_kernel(table, weight, frequencies.to(X), generator)
+    kernel = choose_kernel(table, weight, table.draw_frequencies(generator), generator)
     rows, labels = table.rows(slice(None))
 
     def squares(part: Tensor) -> Tensor:

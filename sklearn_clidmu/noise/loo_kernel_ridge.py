@@ -77,8 +77,7 @@ def loo_proba(
     """
     weight = sample_weight.to(X.dtype)
     table = Standardised(X.flatten(start_dim=1), targets, weight, n_classes, scale)
-    frequencies = torch.randn(table.width, N_FREQUENCIES, dtype=torch.float64, generator=generator)
-    frequencies = frequencies.to(X)
+    frequencies = table.draw_frequencies(generator)
     left_out = torch.zeros_like(weight)
     if kernel is None:
         left_out = weight
@@ -144,6 +143,11 @@ class Standardised:
         X = ((X - self.mean) * self.scale).clamp(-FAR, FAR)
         Y = F.one_hot(self.targets[index], self.n_classes) - self.shares
         return X.to(self.X.dtype), Y.to(self.X.dtype)
+
+    def draw_frequencies(self, generator: torch.Generator) -> Tensor:
+        """Frequencies of a kernel of inverse width 1, shape (d, N_FREQUENCIES)."""
+        size = self.width, N_FREQUENCIES
+        return torch.randn(size, dtype=torch.float64, generator=generator).to(self.X)
 
     def chunks(self, weight: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Rows, labels and weights, as many at a time as fit in memory."""

@@ -151,7 +151,8 @@ def weigh_features(settings: Settings, data: TrainingData) -> TrainingData:
 
     A training set that fits in one batch has too few rows to tell.
     """
-    if data.scaler is None or settings.one_batch:
+    is_read = settings.module is None or settings.judges_labels
+    if data.scaler is None or settings.one_batch or not is_read:
         return data
     X, scaler = _dense_rows(data)
     targets = with_confirmed(data).table.labels.targets
@@ -172,7 +173,7 @@ def judge_labels(settings: Settings, data: TrainingData) -> tuple[Settings, Prio
     choose, weighted = settings.weight_decay is None, settings.weighting == "evidence"
     if choose:
         settings = replace(settings, weight_decay=choose_weight_decay(settings, data))
-    if not weighted and not settings.n_spreadings:
+    if not settings.judges_labels:
         return settings, None
     labels, weight = data.table.labels, trained_weight(data)
     X, scaler = _dense_rows(data)
