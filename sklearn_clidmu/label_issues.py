@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from sklearn.utils import indexable
 from sklearn.utils._param_validation import HasMethods, validate_parameter_constraints
 from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.parallel import Parallel, delayed
-from sklearn.utils.validation import _check_method_params, check_is_fitted
+from sklearn.utils.validation import _check_method_params, _num_samples, check_is_fitted
 
 from sklearn_clidmu._pipelines import trained_classifier
 from sklearn_clidmu._review_page import review_page
@@ -399,7 +399,8 @@ class LabelIssues:
             - a sequence of texts: the first 5,000 characters of each;
             - an array of images, of shape (n_samples, height, width), or with a last axis of 1, 3
               or 4 channels; or a list of such images or of Pillow's, which may differ in size:
-              uint8, or numbers that are scaled by their range. Sides are reduced to 256 pixels;
+              uint8, or numbers, scaled by the range of those shown. Sides are reduced to 256
+              pixels;
             - a sequence of ``pathlib.Path``: images whose files are copied into the page, whole,
               those of the nearest rows too. Make thumbnails of large ones first.
 
@@ -416,6 +417,14 @@ class LabelIssues:
             If ``show`` or ``X`` is invalid or has another number of rows than the labels, or if
             the page would have more than 400 MB, which browsers may not open.
         """
+        for name, table in (("show", show), ("X", X)):
+            if table is not None and _num_samples(as_numpy(table)) != len(self.mask):
+                raise ValueError(
+                    f"{name} must have the {len(self.mask)} rows that the labels belong to, got "
+                    f"{_num_samples(table)}."
+                )
+        if not isinstance(n_neighbors, Integral) or n_neighbors < 1:
+            raise ValueError(f"n_neighbors must be a positive integer, got {n_neighbors!r}.")
         Path(path).write_text(review_page(self, show, X, n_neighbors), encoding="utf-8")
 
     def to_frame(self) -> Any:

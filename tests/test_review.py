@@ -166,6 +166,13 @@ def test_page_shows_images_of_different_sizes(page):
         np.testing.assert_allclose(read_image(uri), expected, atol=0.5 + 1e-6)
 
 
+@pytest.mark.parametrize("number", [7.0, NAN])
+def test_page_shows_images_without_a_range(page, number):
+    data = read_data(page(some_issues(), show=np.full((6, 2, 3), number)))
+    for _, _, _, uri in data["rows"]:
+        np.testing.assert_array_equal(read_image(uri), np.zeros((2, 3)))
+
+
 def test_page_copies_image_files(page, tmp_path):
     paths = [tmp_path / f"{row}.gif" for row in range(6)]
     for path in paths:
