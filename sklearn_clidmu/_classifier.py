@@ -22,23 +22,17 @@ from sklearn_clidmu._persistence import describe_net, restore_net
 from sklearn_clidmu._random import local_generators, resolve_device
 from sklearn_clidmu._settings import PARAMETER_CONSTRAINTS, Settings, resolve
 from sklearn_clidmu._torch_state import check_deterministic, fresh_torch
-from sklearn_clidmu._validation import (
+from sklearn_clidmu._validation.arrays import check_numbers, plain_names, row_names
+from sklearn_clidmu._validation.labels import (
     NO_LABEL,
-    bounded,
-    check_numbers,
-    check_rows,
-    divided,
     encode_confirmed,
     encode_known,
     encode_labels,
     is_null,
     known_classes,
-    plain_names,
     positions,
-    row_names,
-    row_weights,
-    sparse_unit,
 )
+from sklearn_clidmu._validation.rows import bounded, check_rows, divided, row_weights, sparse_unit
 from sklearn_clidmu.noise.transition_matrix import count_joint, find_wrong, transition_matrix
 from sklearn_clidmu.training.data import as_rows, hold_out, make_training_data, trained_rows
 from sklearn_clidmu.training.doubt import find_doubt

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sklearn_clidmu._validation import as_numpy, check_labels, is_null, missing_as_none
+from sklearn_clidmu._validation.arrays import as_numpy
+from sklearn_clidmu._validation.labels import check_labels, is_null, missing_as_none
 
 COLUMNS = ("row", "given_label", "decision", "label")
 

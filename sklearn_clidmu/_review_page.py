@@ -16,7 +16,8 @@ import numpy as np
 from sklearn.neighbors import NearestNeighbors
 from sklearn.utils import _safe_indexing, check_array
 
-from sklearn_clidmu._validation import as_numpy, missing_as_none
+from sklearn_clidmu._validation.arrays import as_numpy
+from sklearn_clidmu._validation.labels import missing_as_none
 
 LONGEST_TEXT = 5000  # characters of a text or of a cell on the page
 LARGEST_SIDE = 256  # pixels of an image on the page that was passed as an array

@@ -10,7 +10,8 @@ from sklearn.utils.extmath import softmax
 from sklearn.utils.validation import check_array, check_consistent_length
 
 from sklearn_clidmu._random import numpy_generator
-from sklearn_clidmu._validation import as_numpy, check_labels, check_one_type, is_missing
+from sklearn_clidmu._validation.arrays import as_numpy
+from sklearn_clidmu._validation.labels import check_labels, check_one_type, is_missing
 
 KINDS = ("symmetric", "pairflip", "asymmetric", "instance")
 RATE_DEVIATION = 0.1  # standard deviation of the flip rates for kind="instance", as published

@@ -21,17 +21,14 @@ from sklearn.utils.validation import _check_method_params, _num_samples, check_i
 from sklearn_clidmu._pipelines import trained_classifier
 from sklearn_clidmu._review_page import review_page
 from sklearn_clidmu._settings import PARAMETER_CONSTRAINTS
-from sklearn_clidmu._validation import (
+from sklearn_clidmu._validation.arrays import as_numpy, check_same_length, check_scores, row_names
+from sklearn_clidmu._validation.labels import (
     NO_LABEL,
-    as_numpy,
     check_comparable,
     check_labels,
-    check_same_length,
-    check_scores,
     encode_labels,
     is_missing,
     plain_labels,
-    row_names,
 )
 
 CONSTRAINTS: dict[str, list[Any]] = {

@@ -25,7 +25,8 @@ from torch.nn import functional as F
 from sklearn_clidmu._classifier import CLIDMUClassifier
 from sklearn_clidmu._pipelines import last_step
 from sklearn_clidmu._torch_state import fresh_torch
-from sklearn_clidmu._validation import NO_LABEL, as_numpy, check_same_length, encode_known
+from sklearn_clidmu._validation.arrays import as_numpy, check_same_length
+from sklearn_clidmu._validation.labels import NO_LABEL, encode_known
 from sklearn_clidmu.clid.objective import clid_loss, uniform_clid
 from sklearn_clidmu.noise.loo_kernel_ridge import dense_rows, loo_proba
 from sklearn_clidmu.training.data import as_rows

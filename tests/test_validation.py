@@ -15,23 +15,22 @@ from sklearn.exceptions import DataConversionWarning
 from torch import nn
 
 from sklearn_clidmu import CLIDMUClassifier
-from sklearn_clidmu._validation import (
+from sklearn_clidmu._validation.arrays import (
     as_numpy,
-    check_labels,
     check_numbers,
-    check_rows,
     check_same_length,
     check_scores,
     check_vector,
-    divided,
+)
+from sklearn_clidmu._validation.labels import (
+    check_labels,
     encode_known,
     encode_labels,
     is_missing,
     known_classes,
     positions,
-    row_weights,
-    sparse_unit,
 )
+from sklearn_clidmu._validation.rows import check_rows, divided, row_weights, sparse_unit
 
 NAN = float("nan")
 LARGE = pd.CategoricalDtype([2**53, 2**53 + 1])

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay
 
-from sklearn_clidmu._validation import check_same_length, check_scores, check_vector
+from sklearn_clidmu._validation.arrays import check_same_length, check_scores, check_vector
 from sklearn_clidmu.plotting._drawing import BLUE, VERMILLION, fitted_classifier, make_axes
 
 RIGHT: dict[str, Any] = {"fill": True, "facecolor": BLUE, "edgecolor": BLUE}

@@ -1,0 +1,142 @@
+"""Rows of features and their weights."""
+
+from __future__ import annotations
+
+import re
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from sklearn import config_context
+from sklearn.base import BaseEstimator
+from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.validation import _check_sample_weight, validate_data
+
+from sklearn_clidmu._validation.arrays import as_numpy, check_numbers
+from sklearn_clidmu._validation.labels import NO_LABEL
+
+ADVICE = (
+    "encode columns of words and dates first, for example with skrub.TableVectorizer, or with "
+    "sklearn.compose.ColumnTransformer and sklearn.preprocessing.OneHotEncoder, and texts with "
+    "sklearn.feature_extraction.text.TfidfVectorizer or a pretrained encoder."
+)
+GAPS = (
+    "X contains NaN, and a module takes no missing values: impute them, for example with "
+    "sklearn.impute.SimpleImputer.",
+    "X contains NaN and is sparse, and only dense tables may have missing values: make it dense, "
+    "for example with X.toarray(), OneHotEncoder(sparse_output=False) or "
+    "ColumnTransformer(..., sparse_threshold=0), or impute them.",
+)  # of the rows of a module, and of sparse ones
+DATES = re.compile("(date|time|duration|period)", re.IGNORECASE)
+"""Types of dates and times: of NumPy, pandas, polars and pyarrow."""
+LARGEST_WEIGHT = 1e100
+LARGEST_UNSCALED_EXPONENT = 3  # a root mean square in [2**-3, 2**3] needs no rescaling
+
+
+def check_rows(estimator: BaseEstimator, X: Any, *, reset: bool, allow_nd: bool) -> Any:
+    """Convert rows to an ndarray or csr matrix of float32 or float64, without infinities.
+
+    Vectors may have missing values, nan, but not sparse rows, nor those of a module. Half precision
+    becomes float32. ``reset`` sets the feature names and number of the estimator,
+    which are else compared.
+    """
+    X = as_numpy(X)
+    dtypes = _dtypes(X)
+    if any(DATES.match(str(dtype)) for dtype in dtypes):
+        raise ValueError(f"X has dates or times: {ADVICE}")
+    half = dtypes == [np.float16]
+    dtype = np.float32 if half else [np.float64, np.float32]
+    options = {"reset": reset, "dtype": dtype, "accept_sparse": "csr", "allow_nd": allow_nd}
+    options["ensure_all_finite"] = True if allow_nd or hasattr(X, "tocsr") else "allow-nan"
+    try:
+        with config_context(assume_finite=False):  # what is not finite would spoil the fit
+            return validate_data(estimator, X, "no_validation", **options)
+    except (ValueError, TypeError) as error:
+        if options["ensure_all_finite"] is True and "contains NaN" in str(error):
+            raise ValueError(GAPS[not allow_nd]) from error
+        if "NAType" in str(error):
+            raise ValueError(
+                "X has pandas.NA among objects: give the columns a type of numbers, for example "
+                "with X.convert_dtypes(), or replace it by numpy.nan."
+            ) from error
+        reasons = {
+            "could not convert string to float": "strings",
+            "promot": "dates",
+            "number, not .*(date|Time|Period|Interval)": "dates",
+        }
+        found = [name for reason, name in reasons.items() if re.search(reason, str(error))]
+        if not found:
+            raise
+        raise ValueError(f"X has {found[0]} ({error}): {ADVICE}") from error
+
+
+def _dtypes(X: Any) -> list[Any]:
+    """Types of the columns of a frame of any library, or the type of an array."""
+    dtypes = getattr(X, "dtypes", None)
+    if not np.iterable(dtypes):
+        schema: Any = getattr(X, "schema", None)  # of pyarrow or narwhals
+        dtypes = schema.types if hasattr(schema, "types") else getattr(schema, "values", list)()
+    return list(dtypes) or [getattr(X, "dtype", None)]
+
+
+def sparse_unit(X: Any, sample_weight: np.ndarray) -> float:
+    """Power of two near the root mean square of a sparse table, zeros included.
+
+    Dividing by it is exact. Rows of unit length with many columns have entries that are too small
+    for a network, and standardizing would make the table dense. The unit is 1 if the root mean
+    square is within a factor of 8 of 1, and for dense tables, which the user can standardize.
+    """
+    if isinstance(X, np.ndarray):
+        return 1.0
+    weight = np.repeat(sample_weight, np.diff(X.indptr))
+    largest = np.abs(X.data).max(initial=0, where=weight > 0)
+    if not largest:
+        return 1.0
+    squares = weight @ np.square(X.data / largest, dtype=np.float64)  # cannot overflow
+    mean_square = squares / sample_weight.sum() / X.shape[1]
+    exponent = round(np.log2(largest) + np.log2(mean_square) / 2)
+    return 2.0**exponent if abs(exponent) > LARGEST_UNSCALED_EXPONENT else 1.0
+
+
+def divided(X: Any, unit: float) -> Any:
+    """Divide rows by a power of two; X itself, not a copy, if that is 1."""
+    return X if unit == 1 else (X / unit).astype(X.dtype, copy=False)
+
+
+@np.errstate(under="ignore")
+def row_weights(
+    classes: np.ndarray, codes: np.ndarray, sample_weight: Any, class_weight: Any, unlabeled: str
+) -> np.ndarray:
+    """Product of sample weights and class weights; the weights that are not zero have mean 1.
+
+    Class weights do not apply to rows without a label, whose weight is 0 with "ignore".
+    """
+    labeled = codes != NO_LABEL
+    if not isinstance(sample_weight, (Real, type(None))):
+        sample_weight = check_numbers(sample_weight, "sample_weight")
+    with config_context(assume_finite=False):
+        weight = _check_sample_weight(
+            sample_weight, codes, dtype=np.float64, ensure_non_negative=True, copy=True
+        )
+    weight = bounded(weight)
+    if class_weight is not None:
+        factors = compute_sample_weight(class_weight, classes[codes[labeled]])
+        if not (np.isfinite(factors).all() and (factors >= 0).all()):
+            raise ValueError(f"class_weight must be finite and not negative, got {class_weight!r}.")
+        weight[labeled] *= bounded(factors)
+        weight = bounded(weight)
+    # What single precision cannot hold beside the others counts as zero.
+    weight[weight < np.finfo(np.float32).tiny * weight.max()] = 0
+    if not weight[labeled].any():
+        raise ValueError("sample_weight must have a positive entry, got only zeros.")
+    if unlabeled == "ignore":
+        weight[~labeled] = 0
+    return weight / weight[weight > 0].mean()
+
+
+@np.errstate(under="ignore")
+def bounded(weight: np.ndarray) -> np.ndarray:
+    """Weights in a unit in which their sums and products do not overflow, nor all underflow."""
+    largest = weight.max(initial=0)
+    extreme = largest > LARGEST_WEIGHT or 0 < largest < 1 / LARGEST_WEIGHT
+    return weight / largest if extreme else weight
