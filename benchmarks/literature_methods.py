@@ -41,7 +41,7 @@ from sklearn_clidmu.training.data import (
 from sklearn_clidmu.training.meta_step import BatchMetaStep, make_rows
 from sklearn_clidmu.training.net import ReweightedNet
 from sklearn_clidmu.training.net_factory import build_net
-from sklearn_clidmu.training.stages import weigh_features
+from sklearn_clidmu.training.prior import weigh_features
 
 CPU = torch.device("cpu")
 PAPER = {"virtual_step": "full", "temperature": 0.5, "meta_batch_size": 100}

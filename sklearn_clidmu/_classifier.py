@@ -37,16 +37,14 @@ from sklearn_clidmu.noise.transition_matrix import count_joint, find_wrong, tran
 from sklearn_clidmu.training.data import as_rows, hold_out, make_training_data, trained_rows
 from sklearn_clidmu.training.doubt import find_doubt
 from sklearn_clidmu.training.net import ReweightedNet
-from sklearn_clidmu.training.stages import (
-    Prior,
-    Stage,
+from sklearn_clidmu.training.prior import Prior
+from sklearn_clidmu.training.readings import (
     class_probabilities,
-    explained_memory_errors,
     join_curves,
     read_rows,
-    run_stages,
     training_curves,
 )
+from sklearn_clidmu.training.stages import Stage, explained_memory_errors, run_stages
 
 ROW_ATTRIBUTES = ("sample_weights_", "noise_scores_", "suggested_labels_", "_given", "_wrong")
 """Fitted attributes with one entry per row."""

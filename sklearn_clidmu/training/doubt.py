@@ -10,7 +10,8 @@ from torch import Tensor
 
 from sklearn_clidmu.noise.label_information import label_information
 from sklearn_clidmu.training.cross_fitting import CHUNK
-from sklearn_clidmu.training.stages import Prior, Stage
+from sklearn_clidmu.training.prior import Prior
+from sklearn_clidmu.training.stages import Stage
 
 CHANCE = 2.5
 """Standard deviations that chance explains: random labels rarely seem to follow X by more."""

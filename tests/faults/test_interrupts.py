@@ -12,7 +12,7 @@ from classifier.data import make_rows
 from sklearn.model_selection import GridSearchCV
 
 from sklearn_clidmu import CLIDMUClassifier, _classifier
-from sklearn_clidmu.training import stages
+from sklearn_clidmu.training import prior, stages
 from sklearn_clidmu.training.callbacks import Monitor
 from sklearn_clidmu.training.cross_fitting import EpochSum
 from sklearn_clidmu.training.meta_step import BlockMetaStep
@@ -50,7 +50,7 @@ def heard():
 MOMENTS = {
     "in the choice of the weight decay": (ReweightedNet, "train_step_single", 5),
     "in a fold": (EpochSum, "on_epoch_end", 2),
-    "when labels are judged": (stages, "label_confidence", 1),
+    "when labels are judged": (prior, "label_confidence", 1),
     "in a meta step": (BlockMetaStep, "training_loss", 5),
     "at the end of an epoch": (Monitor, "on_epoch_end", 2),
     "between the stages": (stages, "pseudo_label", 1),

@@ -28,7 +28,8 @@ from sklearn_clidmu.training.cross_fitting import (
     train_briefly,
 )
 from sklearn_clidmu.training.data import SparseRows, Table, TablePart
-from sklearn_clidmu.training.stages import run_stages, weigh_features
+from sklearn_clidmu.training.prior import weigh_features
+from sklearn_clidmu.training.stages import run_stages
 
 from .helpers import Diary, blobs, prepare, vector
 

@@ -17,20 +17,18 @@ from sklearn_clidmu.noise import loo_kernel_ridge
 from sklearn_clidmu.noise.label_confidence import LABEL_PRECISION_BOUNDS, label_confidence
 from sklearn_clidmu.noise.label_spreading import spread_labels
 from sklearn_clidmu.noise.loo_kernel_ridge import Kernel, loo_margin, loo_proba
+from sklearn_clidmu.training import prior as module_of_prior
 from sklearn_clidmu.training import stages as module_of_stages
 from sklearn_clidmu.training.cross_fitting import cross_fit
 from sklearn_clidmu.training.data import make_training_data
-from sklearn_clidmu.training.stages import (
-    CONFIDENCE_BOUNDS,
+from sklearn_clidmu.training.prior import judge_labels, trained_weight
+from sklearn_clidmu.training.readings import (
     class_probabilities,
     join_curves,
-    judge_labels,
-    pseudo_label,
     read_rows,
-    run_stages,
-    trained_weight,
     training_curves,
 )
+from sklearn_clidmu.training.stages import CONFIDENCE_BOUNDS, pseudo_label, run_stages
 
 from .helpers import PARAMS, blobs, prepare, vector
 
@@ -264,7 +262,7 @@ def test_judge_labels_finds_the_wrong_labels_of_distant_blobs(n_folds):
 )
 def test_judge_labels_cross_fits_nothing_where_it_is_not_asked_to(params, monkeypatch):
     settings, data = prepare(**params)
-    monkeypatch.setattr(module_of_stages, "cross_fit", None)
+    monkeypatch.setattr(module_of_prior, "cross_fit", None)
     _, prior = judge_labels(settings, data)
     assert (prior is None) == (params.get("weighting", "evidence") != "evidence")
 
@@ -273,7 +271,7 @@ def test_judge_labels_cross_fits_nothing_in_partial_fit(monkeypatch):
     codes = blobs()[1]
     _, data = prepare()
     settings = resolve(PARAMS, n_labeled=len(codes), n_unlabeled=0, n_epochs_before=0)
-    monkeypatch.setattr(module_of_stages, "cross_fit", None)
+    monkeypatch.setattr(module_of_prior, "cross_fit", None)
     _, prior = judge_labels(settings, data)
     assert_judged(prior, [prior.proba], data, generator())
 
@@ -288,7 +286,7 @@ def test_judge_labels_chooses_the_weight_decay_again_with_what_the_labels_are_wo
         calls.append((settings.weight_decay, data, judged))
         return [0.0375, 0.0015][len(calls) - 1]
 
-    monkeypatch.setattr(module_of_stages, "choose_weight_decay", choose)
+    monkeypatch.setattr(module_of_prior, "choose_weight_decay", choose)
     params = {"weight": weight, "held_out": [10, 20], "n_folds": n_folds}
     settings, data = prepare(**params, weight_decay="auto")
     decided, prior = judge_labels(settings, data)
@@ -315,7 +313,7 @@ def test_judge_labels_chooses_the_weight_decay_once_without_evidence_weighting(
         calls.append(args)
         return 0.0375
 
-    monkeypatch.setattr(module_of_stages, "choose_weight_decay", choose)
+    monkeypatch.setattr(module_of_prior, "choose_weight_decay", choose)
     settings, data = prepare(n_unlabeled, weighting=weighting, weight_decay="auto")
     assert judge_labels(settings, data)[0].weight_decay == 0.0375
     assert len(calls) == 1
@@ -348,13 +346,13 @@ def test_judge_labels_takes_more_folds_than_rows_for_one_of_each_row():
 
 
 def test_run_stages_trains_as_if_nothing_had_been_chosen_or_cross_fitted(monkeypatch):
-    chosen, choose = [], module_of_stages.choose_weight_decay
+    chosen, choose = [], module_of_prior.choose_weight_decay
 
     def watched(*args):
         chosen.append(choose(*args))
         return chosen[-1]
 
-    monkeypatch.setattr(module_of_stages, "choose_weight_decay", watched)
+    monkeypatch.setattr(module_of_prior, "choose_weight_decay", watched)
     torch.manual_seed(3)
     [expected], _, _, prior = run(weight_decay="auto")
     assert len(chosen) == 2

@@ -1,0 +1,139 @@
+"""What is known of the features and the labels before training."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sklearn_clidmu._scaling import RobustScaler
+from sklearn_clidmu._settings import ONE_BATCH_KERNEL, ONE_BATCH_ROWS, Settings
+from sklearn_clidmu.clid.weighted import class_means, weighted_mean
+from sklearn_clidmu.noise.feature_relevance import feature_relevance
+from sklearn_clidmu.noise.label_confidence import (
+    LABEL_PRECISION_BOUNDS,
+    NoiseEstimate,
+    label_confidence,
+)
+from sklearn_clidmu.noise.label_information import label_information
+from sklearn_clidmu.noise.loo_kernel_ridge import Kernel, dense_rows, loo_proba
+from sklearn_clidmu.training.cross_fitting import choose_weight_decay, cross_fit
+from sklearn_clidmu.training.data import (
+    SparseRows,
+    TrainingData,
+    with_confirmed,
+)
+
+
+class Prior(NamedTuple):
+    """What is known of the labels before training."""
+
+    X: Tensor
+    """Dense rows, shape (n, d)."""
+    scaler: RobustScaler
+    """Scales rows for the kernel regression."""
+    proba: Tensor
+    """Probability of each given label at each row, without the row's own, (n, n_classes): from the
+    leave-one-out kernel regression."""
+    confidence: Tensor
+    """Probability that each label is right, shape (n,)."""
+    noise: NoiseEstimate
+    information: float | None
+    """Greatest ``label_information`` of predictions without the row's own label; None without
+    cross-fitted networks."""
+
+
+def weigh_features(settings: Settings, data: TrainingData) -> TrainingData:
+    """Make the scaler multiply each feature by its relevance to the labels that are trained on.
+
+    A training set that fits in one batch has too few rows to tell.
+    """
+    is_read = settings.module is None or settings.judges_labels
+    if data.scaler is None or settings.one_batch or not is_read:
+        return data
+    X, scaler = _dense_rows(data)
+    targets = with_confirmed(data).table.labels.targets
+    generator = torch.Generator().manual_seed(torch.initial_seed())
+    relevance = feature_relevance(
+        X, targets, data.n_classes, trained_weight(data), generator, scaler
+    )
+    scaler = deepcopy(scaler)
+    scaler.relevance.copy_(relevance)
+    return data._replace(scaler=scaler)
+
+
+def judge_labels(settings: Settings, data: TrainingData) -> tuple[Settings, Prior | None]:
+    """Choose the weight decay, and compare each label with what is predicted without it.
+
+    The weight decay is chosen again with weighted labels, because these are less noisy.
+    """
+    choose, weighted = settings.weight_decay is None, settings.weighting == "evidence"
+    if choose:
+        settings = replace(settings, weight_decay=choose_weight_decay(settings, data))
+    if not settings.judges_labels:
+        return settings, None
+    labels, weight = data.table.labels, trained_weight(data)
+    X, scaler = _dense_rows(data)
+    # A generator of its own: with and without reweighting, training draws the same numbers.
+    generator = torch.Generator().manual_seed(torch.initial_seed())
+    row, kernel = 1.0, None
+    if settings.one_batch:
+        row = float(weight.sum()) / ONE_BATCH_ROWS
+        inverse_width, penalty = ONE_BATCH_KERNEL
+        kernel = Kernel(inverse_width, penalty * row)
+    proba = loo_proba(X, labels.targets, data.n_classes, weight, generator, kernel, scaler)
+    sources, information = [proba], None
+    if settings.n_folds:
+        rows, predicted = cross_fit(settings, data)
+        sources.append(proba.double().index_copy(0, rows, predicted))
+        information = max(label_information(one, labels.targets, weight) for one in sources)
+    judged = label_confidence(sources, labels.targets, weight, generator, row, data.confirmed)
+    if choose and weighted:
+        decay = choose_weight_decay(settings, data, judged)
+        settings = replace(settings, weight_decay=decay)
+    noise = NoiseEstimate(*(part.to(weight) for part in judged.noise))
+    confidence = judged.confidence.to(weight)
+    return settings, Prior(X, scaler, proba, confidence, noise, information)
+
+
+def trust_confirmed(data: TrainingData, prior: Prior | None) -> tuple[TrainingData, Prior | None]:
+    """Train on the labels that are known to be right, with full confidence.
+
+    They take the place of the given ones after these have been judged. From mended labels the noise
+    would be underestimated: those that are mended first are the surest to be wrong.
+    """
+    known = data.confirmed >= 0
+    if not known.any():
+        return data, prior
+    data = with_confirmed(data)
+    if prior is None:
+        return data, None
+    weight, targets = trained_weight(data), data.table.labels.targets
+    right = prior.confidence.masked_fill(known, 1)
+    precision = class_means(right, targets, data.n_classes, weight).clamp(*LABEL_PRECISION_BOUNDS)
+    rate = 1 - weighted_mean(right, weight)
+    noise = prior.noise._replace(rate=rate, label_precision=precision)
+    return data, prior._replace(confidence=right, noise=noise)
+
+
+def _dense_rows(data: TrainingData) -> tuple[Tensor, RobustScaler]:
+    """Rows for the kernel regression as vectors, with their scaler."""
+    X = data.table.X
+    if isinstance(X, SparseRows):
+        used = (data.table.sample_weight > 0).cpu().numpy().nonzero()[0]
+        dense = torch.from_numpy(dense_rows(X.matrix, torch.initial_seed() % 2**32, used))
+        X = dense.to(X.device, X.dtype)
+    X = X.flatten(start_dim=1)
+    if data.scaler is not None:
+        return X, data.scaler
+    return X, RobustScaler.fit(X, data.table.sample_weight).to(X.dtype)
+
+
+def trained_weight(data: TrainingData) -> Tensor:
+    """Sample weights of all rows, 0 for those that are not trained on, shape (n,)."""
+    labels = data.training.labels
+    weight = torch.zeros_like(data.table.sample_weight)
+    return weight.index_copy(0, labels.rows, labels.sample_weight)
