@@ -21,11 +21,7 @@ from sklearn_clidmu.noise.label_confidence import (
 from sklearn_clidmu.noise.label_information import label_information
 from sklearn_clidmu.noise.loo_kernel_ridge import Kernel, dense_rows, loo_proba
 from sklearn_clidmu.training.cross_fitting import choose_weight_decay, cross_fit
-from sklearn_clidmu.training.data import (
-    SparseRows,
-    TrainingData,
-    with_confirmed,
-)
+from sklearn_clidmu.training.data import SparseRows, TrainingData, with_confirmed
 
 
 class Prior(NamedTuple):

@@ -11,9 +11,7 @@ from torch import Tensor, nn
 
 from sklearn_clidmu.clid.weight_nets import EvidenceNet
 from sklearn_clidmu.training.cross_fitting import CHUNK
-from sklearn_clidmu.training.data import (
-    Table,
-)
+from sklearn_clidmu.training.data import Table
 from sklearn_clidmu.training.meta_step import make_rows
 from sklearn_clidmu.training.stages import Stage
 

@@ -15,17 +15,11 @@ import torch
 from sklearn_clidmu._scaling import RobustScaler
 from sklearn_clidmu._settings import Schedule, Settings
 from sklearn_clidmu.clid.weighted import class_means
-from sklearn_clidmu.noise.label_confidence import (
-    LABEL_PRECISION_BOUNDS,
-)
+from sklearn_clidmu.noise.label_confidence import LABEL_PRECISION_BOUNDS
 from sklearn_clidmu.noise.label_spreading import spread_labels
 from sklearn_clidmu.noise.loo_kernel_ridge import loo_margin
 from sklearn_clidmu.training.callbacks import progress
-from sklearn_clidmu.training.data import (
-    SampleHistory,
-    Table,
-    TrainingData,
-)
+from sklearn_clidmu.training.data import SampleHistory, Table, TrainingData
 from sklearn_clidmu.training.net import ReweightedNet
 from sklearn_clidmu.training.net_factory import (
     Callbacks,
