@@ -13,7 +13,7 @@ import torch
 from scipy.special import log_softmax
 
 from sklearn_clidmu import clid_loss
-from sklearn_clidmu.metrics import channel_log_likelihood
+from sklearn_clidmu.metrics import transition_log_likelihood
 from sklearn_clidmu.noise.loo_kernel_ridge import loo_proba
 from sklearn_clidmu.noise.transition_matrix import estimate_transition_matrix
 
@@ -46,10 +46,10 @@ def clid(run: dict[str, Any], temperature: float) -> float:
     return np.log(len(logits)) - float(clid_loss(features, logits, temperature))
 
 
-def channel(p: np.ndarray, held: Held) -> float:
-    """Log likelihood behind a noise channel that is fitted to the same rows."""
+def behind_matrix(p: np.ndarray, held: Held) -> float:
+    """Log likelihood behind a transition matrix that is fitted to the same rows."""
     tensors = torch.from_numpy(p), torch.from_numpy(held.y)
-    return float(channel_log_likelihood(*tensors, held.n_classes))
+    return float(transition_log_likelihood(*tensors, held.n_classes))
 
 
 def mutual_information(p: np.ndarray, Y: np.ndarray) -> float:
@@ -139,8 +139,8 @@ def combinations(
     hard: np.ndarray,
     Y: np.ndarray,
 ) -> dict[str, float]:
-    """Compute criteria of channels and of neighbours, and sums of criteria."""
-    soft_channel, hard_channel = channel(p, held), channel(hard, held)
+    """Compute criteria of transition matrices and of neighbours, and sums of criteria."""
+    by_proba, by_class = behind_matrix(p, held), behind_matrix(hard, held)
     agreement = values["LOO agreement"]
     mean_p = values["mean probability of the label"]
     near = neighbour_proportions(held.X, Y, 10)
@@ -153,21 +153,21 @@ def combinations(
         "accuracy + 0.1 CLID": values["accuracy"] + 0.1 * values["CLID"],
         "accuracy + 0.3 CLID": values["accuracy"] + 0.3 * values["CLID"],
         "accuracy + CLID": values["accuracy"] + values["CLID"],
-        "channel, probabilities": soft_channel,
-        "channel, predictions": hard_channel,
-        "channel, half of each": channel(0.5 * p + 0.5 * hard, held),
-        "channels, both": soft_channel + hard_channel,
-        "channel, probabilities + 0.1 CLID": soft_channel + 0.1 * values["CLID"],
-        "channel, probabilities + 0.3 CLID": soft_channel + 0.3 * values["CLID"],
-        "channels, both + mean probability": soft_channel + hard_channel + mean_p,
-        "channels, both + 0.3 CLID": soft_channel + hard_channel + 0.3 * values["CLID"],
+        "matrix, probabilities": by_proba,
+        "matrix, predictions": by_class,
+        "matrix, half of each": behind_matrix(0.5 * p + 0.5 * hard, held),
+        "matrices, both": by_proba + by_class,
+        "matrix, probabilities + 0.1 CLID": by_proba + 0.1 * values["CLID"],
+        "matrix, probabilities + 0.3 CLID": by_proba + 0.3 * values["CLID"],
+        "matrices, both + mean probability": by_proba + by_class + mean_p,
+        "matrices, both + 0.3 CLID": by_proba + by_class + 0.3 * values["CLID"],
     }
-    found["channel, predictions + half of LOO agreement and mean probability"] = (
-        hard_channel + (agreement + mean_p) / 2
+    found["matrix, predictions + half of LOO agreement and mean probability"] = (
+        by_class + (agreement + mean_p) / 2
     )
     for weight in (0.5, 1, 2, 4):
         name, term = f"{weight} LOO agreement", weight * agreement
-        found[f"channel, probabilities + {name}"] = soft_channel + term
-        found[f"channel, predictions + {name}"] = hard_channel + term
-        found[f"channels, both + {name}"] = soft_channel + hard_channel + term
+        found[f"matrix, probabilities + {name}"] = by_proba + term
+        found[f"matrix, predictions + {name}"] = by_class + term
+        found[f"matrices, both + {name}"] = by_proba + by_class + term
     return found

@@ -1,10 +1,10 @@
 """Scorers for model selection when labels may be wrong.
 
 The log loss punishes a classifier for predicting the true class of a mislabeled row.
-:func:`noisy_label_scorer` therefore puts a *noise channel* behind the predictions: a matrix T with
-the probability of each given label (column) in each class (row), fitted to the scored labels.
+:func:`noisy_label_scorer` therefore puts a *transition matrix* behind the predictions: the
+probability of each given label (column) in each class (row), fitted to the scored labels.
 
-Source of the channel: Sukhbaatar et al., "Training convolutional networks with noisy labels",
+Source: Sukhbaatar et al., "Training convolutional networks with noisy labels",
 2014, arXiv 1406.2080. It is fitted as in Dawid and Skene (Applied Statistics 1979), with the
 predictions as the class probabilities of each row.
 """
@@ -38,8 +38,8 @@ TEMPERATURE = 0.5  # of the feature graph, the same for all candidates so that s
 # most log n + 1 / temperature.
 WORST_CLID_SCORE = -1 / TEMPERATURE
 
-# The channel's prior, in rows of each class: as many with their own label, and as many with labels
-# spread evenly. It regularizes the channel if there are few rows.
+# Rows of each class that are assumed: as many with their own label, and as many with labels spread
+# evenly. They regularize the transition matrix if there are few rows.
 PRIOR_ROWS = 1.0
 N_ITERATIONS = 100  # of expectation maximization; the objective is concave
 
@@ -104,9 +104,9 @@ def noisy_label_scorer(estimator: Any, X: Any, y: Any) -> float:
 
     The sum of
 
-    - the mean log likelihood of the labels given the predicted classes, behind the noise channel
-      with the highest likelihood. Wrong labels that depend on the predicted class alone do not
-      lower it;
+    - the mean log likelihood of the labels given the predicted classes, behind the transition
+      matrix with the highest likelihood. Wrong labels that depend on the predicted class alone do
+      not lower it;
     - half the mean predicted probability of the labels;
     - half the mean, over rows and weighted by the predicted probabilities, of the class
       proportions that a leave-one-out kernel ridge regression predicts from all other rows, which
@@ -169,7 +169,7 @@ def noisy_label_scorer(estimator: Any, X: Any, y: Any) -> float:
     # Twice the mean of two terms: the label's probability and the kernel regression's agreement.
     agreement = ((one_hot + proportions)[:, :n_classes] * p).sum(dim=1).mean()
     decisions = F.one_hot(p.argmax(dim=1), n_classes).to(p)
-    return float(channel_log_likelihood(decisions, targets, n_labels) + agreement / 2)
+    return float(transition_log_likelihood(decisions, targets, n_labels) + agreement / 2)
 
 
 def check_kernel_rows(X: Any) -> Any:
@@ -181,21 +181,21 @@ def check_kernel_rows(X: Any) -> Any:
     return check_array(X, **options)
 
 
-def fit_noise_channel(probabilities: Tensor, targets: Tensor, n_labels: int) -> Tensor:
-    """Noise channel T with the highest likelihood, sum_i log(p_i T)[y_i], prior rows included."""
+def fit_transition_matrix(probabilities: Tensor, targets: Tensor, n_labels: int) -> Tensor:
+    """Transition matrix T of greatest likelihood, sum_i log(p_i T)[y_i], assumed rows included."""
     n_classes = probabilities.shape[1]
     eye = torch.eye(n_classes, n_labels, dtype=probabilities.dtype, device=probabilities.device)
     prior = PRIOR_ROWS * (eye + 1 / n_labels)
-    channel = prior / prior.sum(dim=1, keepdim=True)
+    matrix = prior / prior.sum(dim=1, keepdim=True)
     for _ in range(N_ITERATIONS):
-        joint = probabilities * channel.T[targets]
+        joint = probabilities * matrix.T[targets]
         posterior = joint / joint.sum(dim=1, keepdim=True)
         counts = prior.T.index_add(0, targets, posterior).T
-        channel = counts / counts.sum(dim=1, keepdim=True)
-    return channel
+        matrix = counts / counts.sum(dim=1, keepdim=True)
+    return matrix
 
 
-def channel_log_likelihood(probabilities: Tensor, targets: Tensor, n_labels: int) -> Tensor:
-    """Mean log likelihood of the given labels behind the channel fitted to them, always finite."""
-    channel = fit_noise_channel(probabilities, targets, n_labels)
-    return (probabilities * channel.T[targets]).sum(dim=1).log().mean()
+def transition_log_likelihood(probabilities: Tensor, targets: Tensor, n_labels: int) -> Tensor:
+    """Mean log likelihood of labels behind the matrix that is fitted to them, always finite."""
+    matrix = fit_transition_matrix(probabilities, targets, n_labels)
+    return (probabilities * matrix.T[targets]).sum(dim=1).log().mean()

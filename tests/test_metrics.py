@@ -1,4 +1,4 @@
-"""Scorers for labels that may be wrong, and the noise channel."""
+"""Scorers for labels that may be wrong, and the transition matrix."""
 
 import pickle
 
@@ -24,8 +24,8 @@ from sklearn_clidmu import CLIDMUClassifier, clid_loss, clid_score, noisy_label_
 from sklearn_clidmu.metrics import (
     CLID_ROWS,
     WORST_CLID_SCORE,
-    channel_log_likelihood,
-    fit_noise_channel,
+    fit_transition_matrix,
+    transition_log_likelihood,
 )
 from sklearn_clidmu.noise.loo_kernel_ridge import loo_proba
 
@@ -156,8 +156,8 @@ def proportions(rows, labels):
 
 
 def log_likelihood(p, labels):
-    channel = fit_noise_channel(torch.from_numpy(p), torch.from_numpy(labels), 3).numpy()
-    return np.log((p @ channel)[np.arange(len(labels)), labels]).mean()
+    matrix = fit_transition_matrix(torch.from_numpy(p), torch.from_numpy(labels), 3).numpy()
+    return np.log((p @ matrix)[np.arange(len(labels)), labels]).mean()
 
 
 def test_noisy_label_scorer_sums_likelihood_probability_and_agreement(fitted):
@@ -299,63 +299,63 @@ def test_scorers_pickle_and_refuse_unfitted_classifiers_and_other_features(score
         scorer(fitted, X[:, :2], y)
 
 
-# Noise channel
+# Transition matrix
 
 
 def draw(n_rows=300, n_classes=3):
-    """Random predictions, and labels drawn from them through a random channel."""
+    """Random predictions, and labels drawn from them through a random transition matrix."""
     rng = np.random.RandomState(0)
     probabilities = np.exp(log_softmax(3 * rng.normal(size=(n_rows, n_classes)), axis=1))
-    channel = rng.dirichlet(np.ones(n_classes), size=n_classes) + np.eye(n_classes)
-    channel /= channel.sum(axis=1, keepdims=True)
-    labels = [rng.choice(n_classes, p=row) for row in probabilities @ channel]
-    return torch.from_numpy(probabilities), torch.tensor(labels), channel
+    matrix = rng.dirichlet(np.ones(n_classes), size=n_classes) + np.eye(n_classes)
+    matrix /= matrix.sum(axis=1, keepdims=True)
+    labels = [rng.choice(n_classes, p=row) for row in probabilities @ matrix]
+    return torch.from_numpy(probabilities), torch.tensor(labels), matrix
 
 
-def test_fit_noise_channel_maximizes_the_likelihood():
+def test_fit_transition_matrix_maximizes_the_likelihood():
     probabilities, targets, _ = draw()
     p, labels = probabilities.numpy(), targets.numpy()
 
     def loss(logits):
-        log_channel = log_softmax(logits.reshape(3, 3), axis=1)
-        likelihood = np.log((p @ np.exp(log_channel))[np.arange(len(labels)), labels]).sum()
-        return -likelihood - ((np.eye(3) + 1 / 3) * log_channel).sum()
+        log_transition = log_softmax(logits.reshape(3, 3), axis=1)
+        likelihood = np.log((p @ np.exp(log_transition))[np.arange(len(labels)), labels]).sum()
+        return -likelihood - ((np.eye(3) + 1 / 3) * log_transition).sum()
 
     best = minimize(loss, np.zeros(9), tol=1e-10)
     expected = np.exp(log_softmax(best.x.reshape(3, 3), axis=1))
-    found = fit_noise_channel(probabilities, targets, 3).numpy()
+    found = fit_transition_matrix(probabilities, targets, 3).numpy()
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def test_fit_noise_channel_counts_certain_predictions():
+def test_fit_transition_matrix_counts_certain_predictions():
     predicted = torch.tensor([0, 0, 0, 1, 1])
     targets = torch.tensor([0, 0, 1, 1, 1])
-    found = fit_noise_channel(torch.eye(2, dtype=torch.float64)[predicted], targets, 2)
+    found = fit_transition_matrix(torch.eye(2, dtype=torch.float64)[predicted], targets, 2)
     # Two prior rows of each class: one and a half with its own label, half with the other.
     expected = torch.tensor([[3.5 / 5, 1.5 / 5], [0.5 / 4, 3.5 / 4]], dtype=torch.float64)
     torch.testing.assert_close(found, expected)
 
 
-def test_fit_noise_channel_recovers_the_channel_from_many_rows():
-    probabilities, targets, channel = draw(n_rows=20_000)
-    found = fit_noise_channel(probabilities, targets, 3).numpy()
-    np.testing.assert_allclose(found, channel, atol=0.03)
+def test_fit_transition_matrix_recovers_the_matrix_from_many_rows():
+    probabilities, targets, matrix = draw(n_rows=20_000)
+    found = fit_transition_matrix(probabilities, targets, 3).numpy()
+    np.testing.assert_allclose(found, matrix, atol=0.03)
 
 
-def test_channel_log_likelihood_is_higher_than_without_a_channel():
+def test_transition_log_likelihood_is_higher_than_without_a_matrix():
     probabilities, targets, _ = draw()
     plain = probabilities[torch.arange(len(targets)), targets].log().mean()
-    assert channel_log_likelihood(probabilities, targets, 3) > plain + 0.1
+    assert transition_log_likelihood(probabilities, targets, 3) > plain + 0.1
 
 
-def test_channel_log_likelihood_of_uniform_predictions_is_that_of_the_label_shares():
+def test_transition_log_likelihood_of_uniform_predictions_is_that_of_the_label_shares():
     _, targets, _ = draw(n_rows=5000)
     uniform = torch.full((5000, 3), 1 / 3, dtype=torch.float64)
     shares = torch.bincount(targets) / len(targets)
-    found = channel_log_likelihood(uniform, targets, 3)
+    found = transition_log_likelihood(uniform, targets, 3)
     assert float(found) == pytest.approx(float((shares * shares.log()).sum()), abs=1e-3)
 
 
-def test_channel_log_likelihood_is_finite_for_certain_predictions_and_new_labels():
+def test_transition_log_likelihood_is_finite_for_certain_predictions_and_new_labels():
     certain = torch.eye(2, dtype=torch.float64)[[0, 1, 1, 0]]
-    assert channel_log_likelihood(certain, torch.tensor([1, 0, 2, 3]), 4).isfinite()
+    assert transition_log_likelihood(certain, torch.tensor([1, 0, 2, 3]), 4).isfinite()

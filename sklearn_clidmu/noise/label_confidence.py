@@ -87,12 +87,12 @@ def label_confidence(
     if len(drawn) > n_read:
         order = torch.randperm(len(drawn), generator=generator)[:n_read]
         drawn = drawn[order.to(drawn.device)]
-    log_channel = _log_channel(matrix, targets[drawn])
-    powers = fit_powers(_log_sources(sources, matrix, drawn), log_channel, weight[drawn] / row)
+    log_transition = _log_transition(matrix, targets[drawn])
+    powers = fit_powers(_log_sources(sources, matrix, drawn), log_transition, weight[drawn] / row)
     confidence = torch.empty_like(weight)
     for rows in torch.arange(len(weight), device=weight.device).split(CHUNK):
         given, log_proba = targets[rows], _log_sources(sources, matrix, rows)
-        joint = _log_joint(powers, log_proba, _log_channel(matrix, given))
+        joint = _log_joint(powers, log_proba, _log_transition(matrix, given))
         confidence[rows] = joint.softmax(dim=1).gather(1, given[:, None])[:, 0]
     if confirmed is not None:
         confidence = torch.where(confirmed < 0, confidence, (confirmed == targets).to(confidence))
@@ -117,25 +117,25 @@ def label_likelihood(
         Transition matrix.
     """
     log_proba = _normalized(proba.double()).log()[None]
-    log_channel = _log_channel(matrix.double(), targets)
-    powers = fit_powers(log_proba, log_channel, sample_weight.double())
-    return _log_joint(powers, log_proba, log_channel).logsumexp(dim=1)
+    log_transition = _log_transition(matrix.double(), targets)
+    powers = fit_powers(log_proba, log_transition, sample_weight.double())
+    return _log_joint(powers, log_proba, log_transition).logsumexp(dim=1)
 
 
-def fit_powers(log_proba: Tensor, log_channel: Tensor, sample_weight: Tensor) -> Tensor:
+def fit_powers(log_proba: Tensor, log_transition: Tensor, sample_weight: Tensor) -> Tensor:
     """Powers of the sources that give the labels the greatest likelihood, shape (n_sources,).
 
     Parameters
     ----------
     log_proba : Tensor of shape (n_sources, n, n_classes)
         Log probabilities of the classes.
-    log_channel : Tensor of shape (n, n_classes)
+    log_transition : Tensor of shape (n, n_classes)
         Log probability of each row's given label in each true class.
     sample_weight : Tensor of shape (n,)
     """
 
     def loss(log_powers: Tensor) -> Tensor:
-        joint = _log_joint(log_powers.exp(), log_proba, log_channel)
+        joint = _log_joint(log_powers.exp(), log_proba, log_transition)
         likelihood = sample_weight @ joint.logsumexp(dim=1)
         # A tenth of a row against powers without bound.
         return (0.1 * log_powers.square().sum() - likelihood) / sample_weight.sum()
@@ -159,15 +159,15 @@ def fit_powers(log_proba: Tensor, log_channel: Tensor, sample_weight: Tensor) ->
     return min(found, key=lambda one: one[0])[1]
 
 
-def _log_channel(matrix: Tensor, targets: Tensor) -> Tensor:
+def _log_transition(matrix: Tensor, targets: Tensor) -> Tensor:
     """Log probability of each row's given label in each true class, (n, n_classes)."""
     return matrix.log()[:, targets].T
 
 
-def _log_joint(powers: Tensor, log_proba: Tensor, log_channel: Tensor) -> Tensor:
+def _log_joint(powers: Tensor, log_proba: Tensor, log_transition: Tensor) -> Tensor:
     """Log probability of each true class together with the given label, (n, n_classes)."""
     pooled = torch.einsum("k,kij->ij", powers, log_proba)
-    return pooled.log_softmax(dim=1) + log_channel
+    return pooled.log_softmax(dim=1) + log_transition
 
 
 def _log_sources(sources: list[Tensor], matrix: Tensor, rows: Tensor) -> Tensor:

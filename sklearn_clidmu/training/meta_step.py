@@ -184,10 +184,10 @@ class BatchMetaStep(MetaStep):
 
         # Virtual step, and the meta objective after it.
         found = self._tangent(net, X, labels, rows.logits, rows.features, grad_logits)
-        harm = influence(row_grad_logits(found.logits, labels.targets), found.tangent)
+        influences = influence(row_grad_logits(found.logits, labels.targets), found.tangent)
         self.meta_losses.append(found.meta_loss.reshape(1))
         # Meta step: the gradient of this surrogate by the weighting net is the hypergradient.
-        tangent = found.tangent / self._scale(harm, labels.sample_weight)
+        tangent = found.tangent / self._scale(influences, labels.sample_weight)
         by_logits = weight_net.grad_logits(weights, found.logits, rows)
         self._step(weight_net.penalty(rows) - (by_logits * tangent).sum())
         # Real step, with the weights of the new phi.
@@ -318,13 +318,13 @@ class BlockMetaStep(MetaStep):
             return self.weight_net.virtual_shares(evidence, labels.sample_weight)
         return labels.sample_weight / labels.sample_weight.sum(dim=-1, keepdim=True)
 
-    def _learn(self, labels: Labels, shares: Tensor, harm: Tensor, meta_loss: Tensor) -> None:
+    def _learn(self, labels: Labels, shares: Tensor, influences: Tensor, meta_loss: Tensor) -> None:
         """Record the influence and, after warm-up, step the weighting net."""
-        harm = harm / self._scale(harm, labels.sample_weight)
-        self.history.record_influence(labels, harm)
+        influences = influences / self._scale(influences, labels.sample_weight)
+        self.history.record_influence(labels, influences)
         self.meta_losses.append(meta_loss.reshape(-1))
         if self.reweighting:
-            self._step((shares * harm).sum())
+            self._step((shares * influences).sum())
 
 
 def make_meta_batch(labels: Labels, part: slice = slice(None)) -> MetaBatch:

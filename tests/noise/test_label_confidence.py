@@ -153,7 +153,7 @@ def test_label_confidence_estimates_the_matrix_from_the_geometric_mean_of_the_so
 
 
 def make_problem(seed, n_sources=4, n_rows=300, n_classes=3):
-    """Sources of which some tell more than others, and the channel of the given labels."""
+    """Sources of which some tell more than others, and the transitions to the given labels."""
     torch.manual_seed(seed)
     logits = 2 * torch.randn(n_rows, n_classes)
     matrix = make_matrix(["symmetric", "pairs"][seed % 2], 0.1 + 0.05 * seed, n_classes)
@@ -166,10 +166,10 @@ def make_problem(seed, n_sources=4, n_rows=300, n_classes=3):
     return log_proba, matrix.log()[:, given].T, 0.2 + 2 * torch.rand(n_rows)
 
 
-def penalized(log_powers, log_proba, log_channel, weight):
+def penalized(log_powers, log_proba, log_transition, weight):
     """Negative log likelihood plus a tenth of the squared logarithms, in NumPy."""
     pooled = np.tensordot(np.exp(log_powers), log_proba, axes=1)
-    likelihood = logsumexp(log_softmax(pooled, axis=1) + log_channel, axis=1)
+    likelihood = logsumexp(log_softmax(pooled, axis=1) + log_transition, axis=1)
     return 0.1 * np.square(log_powers).sum() - weight @ likelihood
 
 
@@ -191,9 +191,9 @@ def test_fit_powers_trusts_the_source_that_explains_the_labels():
     torch.manual_seed(0)
     proba = (3 * torch.randn(3000, 3)).softmax(dim=1)
     given = draw(proba)
-    log_channel = torch.eye(3).log()[:, given].T
+    log_transition = torch.eye(3).log()[:, given].T
     noise = torch.randn(3000, 3).log_softmax(dim=1)
-    good, bad = fit_powers(torch.stack([proba.log(), noise]), log_channel, torch.ones(3000))
+    good, bad = fit_powers(torch.stack([proba.log(), noise]), log_transition, torch.ones(3000))
     assert good.item() == pytest.approx(1, abs=0.1)
     assert bad < 0.1
 
@@ -203,8 +203,8 @@ def test_fit_powers_undoes_what_a_source_says_with_too_much_or_too_little_certai
     torch.manual_seed(0)
     log_proba = (3 * torch.randn(4000, 3)).log_softmax(dim=1)
     matrix = make_matrix("symmetric", 0.2, 3)
-    log_channel = matrix.log()[:, draw(matrix[draw(log_proba.exp())])].T
-    [power] = fit_powers(certainty * log_proba[None], log_channel, torch.ones(4000))
+    log_transition = matrix.log()[:, draw(matrix[draw(log_proba.exp())])].T
+    [power] = fit_powers(certainty * log_proba[None], log_transition, torch.ones(4000))
     assert (power * certainty).item() == pytest.approx(1, rel=0.1)
 
 
@@ -219,10 +219,10 @@ def test_fit_powers_leaves_no_gradient_and_needs_none():
 # The likelihood of the labels
 
 
-def behind_noise(log_power, log_proba, log_channel):
+def behind_noise(log_power, log_proba, log_transition):
     """Log likelihood of each label, in NumPy."""
     pooled = log_softmax(np.exp(log_power) * log_proba, axis=1)
-    return logsumexp(pooled + log_channel, axis=1)
+    return logsumexp(pooled + log_transition, axis=1)
 
 
 def predictions(seed, n_rows=400, n_classes=3):
@@ -243,10 +243,10 @@ def test_label_likelihood_is_that_at_the_power_that_scipy_finds(seed, n_classes)
     least = proba.numpy() + LEAST_PROBA
     log_proba = np.log(least / least.sum(axis=1, keepdims=True))
     with np.errstate(divide="ignore"):
-        log_channel = np.log(matrix.numpy()[:, given.numpy()].T)
+        log_transition = np.log(matrix.numpy()[:, given.numpy()].T)
 
     def loss(log_power):
-        likelihood = behind_noise(log_power, log_proba, log_channel)
+        likelihood = behind_noise(log_power, log_proba, log_transition)
         return 0.1 * log_power**2 - weight.numpy() @ likelihood
 
     grid = np.linspace(-12, 6, 37)
@@ -257,7 +257,7 @@ def test_label_likelihood_is_that_at_the_power_that_scipy_finds(seed, n_classes)
     best = min(found, key=lambda result: result.fun).x
     likelihood = label_likelihood(proba, given, weight, matrix)
     assert likelihood.shape == (400,)
-    expected = behind_noise(best, log_proba, log_channel)
+    expected = behind_noise(best, log_proba, log_transition)
     np.testing.assert_allclose(likelihood.numpy(), expected, rtol=0, atol=2e-3)
     assert -weight.numpy() @ likelihood.numpy() + 0.1 * best**2 <= loss(best) + 1e-3
 
