@@ -644,30 +644,9 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         classes: np.ndarray,
     ) -> None:
         """Set all fitted attributes."""
-        stage, labeled = stages[predicting], codes >= 0
-        readings = read_rows(stage)
-        confidence, predicted, scores = (part.double().cpu().numpy() for part in readings)
-        predicted = predicted.astype(np.int64)
-        confirmed = stage.data.confirmed.cpu().numpy()
-        known = confirmed != NO_LABEL
-        codes, suggested = (np.where(known, confirmed, one) for one in (codes, predicted))
-        confidence, scores = np.where(known, 1, confidence), np.where(known, 0, scores)
+        stage = stages[predicting]
         self.net_, self.classes_, self.device_ = stage.net, classes, str(stage.net.device)
-        confidence = np.where(labeled, confidence, 0)
-        self.sample_weights_ = confidence / confidence[labeled].mean()
-        self.noise_scores_ = np.where(labeled, scores, np.nan)
-        self.suggested_labels_ = classes[suggested]
-        self.noise_estimate_, precision = None, None
-        if prior is not None:
-            matrix, rate, precision = (part.double().cpu().numpy() for part in prior.noise)
-            self.noise_estimate_ = {
-                "noise_rate": float(rate),
-                "transition_matrix": matrix,
-                "label_precision": precision,
-            }
-        self._given = codes.astype(np.int32)
-        self._wrong = find_wrong(scores, codes, suggested, precision)
-        self._count(count_joint(self._wrong, codes, suggested, len(classes)))
+        predicted = self._set_rows(stage, prior, codes)
         self.history_ = training_curves(stages, predicting)
         self.n_iter_ = len(stage.net.history)
         self.weight_decay_ = float(stage.net.optimizer__weight_decay)
@@ -687,6 +666,31 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         whole = settings.labeled.n_steps is not None  # what a part has not taught, others may
         self._warn(doubt is not None and doubt.warned and whole)
         stage.net.trim_for_prediction()
+
+    def _set_rows(self, stage: Stage, prior: Prior | None, codes: np.ndarray) -> np.ndarray:
+        """Set what is known of every row and of the noise; return the predicted classes."""
+        classes, labeled, confirmed = self.classes_, codes >= 0, stage.data.confirmed.cpu().numpy()
+        confidence, predicted, scores = (part.double().cpu().numpy() for part in read_rows(stage))
+        predicted = predicted.astype(np.int64)
+        known = confirmed != NO_LABEL
+        codes, suggested = (np.where(known, confirmed, one) for one in (codes, predicted))
+        confidence, scores = np.where(known, 1, confidence), np.where(known, 0, scores)
+        confidence = np.where(labeled, confidence, 0)
+        self.sample_weights_ = confidence / confidence[labeled].mean()
+        self.noise_scores_ = np.where(labeled, scores, np.nan)
+        self.suggested_labels_ = classes[suggested]
+        self.noise_estimate_, precision = None, None
+        if prior is not None:
+            matrix, rate, precision = (part.double().cpu().numpy() for part in prior.noise)
+            self.noise_estimate_ = {
+                "noise_rate": float(rate),
+                "transition_matrix": matrix,
+                "label_precision": precision,
+            }
+        self._given = codes.astype(np.int32)
+        self._wrong = find_wrong(scores, codes, suggested, precision)
+        self._count(count_joint(self._wrong, codes, suggested, len(classes)))
+        return predicted
 
     def _append_to(self, earlier: dict[str, Any]) -> None:
         """Append what is known of rows and epochs to what was known of ``earlier`` ones."""
