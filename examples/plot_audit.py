@@ -17,8 +17,6 @@ from sklearn.datasets import load_digits
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import ConfusionMatrixDisplay
 from sklearn.model_selection import train_test_split
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from sklearn_clidmu import CLIDMUClassifier, find_label_issues
 from sklearn_clidmu.datasets import make_label_noise
@@ -39,11 +37,10 @@ y_noisy, wrong = make_label_noise(y, kind="pairflip", rate=0.3, random_state=0)
 # ``noise_report`` is a summary in words. ``find_label_issues`` lists the labels that are probably
 # wrong, highest noise score first.
 
-pipe = make_pipeline(StandardScaler(), CLIDMUClassifier(random_state=0)).fit(X, y_noisy)
-clf = pipe[-1]
+clf = CLIDMUClassifier(random_state=0).fit(X, y_noisy)
 print(clf.noise_report(), end="\n\n")
 
-issues = find_label_issues(pipe)
+issues = find_label_issues(clf)
 print(issues, end="\n\n")
 
 # %%
@@ -73,7 +70,7 @@ models = {
 }
 for name, model in models.items():
     print(f"gradient boosting, {name:20s} test accuracy {model.score(X_test, y_test):.3f}")
-print(f"{'CLIDMUClassifier':40s}test accuracy {pipe.score(X_test, y_test):.3f}")
+print(f"{'CLIDMUClassifier':40s}test accuracy {clf.score(X_test, y_test):.3f}")
 
 # %%
 # Transition matrix
@@ -82,10 +79,10 @@ print(f"{'CLIDMUClassifier':40s}test accuracy {pipe.score(X_test, y_test):.3f}")
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5), layout="constrained")
 style = {"cmap": "Blues", "values_format": ".2f", "xticks_rotation": 45}
-estimated = ConfusionMatrixDisplay(pipe[-1].transition_matrix_, display_labels=pipe.classes_)
+estimated = ConfusionMatrixDisplay(clf.transition_matrix_, display_labels=clf.classes_)
 estimated.plot(ax=left, **style)
 ConfusionMatrixDisplay.from_predictions(y, y_noisy, normalize="true", ax=right, **style)
-left.set(title=f"estimated, noise rate {pipe[-1].noise_rate_:.1%}")
+left.set(title=f"estimated, noise rate {clf.noise_rate_:.1%}")
 right.set(title=f"true, noise rate {(y != y_noisy).mean():.1%}")
 for axes in (left, right):
     axes.set(xlabel="given label", ylabel="true class")

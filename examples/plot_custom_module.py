@@ -52,8 +52,9 @@ class Convolutions(nn.Sequential):
 # %%
 # Fit
 # ---
-# All pixels have the same unit, so they are scaled together instead of by ``StandardScaler``. All
-# parameters but those of the default network (``hidden_layer_sizes`` and ``dropout``) apply.
+# A module gets the rows as they are, so they are scaled here. All pixels have the same unit and are
+# scaled together. All parameters but those of the default network (``hidden_layer_sizes`` and
+# ``dropout``) apply.
 
 images, y = load_digits(return_X_y=True)
 images = ((images - images.mean()) / images.std()).reshape(-1, 1, 8, 8).astype(np.float32)
@@ -73,7 +74,7 @@ for name, clf in models.items():
 
 # %%
 # A convolutional network has few parameters and memorises little of symmetric noise, even without
-# weights. With weights it makes fewer than half of the errors.
+# weights. With weights it makes about half of the errors.
 #
 # Examples
 # --------

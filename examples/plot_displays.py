@@ -17,8 +17,6 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 from sklearn.datasets import load_digits
 from sklearn.metrics import ConfusionMatrixDisplay
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from sklearn_clidmu import (
     CLIDMUClassifier,
@@ -35,15 +33,14 @@ from sklearn_clidmu.datasets import make_label_noise
 
 X, y = load_digits(return_X_y=True)
 y_noisy, wrong = make_label_noise(y, rate=0.4, random_state=0)
-pipe = make_pipeline(StandardScaler(), CLIDMUClassifier(max_epochs=15, random_state=0))
-pipe.fit(X, y_noisy)
+clf = CLIDMUClassifier(max_epochs=15, random_state=0).fit(X, y_noisy)
 
 # %%
 # Noise scores
 # ------------
 # If it is known which labels are wrong, pass ``wrong`` to see how well the scores find them.
 
-scores = NoiseScoreDisplay.from_estimator(pipe, wrong=wrong)
+scores = NoiseScoreDisplay.from_estimator(clf, wrong=wrong)
 scores.figure_.savefig("noise_scores.png", dpi=120)
 print("figure: noise_scores.png")
 
@@ -54,9 +51,9 @@ print("figure: noise_scores.png")
 
 figure, (estimated, known) = plt.subplots(1, 2, figsize=(13, 5), layout="constrained")
 style = {"cmap": "Blues", "values_format": ".2f"}
-ConfusionMatrixDisplay(pipe[-1].transition_matrix_).plot(ax=estimated, **style)
+ConfusionMatrixDisplay(clf.transition_matrix_).plot(ax=estimated, **style)
 ConfusionMatrixDisplay.from_predictions(y, y_noisy, normalize="true", ax=known, **style)
-estimated.set(title=f"estimated, noise rate {pipe[-1].noise_rate_:.1%}")
+estimated.set(title=f"estimated, noise rate {clf.noise_rate_:.1%}")
 known.set(title=f"true, noise rate {(y != y_noisy).mean():.1%}")
 for axes in (estimated, known):
     axes.set(xlabel="given label", ylabel="true class")
@@ -69,7 +66,7 @@ print("figure: transition_matrix.png")
 # The disagreement rate is the share of rows whose given label is not the predicted class. It
 # settles near the noise rate.
 
-curves = TrainingCurveDisplay.from_estimator(pipe)
+curves = TrainingCurveDisplay.from_estimator(clf)
 curves.figure_.savefig("training_curves.png", dpi=120)
 print("figure: training_curves.png")
 
@@ -79,6 +76,6 @@ print("figure: training_curves.png")
 # The mean weight of the rows against each input of the weighting net. It depends mostly on the
 # probability of a wrong label that is known before training.
 
-weights = WeightFunctionDisplay.from_estimator(pipe)
+weights = WeightFunctionDisplay.from_estimator(clf)
 weights.figure_.savefig("weight_function.png", dpi=120)
 print("figure: weight_function.png")

@@ -12,10 +12,9 @@ The figure shows both criteria against the test accuracy of every candidate.
 from __future__ import annotations
 
 import matplotlib.pyplot as plt
+from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.model_selection import GridSearchCV, train_test_split
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from sklearn_clidmu import CLIDMUClassifier, noisy_label_scorer
 from sklearn_clidmu.datasets import make_label_noise
@@ -40,19 +39,17 @@ print(f"pairflip noise: {wrong.mean():.0%} of {len(y)} training labels are wrong
 # fitted on all training rows.
 
 grid = [
-    {"clidmuclassifier__weighting": [None], "clidmuclassifier__dropout": [0.0, 0.3]},
-    {"clidmuclassifier__weighting": ["wnet"]},
-    {"clidmuclassifier__weighting": ["evidence"], "clidmuclassifier__dropout": [0.3, 0.6]},
+    {"weighting": [None], "dropout": [0.0, 0.3]},
+    {"weighting": ["wnet"]},
+    {"weighting": ["evidence"], "dropout": [0.3, 0.6]},
 ]
-pipe = make_pipeline(
-    StandardScaler(), CLIDMUClassifier(max_epochs=20, n_folds=None, random_state=0)
-)
-search = GridSearchCV(pipe, grid, cv=2, scoring=CRITERIA, refit=False).fit(X, y_noisy)
+clf = CLIDMUClassifier(max_epochs=20, n_folds=None, random_state=0)
+search = GridSearchCV(clf, grid, cv=2, scoring=CRITERIA, refit=False).fit(X, y_noisy)
 
 found = search.cv_results_
-true = [pipe.set_params(**p).fit(X, y_noisy).score(X_test, y_test) for p in found["params"]]
+true = [clone(clf).set_params(**p).fit(X, y_noisy).score(X_test, y_test) for p in found["params"]]
 for parameters, accuracy in zip(found["params"], true, strict=True):
-    words = ", ".join(f"{key.partition('__')[2]}={value}" for key, value in parameters.items())
+    words = ", ".join(f"{key}={value}" for key, value in parameters.items())
     print(f"  {words:34s} test accuracy {accuracy:.3f}")
 
 # %%

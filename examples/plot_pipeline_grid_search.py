@@ -13,10 +13,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.base import clone
 from sklearn.datasets import load_digits
+from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV, train_test_split
 from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import StandardScaler
 
 from sklearn_clidmu import CLIDMUClassifier, NoiseScoreDisplay, noisy_label_scorer
 from sklearn_clidmu.datasets import make_label_noise
@@ -33,13 +33,16 @@ y_noisy, wrong = make_label_noise(y, rate=0.4, random_state=0)
 # %%
 # Search
 # ------
+# The first step keeps the principal components with 95 % of the variance of the pixels. A scaler is
+# not needed, because the classifier scales its features itself.
+#
 # A parameter of a step is named by the step, two underscores and the parameter. ``n_folds=None``,
 # which trains no networks to judge the labels beforehand, and few epochs keep the search short. The
 # default ``n_folds=5`` and more folds of the search separate similar candidates better.
 
 pipe = Pipeline(
     [
-        ("scale", StandardScaler()),
+        ("reduce", PCA(n_components=0.95)),
         ("classify", CLIDMUClassifier(n_folds=None, max_epochs=10, random_state=0)),
     ]
 )

@@ -23,8 +23,6 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.model_selection import train_test_split
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from sklearn_clidmu import CLIDMUClassifier, apply_review, find_label_issues
 from sklearn_clidmu.datasets import make_label_noise
@@ -41,8 +39,8 @@ y_noisy, _ = make_label_noise(y, kind="pairflip", rate=0.3, random_state=0)
 # Open ``review.html`` in a browser to try it. Each issue is shown with its image and those of the
 # nearest rows.
 
-pipe = make_pipeline(StandardScaler(), CLIDMUClassifier(random_state=0)).fit(X, y_noisy)
-issues = find_label_issues(pipe)
+clf = CLIDMUClassifier(random_state=0).fit(X, y_noisy)
+issues = find_label_issues(clf)
 issues.to_html("review.html", show=X.reshape(-1, 8, 8), X=X)
 print(f"{len(issues)} label issues: review.html")
 
@@ -66,7 +64,7 @@ def decide(rows: np.ndarray) -> None:
 def review(choose: str) -> np.ndarray:
     """Noise rate and two test accuracies before the first round and after each, in percent."""
     rng = np.random.default_rng(0)
-    labels, confirmed, model, results = y_noisy, np.full(len(y), None), pipe, []
+    labels, confirmed, model, results = y_noisy, np.full(len(y), None), clf, []
     for number in range(N_ROUNDS + 1):
         forest = RandomForestClassifier(random_state=0).fit(X, labels)
         scores = model.score(X_test, y_test), forest.score(X_test, y_test)
@@ -77,12 +75,11 @@ def review(choose: str) -> np.ndarray:
         )
         if number == N_ROUNDS:
             break
-        suspicion = model[-1].noise_scores_ if choose == "most suspect" else rng.random(len(y))
+        suspicion = model.noise_scores_ if choose == "most suspect" else rng.random(len(y))
         unseen = np.flatnonzero(confirmed == None)  # noqa: E711, of each entry
         decide(unseen[np.argsort(-suspicion[unseen])[:N_REVIEWED]])
         labels, _, confirmed = apply_review(y_noisy, "decisions.csv", confirmed)
-        model = make_pipeline(StandardScaler(), CLIDMUClassifier(random_state=0))
-        model.fit(X, y_noisy, clidmuclassifier__confirmed=confirmed)
+        model = CLIDMUClassifier(random_state=0).fit(X, y_noisy, confirmed=confirmed)
     return np.array(results)
 
 

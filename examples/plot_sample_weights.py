@@ -16,8 +16,7 @@ from matplotlib.colors import ListedColormap
 from sklearn.base import clone
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import SplineTransformer, StandardScaler
+from sklearn.preprocessing import SplineTransformer
 
 from sklearn_clidmu import CLIDMUClassifier, cross_val_noise_scores
 from sklearn_clidmu.datasets import make_label_noise
@@ -48,14 +47,14 @@ y_noisy, wrong = make_label_noise(y, rate=0.4, random_state=0)
 # Gradient boosting can memorise wrong labels. A logistic regression on splines has few parameters
 # and memorises little.
 
-pipe = make_pipeline(StandardScaler(), CLIDMUClassifier(random_state=0)).fit(X, y_noisy)
+clf = CLIDMUClassifier(random_state=0).fit(X, y_noisy)
 boosting = HistGradientBoostingClassifier(max_iter=50, random_state=0)
 splines = SplineTransformer(8).fit(X)
 logistic = LogisticRegression(max_iter=2000)
 
 weights = {
     "all weights equal": np.ones(len(X)),
-    "sample_weights_": pipe[-1].sample_weights_,
+    "sample_weights_": clf.sample_weights_,
     "1 - out-of-fold score": 1 - cross_val_noise_scores(boosting, X, y_noisy, cv=3),
 }
 regions = {}
@@ -69,7 +68,7 @@ for name, weight in weights.items():
         f"         {regions[name].score(X_test, y_test):.3f}"
         f"     {logistic.score(splines.transform(X_test), y_test):.3f}"
     )
-print(f"{'CLIDMUClassifier':24s}{'':23s}{pipe.score(X_test, y_test):.3f}")
+print(f"{'CLIDMUClassifier':24s}{'':23s}{clf.score(X_test, y_test):.3f}")
 
 # %%
 # Both kinds of weights improve gradient boosting. The logistic regression does not need weights.

@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from matplotlib.colors import ListedColormap
 from sklearn.datasets import make_blobs
-from sklearn.preprocessing import StandardScaler
 
 from sklearn_clidmu import CLIDMUClassifier, clid_loss
 from sklearn_clidmu.clid.objective import feature_graph, prediction_graph
@@ -42,7 +41,7 @@ from sklearn_clidmu.datasets import make_label_noise
 
 CENTERS = [[-1.0, -0.6], [1.0, -0.6], [0.0, 1.1]]
 X, y = make_blobs([100] * 3, centers=CENTERS, cluster_std=0.5, shuffle=False, random_state=0)
-X = StandardScaler().fit_transform(X).astype(np.float32)
+X = X.astype(np.float32)
 y_noisy, wrong = make_label_noise(y, rate=0.3, random_state=0)
 
 plain = {"weighting": None, "dropout": 0, "weight_decay": 0, "random_state": 0}
