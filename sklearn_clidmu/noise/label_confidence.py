@@ -21,6 +21,7 @@ from torch import Tensor
 
 from sklearn_clidmu._settings import POWERS, POWERS_ENTRIES, PRIOR_ROWS
 from sklearn_clidmu.clid.weighted import class_sums, weighted_mean
+from sklearn_clidmu.noise.loo_kernel_ridge import draw_rows
 from sklearn_clidmu.noise.transition_matrix import estimate_transition_matrix
 
 LABEL_PRECISION_BOUNDS = (0.1, 0.999)
@@ -82,11 +83,7 @@ def label_confidence(
     pooled = torch.stack([_normalized(source.double()).log() for source in sources])
     pooled = pooled.mean(dim=0).softmax(dim=1)
     matrix = estimate_transition_matrix(pooled, targets, weight, row)
-    drawn = weight.nonzero()[:, 0]
-    n_read = max(POWERS_ENTRIES // n_classes, 100)
-    if len(drawn) > n_read:
-        order = torch.randperm(len(drawn), generator=generator)[:n_read]
-        drawn = drawn[order.to(drawn.device)]
+    drawn = draw_rows(weight, max(POWERS_ENTRIES // n_classes, 100), generator)
     log_transition = _log_transition(matrix, targets[drawn])
     powers = fit_powers(_log_sources(sources, matrix, drawn), log_transition, weight[drawn] / row)
     confidence = torch.empty_like(weight)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
 from sklearn_clidmu._settings import ANCHORS, PRIOR_ROWS
@@ -96,11 +97,8 @@ def count_joint(
     wrong: np.ndarray, given: np.ndarray, suggested: np.ndarray, n_classes: int
 ) -> np.ndarray:
     """Count labeled rows by true class (row) and given label (column)."""
-    labeled = given != -1
-    true = np.where(wrong, suggested, given)[labeled]
-    joint = np.zeros((n_classes, n_classes), dtype=np.int64)
-    np.add.at(joint, (true, given[labeled]), 1)
-    return joint
+    labeled, true = given != -1, np.where(wrong, suggested, given)
+    return confusion_matrix(true[labeled], given[labeled], labels=np.arange(n_classes))
 
 
 def transition_matrix(joint: np.ndarray) -> np.ndarray:

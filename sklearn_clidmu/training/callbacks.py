@@ -135,21 +135,25 @@ class CollapseDetector(Callback):
     then. CLID alone would raise false alarms: with two classes and much noise, right predictions
     are nearly constant. Where nothing reweights, a collapse ends training.
 
-    ``n_classes`` must be predicted where there is no warm-up to compare with. Where the weights of
-    each class are ``calibrated``, of two classes one is enough after it.
+    ``least_predicted`` classes must be predicted where there is no warm-up to compare with. Where
+    the weights of each class are ``calibrated``, of two classes one is enough after it.
     """
 
     def __init__(
-        self, meta_step: MetaStep | None, history: SampleHistory, n_classes: int, calibrated: bool
+        self,
+        meta_step: MetaStep | None,
+        history: SampleHistory,
+        least_predicted: int,
+        calibrated: bool,
     ) -> None:
         self.meta_step = meta_step
         self.history = history
-        self.n_classes = n_classes
+        self.least_predicted = least_predicted
         self.calibrated = calibrated
 
     def on_train_begin(self, net: ReweightedNet, **kwargs: Any) -> None:
         """Keep the initial parameters."""
-        self.clid, self.n_predicted, self.n_poor = 0.0, self.n_classes, 0
+        self.clid, self.n_predicted, self.n_poor = 0.0, self.least_predicted, 0
         self._keep(net)
 
     def on_epoch_end(self, net: ReweightedNet, **kwargs: Any) -> None:

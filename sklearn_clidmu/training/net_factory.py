@@ -121,7 +121,6 @@ def build_callbacks(
     data: TrainingData,
     history: SampleHistory,
     meta_step: Any,
-    n_predicted: int,
 ) -> Callbacks:
     """Build the callbacks of a stage; of one batch they are called in this order."""
     table = data.training
@@ -133,7 +132,7 @@ def build_callbacks(
         *step_callbacks(schedule.n_steps),
         ("train_loss", PassthroughScoring("train_loss", on_train=True)),
         ("monitor", Monitor(table, settings.temperature, history, data.held_out)),
-        ("collapse", CollapseDetector(meta_step, history, n_predicted, evidence)),
+        ("collapse", CollapseDetector(meta_step, history, 1, evidence)),
     ]
     if data.held_out is not None:
         callbacks.append(("early_stopping", EarlyStopping()))

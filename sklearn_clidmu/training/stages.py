@@ -112,13 +112,11 @@ def prepare_stage(
         precision = prior.noise.label_precision
     history = SampleHistory(weight, data.n_classes, margin, log_odds)
     net = build_net(settings, schedule.n_epochs, data, precision)
-    # Without a warm-up to compare with, the first epochs may predict a single class.
-    n_predicted = 1 if schedule.n_warmup == 0 or schedule.n_steps is None else 2
     if settings.weighting is not None:
         net.meta_step = build_meta_step(
             settings, net.weight_net_, data.training, history, schedule.n_warmup
         )
-    net.callbacks = build_callbacks(settings, schedule, data, history, net.meta_step, n_predicted)
+    net.callbacks = build_callbacks(settings, schedule, data, history, net.meta_step)
     net.callbacks += watchers
     net.initialize_callbacks()
     return Stage(net, data, history)
