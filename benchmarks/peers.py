@@ -50,12 +50,12 @@ def scaled(model: ClassifierMixin) -> ClassifierMixin:
     return make_pipeline(StandardScaler(), model)
 
 
-def svc(seed: int) -> ClassifierMixin:
-    return scaled(SVC(random_state=seed))
+def svc(seed: int, **parameters: str) -> ClassifierMixin:
+    return scaled(SVC(random_state=seed, **parameters))
 
 
-def forest(seed: int) -> ClassifierMixin:
-    return RandomForestClassifier(random_state=seed)
+def forest(seed: int, **parameters: str) -> ClassifierMixin:
+    return RandomForestClassifier(random_state=seed, **parameters)
 
 
 def hgb(seed: int, **parameters: float) -> ClassifierMixin:
@@ -90,6 +90,7 @@ def cleanlab(model: Factory) -> Method:
 
 # Few small trees cannot learn many wrong labels.
 SHORT = {"learning_rate": 0.05, "max_iter": 60, "max_leaf_nodes": 8, "min_samples_leaf": 40}
+BALANCED = {"class_weight": "balanced"}
 LDA = {"solver": "lsqr", "shrinkage": "auto"}
 CATBOOST = {"verbose": 0, "thread_count": 1, "allow_writing_files": False}
 PYTABKIT = {"n_threads": 1, "device": "cpu"}
@@ -101,6 +102,11 @@ METHODS: dict[str, Method] = {
     "no-meta-step": ours(meta_lr=1e-12),
     "no-folds": ours(n_folds=None),
     "objective-mae": ours(meta_objective="mae"),
+    "balanced": ours(**BALANCED),
+    "weighting-none-balanced": ours(weighting=None, **BALANCED),
+    "svc-balanced": Method(lambda seed: svc(seed, **BALANCED)),
+    "random-forest-balanced": Method(lambda seed: forest(seed, **BALANCED)),
+    "hgb-short-balanced": Method(lambda seed: hgb(seed, early_stopping=False, **SHORT, **BALANCED)),
     "wnet": ours(weighting="wnet"),
     "vri": ours(weighting="vri"),
     "svc": Method(svc),
@@ -120,7 +126,10 @@ METHODS: dict[str, Method] = {
     "cleanlab-hgb": cleanlab(hgb),
     "cleanlab-mlp-stopped": cleanlab(stopped_mlp),
 }
-VARIANTS = (CONTROL, "objective-mae", "wnet", "vri")
+VARIANTS = (
+    *(CONTROL, "no-meta-step", "no-folds", "objective-mae", "wnet", "vri"),
+    *("balanced", "weighting-none-balanced"),
+)
 
 
 def absent() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,7 +22,7 @@ from sklearn_clidmu.clid.hypergradient import (
 )
 from sklearn_clidmu.clid.objective import MetaObjective
 from sklearn_clidmu.clid.weight_nets import VRI, EvidenceNet, Rows, WNet, row_grad_logits
-from sklearn_clidmu.clid.weighted import standard_deviation
+from sklearn_clidmu.clid.weighted import standard_deviation, weighted_mean
 from sklearn_clidmu.training.data import Labels, SampleHistory, Table
 from sklearn_clidmu.training.net import ReweightedNet
 
@@ -234,6 +235,8 @@ class BlockMetaStep(MetaStep):
             rows, targets, sample_weight = self.table.labels
             evidence = self.evidence[rows]
             weights = self.weight_net.calibrate(evidence, targets, sample_weight)
+            precision = self.weight_net.label_precision[targets]
+            self.noise_rate = 1 - weighted_mean(precision, sample_weight)
             self.weights = torch.zeros_like(self.history.loss).index_copy(0, rows, weights)
 
     def training_loss(
@@ -250,6 +253,7 @@ class BlockMetaStep(MetaStep):
             self._single(net, X, labels, logits.detach(), features.detach())
         if not self.reweighting:
             return None
+        losses = symmetric_cross_entropy(losses, self.noise_rate, logits.shape[1])
         weight = self.weights[labels.rows] * labels.sample_weight
         return (weight / weight.sum().clamp_min(torch.finfo(weight.dtype).tiny)) @ losses
 
@@ -325,6 +329,24 @@ class BlockMetaStep(MetaStep):
         self.meta_losses.append(meta_loss.reshape(-1))
         if self.reweighting:
             self._step((shares * influences).sum())
+
+
+def symmetric_cross_entropy(losses: Tensor, noise_rate: Tensor, n_classes: int) -> Tensor:
+    """Cross entropy and, by the share of wrong labels, its reverse, shape (n,).
+
+    The reverse is in proportion to 1 - p, where p is the probability of the given label (Wang et
+    al., ICCV 2019), and so is bounded: what the weights leave of the wrong labels is not learned by
+    heart. Both are equal where all classes are equally probable.
+
+    Parameters
+    ----------
+    losses : Tensor of shape (n,)
+        Cross entropy.
+    noise_rate : Tensor of shape ()
+    n_classes : int
+    """
+    reverse = -torch.expm1(-losses) * math.log(n_classes) / (1 - 1 / n_classes)
+    return torch.lerp(losses, reverse, noise_rate)
 
 
 def make_meta_batch(labels: Labels, part: slice = slice(None)) -> MetaBatch:

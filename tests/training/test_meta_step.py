@@ -18,6 +18,7 @@ from sklearn_clidmu.clid.hypergradient import MetaBatch
 from sklearn_clidmu.clid.objective import clid_loss, make_objective
 from sklearn_clidmu.clid.weight_nets import EvidenceNet, Rows, row_grad_logits
 from sklearn_clidmu.training import meta_step as module_of_meta_step
+from sklearn_clidmu.training.meta_step import symmetric_cross_entropy
 from sklearn_clidmu.training.net import StopTraining
 
 from .helpers import (
@@ -204,12 +205,19 @@ def virtual_loss(run, rows, logits):
     return written_out_loss(weights, logits, rows)
 
 
-def written_out_loss(weights, logits, rows):
-    """Equation 7 for one weight per row; the rectified cross entropy for one per class."""
+def written_out_loss(weights, logits, rows, noise_rate=0.0):
+    """Equation 7 for one weight per row; the rectified cross entropy for one per class.
+
+    With a noise rate, the evidence net's mean of the cross entropy and of its bounded reverse.
+    """
     if weights.ndim == 2:
         losses = F.cross_entropy(weights * logits, rows.targets, reduction="none")
         return share(rows.sample_weight) @ losses
     losses = F.cross_entropy(logits, rows.targets, reduction="none")
+    given = F.one_hot(rows.targets, N_CLASSES).bool()
+    wrong = 1 - logits.softmax(dim=1)[given]
+    reverse = math.log(N_CLASSES) * N_CLASSES / (N_CLASSES - 1) * wrong
+    losses = (1 - noise_rate) * losses + noise_rate * reverse
     return share(weights * rows.sample_weight) @ losses
 
 
@@ -323,11 +331,15 @@ def test_meta_step_moves_the_weighting_net_by_one_step_of_adam(weighting, virtua
 def test_meta_step_is_followed_by_a_real_step_under_the_weights(weighting, virtual_step, case):
     run = run_one_batch(weighting, virtual_step, **case)
     rows, module = rows_of(run), copy.deepcopy(run.batch.module)
+    noise_rate = 0.0
     if weighting == "evidence":  # the weights of the epoch
         weights = run.net.meta_step.weights[run.batch.labels.rows]
+        labels = run.net.meta_step.table.labels
+        precision = run.net.weight_net_.label_precision[labels.targets]
+        noise_rate = 1 - share(labels.sample_weight) @ precision
     else:  # of the net as it is after the meta step, with another draw
         weights = type(run.net.weight_net_).weights(run.net.weight_net_, rows, run.batch.draws[1])
-    loss = written_out_loss(weights.detach(), run.batch.forward(module)[0], rows)
+    loss = written_out_loss(weights.detach(), run.batch.forward(module)[0], rows, noise_rate)
     assert run.batch.loss == pytest.approx(loss.item(), rel=1e-8)
     moved = vector(module) - LR * flat_gradient(loss, module.parameters())
     torch.testing.assert_close(vector(run.net.module_), moved, rtol=1e-7, atol=1e-9)
@@ -583,3 +595,23 @@ def test_meta_step_records_the_mean_meta_loss_of_every_epoch():
     values = [clid_loss(f, z, 0.5, sample_weight=s).item() for f, z, _, s in calls]
     means = [sum(values[:12]) / 12, sum(values[12:]) / 12]
     assert net.history[:, "meta_loss"] == pytest.approx(means)
+
+
+# Loss of the real step
+
+
+def test_symmetric_cross_entropy_is_the_cross_entropy_where_no_label_is_wrong():
+    losses = torch.tensor([0.0, 0.3, 2.0, 40.0], dtype=DTYPE)
+    close(symmetric_cross_entropy(losses, torch.zeros((), dtype=DTYPE), 5), losses)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.2, 0.7, 1.0])
+def test_symmetric_cross_entropy_of_a_uniform_guess_does_not_depend_on_the_noise(rate):
+    guess = torch.tensor([math.log(7)], dtype=DTYPE)
+    close(symmetric_cross_entropy(guess, torch.tensor(rate, dtype=DTYPE), 7), guess)
+
+
+def test_symmetric_cross_entropy_adds_one_minus_the_probability_by_the_noise_rate():
+    proba = torch.tensor([0.9, 0.5, 0.01], dtype=DTYPE)
+    found = symmetric_cross_entropy(-proba.log(), torch.tensor(0.25, dtype=DTYPE), 2)
+    close(found, -0.75 * proba.log() + 0.25 * 2 * math.log(2) * (1 - proba))
