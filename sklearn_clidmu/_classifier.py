@@ -126,8 +126,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
     meta_lr : float or "auto", default="auto"
         Learning rate of the weighting net's Adam. "auto" is 0.0003 for "evidence" and "wnet", and
         0.001 for "vri"; "wnet" and "vri" lose classes at higher rates. The published 1e-5 with
-        plain gradient descent barely moves them. Where meta steps of several batches are joined,
-        it is multiplied by their number.
+        plain gradient descent barely moves them. It is the rate for one batch: where meta steps of
+        several batches are joined (512 rows with "evidence"), it is multiplied by their number.
     weight_decay : float or "auto", default="auto"
         Weight decay of the network. The more labels are wrong, the higher it should be. "auto"
         chooses among 0.0015, 0.0075, 0.0375, 0.19, 0.9 and 4.5 by the Brier score on a fifth of up
@@ -149,8 +149,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
     class_weight : "balanced", dict or None, default=None
         Weights of the classes, as in scikit-learn. They multiply ``sample_weight``.
     warm_start : bool, default=False
-        Whether ``fit`` continues with the network of the last one, in one stage, instead of a new
-        one. Classes, features and ``hidden_layer_sizes`` must be the same.
+        Whether the first stage of ``fit`` continues with the network of the last one instead of a
+        new one. Classes, features and ``hidden_layer_sizes`` must be the same.
     missing_label : int, float, str or None, default=None
         Value in ``y`` that marks a row without a label: -1, a string, nan or pandas.NA (either
         means None and the other, too). None means that every row has a label.
@@ -180,7 +180,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
     sample_weights_ : ndarray of shape (n_samples,)
         Learned confidence in the label of each row passed to ``fit``, >= 0 with mean 1, in the
         caller's order. All ones without weighting and after a collapse. Rows without a label have
-        0, and the others mean 1.
+        0, and the others mean 1. ``sample_weight`` and ``class_weight`` are not among them:
+        multiply them by your own to fit another model.
     noise_scores_ : ndarray of shape (n_samples,)
         Score of the label of each row passed to ``fit``, in [0, 1]; higher means more likely wrong,
         so ``1 - noise_scores_`` is a label quality. With "evidence" weighting it is one minus the
@@ -215,7 +216,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         Device of training and prediction. A pickled model is loaded to it if there is one, else to
         the CPU.
     n_iter_ : int
-        Number of epochs of the stage that predicts.
+        Number of epochs of the stage that predicts; after ``partial_fit``, of all calls.
     weight_decay_ : float
         Weight decay of the stage that predicts.
     history_ : dict of ndarray of shape (n_epochs,)
@@ -431,7 +432,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         Warns
         -----
         ConvergenceWarning
-            If training diverged; the epoch is undone.
+            If training diverged, or the weighting collapsed; the epoch is undone.
         """
         with fresh_torch(), config_context(transform_output="default"), unchanged_on_error(self):
             self._validate_params()
@@ -530,7 +531,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
     def noise_scores(self, X: Any, y: Any) -> np.ndarray:
         """Score labels of rows that were not passed to ``fit``.
 
-        A score is one minus the predicted probability of the given label.
+        A score is one minus the predicted probability of the given label. That is another scale
+        than that of ``noise_scores_``: do not compare them with one threshold.
 
         Parameters
         ----------

@@ -112,7 +112,7 @@ def clid_loss(
     -------
     Tensor of shape ()
         The divergence, in nats. It grows with the number of rows: compare it only after
-        taking off :func:`uniform_clid`.
+        taking off log n, the log of the total weight.
 
     Raises
     ------
