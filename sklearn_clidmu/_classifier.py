@@ -126,8 +126,10 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
     meta_lr : float or "auto", default="auto"
         Learning rate of the weighting net's Adam. "auto" is 0.0003 for "evidence" and "wnet", and
         0.001 for "vri"; "wnet" and "vri" lose classes at higher rates. The published 1e-5 with
-        plain gradient descent barely moves them. It is the rate for one batch: where meta steps of
-        several batches are joined (512 rows with "evidence"), it is multiplied by their number.
+        plain gradient descent barely moves them. It is the rate for one batch: Adam gets it times
+        the number of batches whose meta steps are joined. With "evidence" that is 512 //
+        ``batch_size``, at least 1. It is 1 with the other weightings, and where a meta batch is
+        drawn, with ``virtual_step="full"``, with a ``module`` and where all rows fit in one batch.
     weight_decay : float or "auto", default="auto"
         Weight decay of the network. The more labels are wrong, the higher it should be. "auto"
         chooses among 0.0015, 0.0075, 0.0375, 0.19, 0.9 and 4.5 by the Brier score on a fifth of up
@@ -149,8 +151,9 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
     class_weight : "balanced", dict or None, default=None
         Weights of the classes, as in scikit-learn. They multiply ``sample_weight``.
     warm_start : bool, default=False
-        Whether the first stage of ``fit`` continues with the network of the last one instead of a
-        new one. Classes, features and ``hidden_layer_sizes`` must be the same.
+        Whether the first stage of ``fit`` continues with the network of the last fit instead of a
+        new one. Stages on pseudo-labels start anew. Classes, features and ``hidden_layer_sizes``
+        must be the same.
     missing_label : int, float, str or None, default=None
         Value in ``y`` that marks a row without a label: -1, a string, nan or pandas.NA (either
         means None and the other, too). None means that every row has a label.
@@ -188,7 +191,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         learned confidence. Otherwise, and after a collapse, it is one minus the geometric mean,
         over the epochs, of the probability of the given label; the network was trained on these
         labels and may have memorized some. :func:`~sklearn_clidmu.cross_val_noise_scores` gives
-        scores of networks that were not. nan for rows without a label.
+        scores of networks that were not. The method :meth:`noise_scores` has another scale: do not
+        compare both with one threshold. nan for rows without a label.
     suggested_labels_ : ndarray of shape (n_samples,)
         Most probable class of each row passed to ``fit``, of the dtype of ``classes_``.
     noise_rate_ : float
@@ -532,7 +536,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         """Score labels of rows that were not passed to ``fit``.
 
         A score is one minus the predicted probability of the given label. That is another scale
-        than that of ``noise_scores_``: do not compare them with one threshold.
+        than that of ``noise_scores_``: do not compare both with one threshold.
 
         Parameters
         ----------
