@@ -89,7 +89,13 @@ def cleanlab(model: Factory) -> Method:
 
 
 # Few small trees cannot learn many wrong labels.
-SHORT = {"learning_rate": 0.05, "max_iter": 60, "max_leaf_nodes": 8, "min_samples_leaf": 40}
+SHORT = {
+    "learning_rate": 0.05,
+    "max_iter": 60,
+    "max_leaf_nodes": 8,
+    "min_samples_leaf": 40,
+    "early_stopping": False,
+}
 BALANCED = {"class_weight": "balanced"}
 LDA = {"solver": "lsqr", "shrinkage": "auto"}
 CATBOOST = {"verbose": 0, "thread_count": 1, "allow_writing_files": False}
@@ -106,13 +112,13 @@ METHODS: dict[str, Method] = {
     "weighting-none-balanced": ours(weighting=None, **BALANCED),
     "svc-balanced": Method(lambda seed: svc(seed, **BALANCED)),
     "random-forest-balanced": Method(lambda seed: forest(seed, **BALANCED)),
-    "hgb-short-balanced": Method(lambda seed: hgb(seed, early_stopping=False, **SHORT, **BALANCED)),
+    "hgb-short-balanced": Method(lambda seed: hgb(seed, **SHORT, **BALANCED)),
     "wnet": ours(weighting="wnet"),
     "vri": ours(weighting="vri"),
     "svc": Method(svc),
     "random-forest": Method(forest),
     "hgb": Method(hgb),
-    "hgb-short": Method(lambda seed: hgb(seed, early_stopping=False, **SHORT)),
+    "hgb-short": Method(lambda seed: hgb(seed, **SHORT)),
     "lightgbm": foreign("lightgbm", "LGBMClassifier", verbose=-1, n_jobs=1),
     "catboost": foreign("catboost", "CatBoostClassifier", **CATBOOST),
     "mlp": Method(lambda seed: scaled(MLPClassifier(random_state=seed))),

@@ -21,7 +21,11 @@ from sklearn_clidmu import label_issues
 from sklearn_clidmu._persistence import describe_net, restore_net
 from sklearn_clidmu._random import local_generators, resolve_device
 from sklearn_clidmu._settings import PARAMETER_CONSTRAINTS, Settings, resolve
-from sklearn_clidmu._torch_state import check_deterministic, fresh_torch
+from sklearn_clidmu._torch_state import (
+    check_deterministic,
+    explained_memory_errors,
+    fresh_torch,
+)
 from sklearn_clidmu._validation.arrays import check_numbers, plain_names, row_names
 from sklearn_clidmu._validation.labels import (
     NO_LABEL,
@@ -44,7 +48,7 @@ from sklearn_clidmu.training.readings import (
     read_rows,
     training_curves,
 )
-from sklearn_clidmu.training.stages import Stage, explained_memory_errors, run_stages
+from sklearn_clidmu.training.stages import Stage, run_stages
 
 ROW_ATTRIBUTES = ("sample_weights_", "noise_scores_", "suggested_labels_", "_given", "_wrong")
 """Fitted attributes with one entry per row."""

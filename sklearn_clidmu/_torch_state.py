@@ -1,4 +1,4 @@
-"""Torch's global state, put aside while the package computes."""
+"""Torch's global state, put aside while the package computes, and its errors of memory."""
 
 from __future__ import annotations
 
@@ -79,3 +79,15 @@ def check_deterministic(device: torch.device) -> None:
             "torch.use_deterministic_algorithms(True) is set: set warn_only=True there, or "
             "device='cpu'."
         )
+
+
+@contextmanager
+def explained_memory_errors() -> Iterator[None]:
+    """Turn a lack of memory on the device into an error that says what to set."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise MemoryError(
+            f"Out of memory ({error}). Lower batch_size, meta_batch_size or hidden_layer_sizes, "
+            "or set device='cpu'."
+        ) from error

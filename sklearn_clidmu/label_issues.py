@@ -396,8 +396,7 @@ class LabelIssues:
             - a sequence of texts: the first 5,000 characters of each;
             - an array of images, of shape (n_samples, height, width), or with a last axis of 1, 3
               or 4 channels; or a list of such images or of Pillow's, which may differ in size:
-              uint8, or numbers, scaled by the range of those shown. Sides are reduced to 256
-              pixels;
+              uint8, or numbers, scaled by the range of those shown, with at most 256 pixels a side;
             - a sequence of ``pathlib.Path``: images whose files are copied into the page, whole,
               those of the nearest rows too. Make thumbnails of large ones first.
 

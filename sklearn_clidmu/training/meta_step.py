@@ -226,6 +226,13 @@ class BlockMetaStep(MetaStep):
         super().__init__(*args, **kwargs)
         self.n_batches = n_batches
 
+    def on_train_begin(self, net: ReweightedNet, **kwargs: Any) -> None:
+        """Compute the estimated share of wrong labels."""
+        super().on_train_begin(net, **kwargs)
+        labels = self.table.labels
+        precision = self.weight_net.label_precision[labels.targets]
+        self.noise_rate = 1 - weighted_mean(precision, labels.sample_weight)
+
     def on_epoch_begin(self, net: ReweightedNet, **kwargs: Any) -> None:
         """Compute the evidence, and from it the weights of this epoch."""
         super().on_epoch_begin(net, **kwargs)
@@ -235,8 +242,6 @@ class BlockMetaStep(MetaStep):
             rows, targets, sample_weight = self.table.labels
             evidence = self.evidence[rows]
             weights = self.weight_net.calibrate(evidence, targets, sample_weight)
-            precision = self.weight_net.label_precision[targets]
-            self.noise_rate = 1 - weighted_mean(precision, sample_weight)
             self.weights = torch.zeros_like(self.history.loss).index_copy(0, rows, weights)
 
     def training_loss(

@@ -6,8 +6,6 @@ those without a label under pseudo-labels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -163,15 +161,3 @@ def pseudo_label(
     training = table.take(weight.nonzero().squeeze(1))
     data = data._replace(table=table, training=training)
     return data, prior._replace(confidence=right, noise=noise)
-
-
-@contextmanager
-def explained_memory_errors() -> Iterator[None]:
-    """Turn a lack of memory on the device into an error that says what to set."""
-    try:
-        yield
-    except torch.cuda.OutOfMemoryError as error:
-        raise MemoryError(
-            f"Out of memory ({error}). Lower batch_size, meta_batch_size or hidden_layer_sizes, "
-            "or set device='cpu'."
-        ) from error
