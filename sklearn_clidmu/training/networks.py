@@ -257,10 +257,11 @@ def build_network(
             f"module {name} cannot take a batch of shape {(2, *row_shape)} and type {dtype} on the "
             f"CPU: {error}"
         ) from error
-    if (logits >= 0).all() and (logits.sum(dim=1) - 1).abs().max() < 1e-5:
+    adds_up = (logits >= 0).all() and (logits.sum(dim=1) - 1).abs().max() < 1e-5
+    if adds_up or type(logits.grad_fn).__name__ == "SigmoidBackward0":
         raise ValueError(
-            f"module {name} returns probabilities, which add up to one: leave out the softmax at "
-            "its end and return logits."
+            f"module {name} returns probabilities: leave out the softmax or sigmoid at its end and "
+            "return logits."
         )
     return network
 
@@ -274,6 +275,4 @@ def _first_outputs(
     network: nn.Module, row_shape: tuple[int, ...], dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """Logits and features of two rows of zeros."""
-    network.eval()
-    with torch.no_grad():
-        return network(torch.zeros(2, *row_shape, dtype=dtype))
+    return network.eval()(torch.zeros(2, *row_shape, dtype=dtype))

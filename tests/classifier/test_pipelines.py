@@ -222,9 +222,13 @@ def test_module_that_is_a_network_is_refused_before_the_fit():
         small(module=network()).fit(X, y)
 
 
-def test_module_that_ends_in_a_softmax_is_refused_before_the_fit():
+@pytest.mark.parametrize("last", [nn.Softmax(dim=1), nn.Sigmoid()])
+def test_module_that_returns_probabilities_is_refused_before_the_fit(last):
     with pytest.raises(ValueError, match="module Sequential returns probabilities"):
-        small(module=lambda d, c: network(d, c, nn.Softmax(dim=1))).fit(X, y)
+        small(module=lambda d, c: network(d, c, last)).fit(X, y)
+
+
+def test_module_may_end_in_a_log_softmax():
     clf = small(module=lambda d, c: network(d, c, nn.LogSoftmax(dim=1))).fit(X, y)
     assert clf.predict_proba(X).shape == (120, 2)
 
