@@ -110,7 +110,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         Temperature of the feature graph, at least 1e-6. Lower values compare nearer rows only.
     max_epochs : int or "auto", default="auto"
         Number of epochs of a stage; "auto" is 24. The learning rate falls to zero along a cosine.
-        An epoch of a small data set passes over it until ten steps have been taken.
+        An epoch of a small data set passes over it until eight steps have been taken.
     warmup_epochs : int or "auto", default="auto"
         Epochs of plain training before the first meta step. With too few, classes that were not
         learned yet are lost; with too many, wrong labels are memorized. "auto" is 0 with

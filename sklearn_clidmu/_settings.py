@@ -25,6 +25,10 @@ BATCH_ROWS = (64, 256)
 """Fewest and most rows of a batch, a sixteenth of the training set. Batches of 256 rows take half
 the time of batches of 64, with the same accuracy."""
 
+EPOCH_STEPS = 8
+"""Fewest steps of an epoch. With ten, 200 rows are trained on half as long again, and 0.5 points
+worse where 20 % of their labels are wrong (standard error 0.2; 0.1 where all are right)."""
+
 WARMUP_STEPS = {"evidence": 0, "vri": 80, "wnet": 200}
 """Steps of plain training before the first meta step. The evidence net knows beforehand which
 labels to trust. WNet reads the loss alone and collapses on the classes learned first unless all of
@@ -279,11 +283,11 @@ def layer_sizes(hidden_layer_sizes: Any) -> tuple[int, ...]:
 def steps_per_epoch(n_rows: int, batch_size: int) -> tuple[int, int]:
     """Count the batches, and the passes over them, of one epoch.
 
-    An epoch passes over the data until it has taken ten steps, so that the number of epochs means
-    as much training for forty rows as for forty thousand.
+    An epoch passes over the data until it has taken :data:`EPOCH_STEPS`, so that the number of
+    epochs means as much training for forty rows as for forty thousand.
     """
     n_batches = math.ceil(n_rows / batch_size)
-    return n_batches, math.ceil(10 / n_batches)
+    return n_batches, math.ceil(EPOCH_STEPS / n_batches)
 
 
 def _number(value: Any, auto: float) -> float:

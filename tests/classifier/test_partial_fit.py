@@ -80,13 +80,13 @@ def test_partial_fit_appends_the_rows_of_every_call():
 def test_partial_fit_warms_up_for_as_many_steps_as_fit():
     X, y, _ = make_rows(200)
     clf, found = make(weighting="vri"), []
-    for _ in range(9):
+    for _ in range(13):
         clf.partial_fit(X, y, classes=CLASSES)
         found.append(float(clf.weight_net_.mean.weight.detach()[0, 0]))
-    assert clf.net_.n_steps_ == 9 * 12
-    n_warm = -(-WARMUP_STEPS["vri"] // 12)
+    assert clf.net_.n_steps_ == 13 * 8
+    n_warm = -(-WARMUP_STEPS["vri"] // 8)
     assert len(set(found[:n_warm])) == 1
-    assert len(set(found[n_warm - 1 :])) == 10 - n_warm
+    assert len(set(found[n_warm - 1 :])) == 14 - n_warm
 
 
 def test_partial_fit_counts_warm_up_epochs_in_calls():
@@ -204,7 +204,7 @@ def test_warm_start_is_one_stage_on_its_own_rows(weighting):
 
 def test_warm_start_goes_on_learning():
     X, y, wrong = make_rows(600)
-    clf = make(max_epochs=1, warm_start=True, weighting=None)
+    clf = make(max_epochs=1, warm_start=True, weighting=None, lr=0.02)
     losses, found = [], []
     for _ in range(5):
         losses.append(clf.fit(X, y).history_["train_loss"][-1])

@@ -60,8 +60,8 @@ def test_loss_recorder_records_every_training_batch_under_the_rows_of_fit():
         losses = nn.functional.cross_entropy(logits, labels.targets, reduction="none")
         total[labels.rows] += losses
         last[labels.rows] = losses
-    assert history.n_visits.tolist() == [0] * 10 + [4] * 20
-    torch.testing.assert_close(history.mean_loss(), total / 4)
+    assert history.n_visits.tolist() == [0] * 10 + [3] * 20
+    torch.testing.assert_close(history.mean_loss(), total / 3)
     torch.testing.assert_close(history.evidence()[:, 0], last / math.log(N_CLASSES))
 
 
@@ -79,7 +79,7 @@ def ramped_average(vectors):
 
 def test_parameter_average_follows_its_recursion_and_predicts_in_the_end():
     diary, table = Diary(), make_table(20)
-    settings = {"averaged": True, "max_epochs": 90, "batch_size": len(table)}
+    settings = {"averaged": True, "max_epochs": 112, "batch_size": len(table)}
     net = make_net(ParameterAverage(), diary, **settings).partial_fit(table)
     vectors = [nn.utils.parameters_to_vector(state.values()) for state in diary.states]
     assert len(vectors) / (9 + len(vectors)) > EMA_DECAY
@@ -161,15 +161,19 @@ def test_monitor_measures_a_large_table_on_the_same_rows_in_every_epoch():
 def test_monitor_scores_are_those_of_scikit_learn():
     table, held_out = make_table(30), make_table(17)
     net, diary, _ = monitored(table, held_out, max_epochs=4)
+
+    def labels_weights_and_proba(module, table):
+        proba = module.eval()(table.X)[0].softmax(dim=1).detach()
+        return [part.numpy() for part in (table.targets, table.sample_weight, proba)]
+
     for module, epoch in zip(diary.epochs, net.history, strict=True):
-        module.eval()
-        predicted = module(table.X)[0].argmax(dim=1)
-        accuracy = accuracy_score(table.targets, predicted, sample_weight=table.sample_weight)
+        y, weight, proba = labels_weights_and_proba(module, table)
+        accuracy = accuracy_score(y, proba.argmax(axis=1), sample_weight=weight)
         assert epoch["disagreement"] == pytest.approx(1 - accuracy)
-        assert epoch["n_predicted"] == len(set(predicted.tolist()))
-        proba, weight = module(held_out.X)[0].softmax(dim=1).detach(), held_out.sample_weight
-        score = accuracy_score(held_out.targets, proba.argmax(dim=1), sample_weight=weight)
-        loss = log_loss(held_out.targets, proba, sample_weight=weight, labels=range(N_CLASSES))
+        assert epoch["n_predicted"] == len(set(proba.argmax(axis=1)))
+        y, weight, proba = labels_weights_and_proba(module, held_out)
+        score = accuracy_score(y, proba.argmax(axis=1), sample_weight=weight)
+        loss = log_loss(y, proba, sample_weight=weight, labels=range(N_CLASSES))
         assert epoch["valid_score"] == pytest.approx(score)
         assert epoch["valid_loss"] == pytest.approx(loss)
 
@@ -236,7 +240,7 @@ def poisoned(*poisons, weighting="wnet", n_warmup=1, batch_size=8):
 
 
 @pytest.mark.parametrize("weighting", ["wnet", "vri", "evidence"])
-@pytest.mark.parametrize(("batch_size", "batch"), [(8, 0), (8, 11), (20, 9)])
+@pytest.mark.parametrize(("batch_size", "batch"), [(8, 0), (8, 8), (20, 7)])
 def test_collapse_detector_restores_the_last_sound_epoch_after_nan(weighting, batch_size, batch):
     net, diary, history = poisoned(Poison(3, batch), weighting=weighting, batch_size=batch_size)
     assert math.isnan(net.history[2, "train_loss"])

@@ -58,13 +58,13 @@ def test_shuffled_batches_every_row_comes_once_per_pass(n, batch_size):
 
 
 @pytest.mark.parametrize(("n", "batch_size"), SHAPES)
-def test_shuffled_batches_an_epoch_takes_as_few_passes_as_give_ten_steps(n, batch_size):
+def test_shuffled_batches_an_epoch_takes_as_few_passes_as_give_eight_steps(n, batch_size):
     batches = ShuffledBatches(numbered(n), batch_size)
     n_steps = len(list(batches))
     per_pass = math.ceil(n / batch_size)
     assert n_steps == len(batches)
-    assert n_steps >= 10
-    assert n_steps == per_pass or n_steps - per_pass < 10
+    assert n_steps >= 8
+    assert n_steps == per_pass or n_steps - per_pass < 8
 
 
 @pytest.mark.parametrize("n", [2, 63, 64])
@@ -78,7 +78,7 @@ def test_shuffled_batches_pass_a_table_of_one_batch_whole_and_in_order(n):
 
 def test_shuffled_batches_larger_tables_come_in_another_order_every_pass():
     orders = [torch.cat([X for X, _ in b]) for b in passes(ShuffledBatches(numbered(65), 64))]
-    assert len({tuple(order.flatten().tolist()) for order in orders}) == len(orders) == 5
+    assert len({tuple(order.flatten().tolist()) for order in orders}) == len(orders) == 4
 
 
 def test_table_keeps_what_belongs_to_a_row_together():

@@ -65,7 +65,7 @@ def test_batch_meta_step_follows_algorithm_1():
     optimizer = torch.optim.SGD(network.parameters(), 0.1)
     meta_optimizer = torch.optim.Adam(weight_net.parameters(), 0.05)
     batch = table.X, table.labels.targets, table.X
-    for _ in range(10):  # an epoch takes ten steps at least
+    for _ in range(8):  # an epoch takes eight steps at least
         clid_mu_step(network, weight_net, optimizer, meta_optimizer, *batch)
     torch.testing.assert_close(vector(net.module_), vector(network), rtol=1e-6, atol=1e-8)
     torch.testing.assert_close(vector(net.weight_net_), vector(weight_net), rtol=1e-5, atol=1e-7)
@@ -419,11 +419,11 @@ def one_epoch(n, n_batches, objective, meta_lr=0.0):
     return net.partial_fit(table), kept.gradients, diary
 
 
-# By the number of rows: the twelve batches, of 8 rows each or of 7, 7 and 6, as blocks of five at
-# most, by the batch that ends each; 13 is the end of the epoch.
+# By the number of rows: the nine batches, of 8 rows each or of 7, 7 and 6, as blocks of five at
+# most, by the batch that ends each; 10 is the end of the epoch.
 BLOCKS = {
-    24: {5: range(1, 6), 10: range(6, 11), 13: (11, 12)},
-    20: {3: (1, 2), 4: (3,), 6: (4, 5), 7: (6,), 9: (7, 8), 10: (9,), 12: (10, 11), 13: (12,)},
+    24: {5: range(1, 6), 10: range(6, 10)},
+    20: {3: (1, 2), 4: (3,), 6: (4, 5), 7: (6,), 9: (7, 8), 10: (9,)},
 }
 
 
@@ -445,7 +445,7 @@ def test_block_meta_step_learns_from_joined_batches_as_much_as_from_single_ones(
 def test_block_meta_step_takes_one_step_a_block(n):
     net, gradients, diary = one_epoch(n, 5, "clid", META_LR)
     vectors = [*diary.weight_nets, vector(net.weight_net_)]
-    moved = [b for b in range(2, 14) if not torch.equal(vectors[b - 2], vectors[b - 1])]
+    moved = [b for b in range(2, 11) if not torch.equal(vectors[b - 2], vectors[b - 1])]
     assert moved == list(BLOCKS[n])
     first = min(BLOCKS[n])
     gradient = gradients[first - 1]
@@ -503,7 +503,7 @@ def test_meta_step_waits_for_the_end_of_warm_up(weighting, virtual_step, size):
     settings = {"virtual_step": virtual_step, "meta_batch_size": size, "n_warmup": 2}
     net, diary = trained(weighting, table, network, **settings)
     _, plain = trained(None, table, network)
-    n = 2 * 12  # three batches a pass, four passes
+    n = 2 * 9  # three batches a pass, three passes
     for (_, labels, logits), loss in list(zip(diary.batches, diary.losses, strict=True))[:n]:
         assert loss == pytest.approx(plain_loss(logits, labels).item())
     assert diary.losses[:n] == plain.losses[:n]
@@ -531,7 +531,7 @@ def test_block_meta_step_records_the_influence_of_plain_training_in_warm_up(n_ba
     _, by_logits = make_objective("clid", 0.5)(features, logits, *meta)
     gradient = F.linear(features, by_logits.T @ features) + by_logits.sum(dim=0)
     influence = -(row_grad_logits(logits, targets) * gradient).sum(dim=1)
-    expected = before + 10 * influence / influence.std(correction=0)  # ten steps an epoch
+    expected = before + 8 * influence / influence.std(correction=0)  # eight steps an epoch
     torch.testing.assert_close(history.influence, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -581,11 +581,11 @@ def test_meta_step_takes_the_training_batch_as_the_meta_batch(weighting, virtual
 def test_meta_step_draws_meta_batches_anew_and_takes_all_rows_where_they_fit(virtual_step):
     draw = partial(meta_rows, make_table(30), virtual_step=virtual_step)
     drawn, *_ = draw(meta_batch_size=29)
-    assert [len(index) for index in drawn] == [29] * 12
-    assert len(set(map(tuple, drawn))) == 12
+    assert [len(index) for index in drawn] == [29] * 8
+    assert len(set(map(tuple, drawn))) == 8
     assert set().union(*drawn) == set(range(30))
     for size in (30, 1000):
-        assert draw(meta_batch_size=size)[0] == [list(range(30))] * 12
+        assert draw(meta_batch_size=size)[0] == [list(range(30))] * 8
 
 
 def test_meta_step_records_the_mean_meta_loss_of_every_epoch():
@@ -593,7 +593,7 @@ def test_meta_step_records_the_mean_meta_loss_of_every_epoch():
     calls = watch_objective(add_meta_step(net, table))
     net.partial_fit(table)
     values = [clid_loss(f, z, 0.5, sample_weight=s).item() for f, z, _, s in calls]
-    means = [sum(values[:12]) / 12, sum(values[12:]) / 12]
+    means = [sum(values[:9]) / 9, sum(values[9:]) / 9]
     assert net.history[:, "meta_loss"] == pytest.approx(means)
 
 

@@ -61,7 +61,7 @@ def test_net_average_starts_as_a_copy_with_tensors_of_its_own():
 def test_net_takes_a_step_of_sgd_on_the_weighted_cross_entropy_of_every_batch():
     diary = Diary()
     net = make_net(diary, max_epochs=2).partial_fit(make_table(20))
-    assert net.n_steps_ == len(diary.batches) == 24  # three batches a pass, four passes
+    assert net.n_steps_ == len(diary.batches) == 18  # three batches a pass, three passes
     steps = zip(diary.before(), diary.batches, diary.losses, diary.modules, strict=True)
     for module, (X, labels, _), recorded, moved in steps:
         loss = plain_loss(module(X)[0], labels)
@@ -128,7 +128,7 @@ def test_net_trains_in_training_mode_whatever_mode_the_network_was_left_in(virtu
     if virtual_step is not None:
         add_meta_step(net, table, virtual_step=virtual_step, meta_batch_size=7)
     net.partial_fit(table)
-    assert net.n_steps_ == 12
+    assert net.n_steps_ == 9
 
 
 def test_net_predicts_softmax_probabilities():
