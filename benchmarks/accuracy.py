@@ -229,7 +229,7 @@ def run(args: argparse.Namespace) -> None:
             print(*(row[key] for key in KEYS), result, sep="  ", flush=True)
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(**defaults: object) -> argparse.Namespace:
     """Read the command line."""
 
     def names(text: str) -> list[str]:
@@ -245,6 +245,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--methods", type=names)
     parser.add_argument("--out", type=Path, default=Path("accuracy.csv"))
     parser.add_argument("--tables", action="store_true", help="print the tables, fit nothing")
+    parser.set_defaults(**defaults)
     args = parser.parse_args()
     check_args(parser, args)
     return args
