@@ -4,7 +4,7 @@
     python benchmarks/literature.py labels --data FOLDER
     python benchmarks/literature.py noise|labels --tables
 
-``noise`` runs the methods on sets with several kinds of label noise, all rows labelled; ``labels``
+``noise`` runs the methods on sets with several kinds of label noise, all rows labeled; ``labels``
 with a part of the labels, of which 40 % are wrong. A cell is a set with a noise, a share of labels
 and a seed; each has at most 2,000 training rows. literature_methods.py has the methods. Sets come
 from ``.npz`` files of a folder, as in noisy_data.py.

@@ -199,7 +199,7 @@ class Learner:
 
 
 def batches(problem: Problem, table: Table | None = None) -> Iterator[tuple[Tensor, Labels]]:
-    """One epoch of the labelled rows."""
+    """One epoch of the labeled rows."""
     return iter(ShuffledBatches(table or problem.data.training, problem.settings.batch_size))
 
 
@@ -465,7 +465,7 @@ def fit_dividemix(problem: Problem, clid: bool = False) -> Networks:
     """DivideMix; rows without a label are never among the clean ones.
 
     With ``clid`` a WNet for each network, trained by CLID as in :func:`fit_clid`, weighs the
-    labelled rows of a batch.
+    labeled rows of a batch.
     """
     learners = Learner(problem), Learner(problem)
     labels = problem.data.training.labels

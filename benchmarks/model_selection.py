@@ -39,14 +39,14 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     "wnet": {"weighting": "wnet"},
     "vri": {"weighting": "vri"},
     "no weighting": {"weighting": None},
-    "memorising": {"weighting": None, "dropout": 0.0, "weight_decay": 0.0, "max_epochs": 60},
+    "memorizing": {"weighting": None, "dropout": 0.0, "weight_decay": 0.0, "max_epochs": 60},
     "huge lr": {"lr": 2.0, "n_folds": None},
     "small lr": {"lr": 0.003, "n_folds": None},
     "one narrow layer": {"hidden_layer_sizes": (32,), "n_folds": None},
     "deep": {"hidden_layer_sizes": (128, 128, 128, 64), "n_folds": None},
     "low temperature": {"temperature": 0.1, "n_folds": None},
     "much dropout": {"dropout": 0.6, "n_folds": None},
-    "no regularisation": {"dropout": 0.0, "weight_decay": 0.0, "n_folds": None},
+    "no regularization": {"dropout": 0.0, "weight_decay": 0.0, "n_folds": None},
     "strong weight decay": {"weight_decay": 0.05, "n_folds": None},
 }
 

@@ -65,7 +65,7 @@ def log_determinant(p: np.ndarray, Y: np.ndarray) -> float:
     return float(np.linalg.slogdet((p.T @ Y + 0.1) / len(Y))[1])
 
 
-def neighbour_proportions(Z: np.ndarray, Y: np.ndarray, n_neighbors: int) -> np.ndarray:
+def neighbor_proportions(Z: np.ndarray, Y: np.ndarray, n_neighbors: int) -> np.ndarray:
     """Proportion of each label among the nearest other rows."""
     square = np.square(Z).sum(axis=1)
     distance = square[:, None] + square - 2 * Z @ Z.T
@@ -139,17 +139,17 @@ def combinations(
     hard: np.ndarray,
     Y: np.ndarray,
 ) -> dict[str, float]:
-    """Compute criteria of transition matrices and of neighbours, and sums of criteria."""
+    """Compute criteria of transition matrices and of neighbors, and sums of criteria."""
     by_proba, by_class = behind_matrix(p, held), behind_matrix(hard, held)
     agreement = values["LOO agreement"]
     mean_p = values["mean probability of the label"]
-    near = neighbour_proportions(held.X, Y, 10)
+    near = neighbor_proportions(held.X, Y, 10)
     features = run["features"].astype(np.float64)
     unit = features / np.linalg.norm(features, axis=1, keepdims=True).clip(1e-12)
-    nearest = neighbour_proportions(unit, Y, 15)
+    nearest = neighbor_proportions(unit, Y, 15)
     found = {
-        "agreement with neighbours": (near * p).sum(axis=1).mean(),
-        "accuracy of neighbours in the features": np.mean(nearest.argmax(axis=1) == held.y),
+        "agreement with neighbors": (near * p).sum(axis=1).mean(),
+        "accuracy of neighbors in the features": np.mean(nearest.argmax(axis=1) == held.y),
         "accuracy + 0.1 CLID": values["accuracy"] + 0.1 * values["CLID"],
         "accuracy + 0.3 CLID": values["accuracy"] + 0.3 * values["CLID"],
         "accuracy + CLID": values["accuracy"] + values["CLID"],

@@ -46,7 +46,7 @@ def ours(**parameters: str | None) -> Method:
 
 
 def scaled(model: ClassifierMixin) -> ClassifierMixin:
-    """Standardise the features of a classifier."""
+    """Standardize the features of a classifier."""
     return make_pipeline(StandardScaler(), model)
 
 

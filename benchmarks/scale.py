@@ -35,12 +35,12 @@ def peak_mib() -> float:
 def write_table(path: Path, rows: int, classes: int, features: int) -> np.ndarray:
     """Write a table of overlapping classes to disk, in chunks; return the labels."""
     rng = np.random.default_rng(0)
-    centres = rng.normal(size=(classes, features)).astype(np.float32)
+    centers = rng.normal(size=(classes, features)).astype(np.float32)
     X = np.lib.format.open_memmap(path, "w+", np.float32, (rows, features))
     y = rng.permutation(np.arange(rows) % classes)
     for start in range(0, rows, CHUNK):
         part = slice(start, start + CHUNK)
-        X[part] = centres[y[part]] + rng.normal(size=X[part].shape, scale=2)
+        X[part] = centers[y[part]] + rng.normal(size=X[part].shape, scale=2)
     X.flush()
     return y
 

@@ -98,13 +98,13 @@ def print_changes(path: Path) -> None:
     pivot = table.pivot_table(index=["set", "noise"], columns="method", values=figures)
     changes = {name: pivot[name].sub(pivot[name, OURS], axis=0) for name in figures}
     rows = {}
-    for method in table.method.unique():
-        if method != OURS:
-            parts = [changes[name][method].dropna() for name in figures]
-            cells = [
-                f"{p.mean():.{d}f} ± {p.sem():.{d}f}" for p, d in zip(parts, (2, 4), strict=True)
-            ]
-            rows[method] = [*cells, len(parts[0])]
+    for method in pivot["accuracy"].columns.drop(OURS):
+        points, auroc = (changes[name][method].dropna() for name in figures)
+        errors = (
+            f"{points.mean():.2f} ± {points.sem():.2f}",
+            f"{auroc.mean():.4f} ± {auroc.sem():.4f}",
+        )
+        rows[method] = [*errors, len(points)]
     print(to_markdown(pd.DataFrame.from_dict(rows, "index", columns=[*figures, "cells"])))
 
 

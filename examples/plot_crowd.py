@@ -22,7 +22,7 @@ from sklearn_clidmu.datasets import make_label_noise
 # Annotators
 # ----------
 # Ten annotators with different error rates label scikit-learn's bundled digits. Each image is
-# labelled by three of the ten. Their errors do not depend on the image or on each other; in real
+# labeled by three of the ten. Their errors do not depend on the image or on each other; in real
 # data annotators make the same errors on difficult images, and wrong labels are harder to find.
 
 ERROR_RATES = [0.05, 0.1, 0.4, 0.4, 0.4, 0.5, 0.5, 0.8, 0.8, 0.8]

@@ -19,7 +19,7 @@ from sklearn.model_selection import GridSearchCV, train_test_split
 from sklearn_clidmu import CLIDMUClassifier, noisy_label_scorer
 from sklearn_clidmu.datasets import make_label_noise
 
-CHOSEN, OTHER = "#d55e00", "#0072b2"  # apart for the colour-blind and in greyscale
+CHOSEN, OTHER = "#d55e00", "#0072b2"  # apart for the color-blind and in grayscale
 CRITERIA = {"noisy accuracy": "accuracy", "noisy_label_scorer": noisy_label_scorer}
 
 # %%

@@ -27,7 +27,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn_clidmu import CLIDMUClassifier
 from sklearn_clidmu.datasets import make_label_noise
 
-CLEAN, WRONG = "#0072b2", "#d55e00"  # apart for the colour-blind and in greyscale
+CLEAN, WRONG = "#0072b2", "#d55e00"  # apart for the color-blind and in grayscale
 
 
 def draw_scores(ax: plt.Axes, scores: np.ndarray, flipped: np.ndarray, title: str) -> None:

@@ -78,7 +78,7 @@ print(f"{'CLIDMUClassifier':24s}{'':23s}{clf.score(X_test, y_test):.3f}")
 # Shades are the predicted arms; the size of a marker is the weight of the row. Wrong labels with a
 # large weight are mostly in the middle, where the arms meet.
 
-SHADES = ListedColormap(["#ffffff", "#bdd7e7", "#8c8c8c"])  # light to dark in greyscale, too
+SHADES = ListedColormap(["#ffffff", "#bdd7e7", "#8c8c8c"])  # light to dark in grayscale, too
 
 ticks = np.linspace(-3.6, 3.6, 160)
 grid = np.stack(np.meshgrid(ticks, ticks), axis=-1).reshape(-1, 2)

@@ -2,7 +2,7 @@
 Weak supervision of texts
 =========================
 
-Sentences are labelled by keyword rules: a sentence with the word *oven* gets the topic *kitchen*.
+Sentences are labeled by keyword rules: a sentence with the word *oven* gets the topic *kitchen*.
 Some of these labels are wrong, and many sentences get no label. ``CLIDMUClassifier`` is fitted to
 them on the sparse matrix of a ``TfidfVectorizer``.
 """
@@ -35,7 +35,7 @@ TOPICS = {
         "at the stove|in the oven|in the canteen|at the counter|in a large pan|over a low flame",
     ),
     "garden": (
-        "The gardener|Our neighbour|My grandfather|The new owner|A volunteer|The florist",
+        "The gardener|Our neighbor|My grandfather|The new owner|A volunteer|The florist",
         "watered|planted|pruned|covered|dug up|trimmed|weeded|tied up",
         "roses|beans|hedge|lemon tree|lettuce|tulips|carrots|shrubs|vines|lilies|seedlings|ivy",
         "along the wall|in the raised bed|behind the shed|around the lawn|by the fence|in the mud",

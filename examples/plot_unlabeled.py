@@ -25,7 +25,7 @@ from sklearn_clidmu.datasets import make_label_noise
 # %%
 # Methods
 # -------
-# *consistency*, the default, uses pseudo-labels; *ignore* trains on the labelled rows alone;
+# *consistency*, the default, uses pseudo-labels; *ignore* trains on the labeled rows alone;
 # ``LabelSpreading`` is scikit-learn's method for such data.
 
 COLORS = {"consistency": "#0072b2", "ignore": "#d55e00", "LabelSpreading": "#767676"}

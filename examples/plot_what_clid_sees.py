@@ -2,7 +2,7 @@
 Cross-layer information divergence
 ==================================
 
-``CLIDMUClassifier`` learns its weights by minimising the cross-layer information divergence (CLID),
+``CLIDMUClassifier`` learns its weights by minimizing the cross-layer information divergence (CLID),
 which needs no labels. CLID compares two graphs over the same rows:
 
 - the *feature graph* S: similarities of the last hidden features;
@@ -33,7 +33,7 @@ from sklearn_clidmu.datasets import make_label_noise
 # Three classes of 100 rows, sorted by class; three labels in ten are wrong. The networks are
 #
 # - *untrained*: the learning rate is almost zero;
-# - *memorised*: trained without weighting and regularisation for many epochs, it predicts many of
+# - *memorized*: trained without weighting and regularization for many epochs, it predicts many of
 #   the wrong labels;
 # - *collapsed*: the first class has fifty times the weight of the others, so that all predictions
 #   are that class;
@@ -47,7 +47,7 @@ y_noisy, wrong = make_label_noise(y, rate=0.3, random_state=0)
 plain = {"weighting": None, "dropout": 0, "weight_decay": 0, "random_state": 0}
 networks = {
     "untrained": CLIDMUClassifier(**plain, lr=1e-9, max_epochs=1),
-    "memorised": CLIDMUClassifier(**plain, max_epochs=200),
+    "memorized": CLIDMUClassifier(**plain, max_epochs=200),
     "collapsed": CLIDMUClassifier(**plain, class_weight={0: 50}),
     "reweighted": CLIDMUClassifier(random_state=0),
 }
@@ -74,14 +74,14 @@ for name, clf in networks.items():
 # Top: the rows and the predicted classes; crosses are the wrong labels. Below: the graphs, rows
 # sorted by true class. A dark pixel means that two rows are similar; rows of a graph add up to one.
 #
-# - *Untrained*: neighbours already have similar features, so that S has three blocks. Predictions
+# - *Untrained*: neighbors already have similar features, so that S has three blocks. Predictions
 #   are nearly constant, and P has no blocks.
 # - *Memorised*: the predictions follow the wrong labels, and P has stripes where S has blocks.
 # - *Collapsed*: predictions are constant, and CLID cannot be below log n. ``CLIDMUClassifier``
 #   detects a collapse by this bound.
 # - *Reweighted*: both graphs have the same three blocks, and CLID is lowest.
 
-SHADES = ListedColormap(["#ffffff", "#bdd7e7", "#8c8c8c"])  # light to dark in greyscale, too
+SHADES = ListedColormap(["#ffffff", "#bdd7e7", "#8c8c8c"])  # light to dark in grayscale, too
 
 figure, axes = plt.subplots(3, 4, figsize=(11, 8.6), layout="constrained")
 ticks = np.linspace(-2.6, 2.6, 120, dtype=np.float32)

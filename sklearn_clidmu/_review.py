@@ -111,7 +111,9 @@ def _new_label(cell: Any, known: dict[str, Any], dtype: np.dtype, is_text: bool)
         return known[text]
     with suppress(ValueError, OverflowError):
         if not is_text:
-            return np.array(text).astype(dtype if dtype.kind in "iuf" else int).item()
+            new = np.array(text).astype(dtype if dtype.kind in "iuf" else int).item()
+            if dtype.kind == "f" or new == int(text):  # NumPy 1 wraps around
+                return new
         if text and isinstance(cell, str):
             return text
     kind = "str" if is_text else dtype

@@ -20,7 +20,7 @@ MARGIN = 1 - 1e-9
 
 
 class RobustScaler(nn.Module):
-    """Centre and scale by median and quartiles, clip tails smoothly, then standardize.
+    """Center and scale by median and quartiles, clip tails smoothly, then standardize.
 
     A missing value becomes 0, the mean. Each feature that has missing values in the training rows
     also gets an indicator, 1 where it is missing, as a further column. A constant feature is 0.

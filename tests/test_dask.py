@@ -124,7 +124,7 @@ def test_fit_takes_an_array_as_a_whole(table, labels):
 def test_search_on_a_cluster_finds_what_one_process_finds(client):
     grid = {"weighting": ["evidence", None], "lr": [1e-9, 0.1]}
     search = GridSearchCV(small(), grid, cv=2, scoring=noisy_label_scorer)
-    with joblib.parallel_config("dask"):
+    with joblib.parallel_backend("dask"):
         found = search.fit(X, y).cv_results_["mean_test_score"]
     alone = search.fit(X, y).cv_results_["mean_test_score"]
     np.testing.assert_allclose(found, alone, rtol=1e-6)

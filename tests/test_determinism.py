@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from classifier.data import SMALL, make_rows
-from joblib import parallel_config
+from joblib import parallel_backend
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
@@ -91,7 +91,7 @@ def test_search_does_not_depend_on_the_number_of_jobs():
         found.fit(X, y)
         return results(found.best_estimator_), found.cv_results_["mean_test_score"]
 
-    with parallel_config("threading"):
+    with parallel_backend("threading"):
         alone, together = search(1), search(4)
         scores = [cross_val_noise_scores(clf, X, y, cv=folds, n_jobs=n) for n in (1, 2)]
     assert_same(together[0], alone[0])

@@ -13,7 +13,7 @@ def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
 
 def standard_deviation(values: Tensor, sample_weight: Tensor) -> Tensor:
     """Weighted standard deviation over the last dimension, kept above zero, shape (..., 1)."""
-    return _centre(values, sample_weight)[1]
+    return _center(values, sample_weight)[1]
 
 
 def normal_rank(values: Tensor, sample_weight: Tensor) -> Tensor:
@@ -28,8 +28,8 @@ def normal_rank(values: Tensor, sample_weight: Tensor) -> Tensor:
     """
     # From the least, so that equal values stay equal under rounding.
     least = values.where(sample_weight > 0, torch.inf).min()
-    centred, deviation = _centre(values - least, sample_weight)
-    return torch.special.ndtr(centred / deviation)
+    centered, deviation = _center(values - least, sample_weight)
+    return torch.special.ndtr(centered / deviation)
 
 
 def class_sums(values: Tensor, targets: Tensor, n_classes: int) -> Tensor:
@@ -43,8 +43,8 @@ def class_means(values: Tensor, targets: Tensor, n_classes: int, sample_weight: 
     return class_sums(sample_weight * values, targets, n_classes) / mass
 
 
-def _centre(values: Tensor, sample_weight: Tensor) -> tuple[Tensor, Tensor]:
+def _center(values: Tensor, sample_weight: Tensor) -> tuple[Tensor, Tensor]:
     share = sample_weight / sample_weight.sum(dim=-1, keepdim=True)
-    centred = values - (share * values).sum(dim=-1, keepdim=True)
-    deviation = (share * centred.square()).sum(dim=-1, keepdim=True).sqrt()
-    return centred, deviation.clamp_min(torch.finfo(values.dtype).tiny ** 0.5)
+    centered = values - (share * values).sum(dim=-1, keepdim=True)
+    deviation = (share * centered.square()).sum(dim=-1, keepdim=True).sqrt()
+    return centered, deviation.clamp_min(torch.finfo(values.dtype).tiny ** 0.5)

@@ -19,7 +19,7 @@ from torch import Tensor
 from sklearn_clidmu.noise.loo_kernel_ridge import (
     N_SELECTION,
     Kernel,
-    Standardised,
+    StandardizedTable,
     choose_kernel,
     draw_rows,
 )
@@ -61,7 +61,7 @@ def feature_relevance(
     n_rows = min(N_SELECTION, max(N_ENTRIES // X.shape[1], 2))
     drawn = draw_rows(sample_weight, n_rows, generator)
     targets, weight = targets[drawn], sample_weight[drawn].to(X.dtype)
-    table = Standardised(X[drawn], targets, weight, n_classes, scale)
+    table = StandardizedTable(X[drawn], targets, weight, n_classes, scale)
     kernel = choose_kernel(table, weight, table.draw_frequencies(generator), generator)
     rows, labels = table.rows(slice(None))
 

@@ -21,7 +21,7 @@ N_BANK = 10_000
 
 
 def spread_labels(X: np.ndarray, proba: np.ndarray, seed: int) -> np.ndarray:
-    """Make class probabilities agree between neighbours.
+    """Make class probabilities agree between neighbors.
 
     Label spreading (Zhou et al., NeurIPS 2003), started from predictions at all rows. Rows
     of a random bank exchange theirs; the others take those of their neighbors in it.
@@ -63,12 +63,12 @@ def spread_labels(X: np.ndarray, proba: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _closeness(neighbors: NearestNeighbors, Z: np.ndarray | None = None) -> Any:
-    """Gaussian of the distance to each neighbour, as wide as the farthest one is away.
+    """Gaussian of the distance to each neighbor, as wide as the farthest one is away.
 
     Returns
     -------
     sparse matrix of shape (n, n_bank)
-        Of the rows of Z or, by default, of the bank, where no row is its own neighbour.
+        Of the rows of Z or, by default, of the bank, where no row is its own neighbor.
     """
     graph = neighbors.kneighbors_graph(Z, mode="distance")
     distances = graph.data.reshape(graph.shape[0], -1)

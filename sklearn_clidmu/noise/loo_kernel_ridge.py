@@ -76,7 +76,7 @@ def loo_proba(
         Scales rows, some at a time; by default they are left as they are.
     """
     weight = sample_weight.to(X.dtype)
-    table = Standardised(X.flatten(start_dim=1), targets, weight, n_classes, scale)
+    table = StandardizedTable(X.flatten(start_dim=1), targets, weight, n_classes, scale)
     frequencies = table.draw_frequencies(generator)
     left_out = torch.zeros_like(weight)
     if kernel is None:
@@ -93,10 +93,10 @@ def loo_proba(
     return proba
 
 
-class Standardised:
+class StandardizedTable:
     """A table in the units of the regression, made chunk by chunk and never as a whole.
 
-    Rows are centred and have a mean square of 2; labels are one-hot and centred. What is summed
+    Rows are centered and have a mean square of 2; labels are one-hot and centered. What is summed
     over rows is float64, and all else of the type of X.
 
     Parameters
@@ -218,7 +218,7 @@ def draw_rows(weight: Tensor, n_rows: int, generator: torch.Generator) -> Tensor
 
 
 def choose_kernel(
-    table: Standardised, weight: Tensor, frequencies: Tensor, generator: torch.Generator
+    table: StandardizedTable, weight: Tensor, frequencies: Tensor, generator: torch.Generator
 ) -> Kernel:
     """Candidate of least leave-one-out squared error."""
     drawn = draw_rows(weight, N_SELECTION, generator)

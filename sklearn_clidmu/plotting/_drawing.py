@@ -11,10 +11,10 @@ from sklearn.utils.validation import check_is_fitted
 from sklearn_clidmu._classifier import CLIDMUClassifier
 from sklearn_clidmu._pipelines import layers
 
-# From the palette of Okabe and Ito, which colour-blind readers can tell apart.
+# From the palette of Okabe and Ito, which color-blind readers can tell apart.
 BLUE, VERMILLION = "#0072b2", "#d55e00"
 STYLES = [(BLUE, "-"), (VERMILLION, "--"), ("#009e73", "-."), ("#000000", ":")]
-"""Colours and dashes of the lines on one axes, in drawing order."""
+"""Colors and dashes of the lines on one axes, in drawing order."""
 
 
 def fitted_classifier(estimator: Any) -> CLIDMUClassifier:

@@ -258,7 +258,7 @@ def check_zero_weight_rows_are_scored(name: str, estimator: BaseEstimator) -> No
 
 @_quiet
 def check_zero_weight_rows_far_away_are_scored(name: str, estimator: BaseEstimator) -> None:
-    """Check the scores of rows of zero weight that have no neighbour of positive weight."""
+    """Check the scores of rows of zero weight that have no neighbor of positive weight."""
     X, y = _noisy_rows(200)
     weight = np.ones(len(X))
     weight[:120] = 0

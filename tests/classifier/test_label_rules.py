@@ -49,10 +49,11 @@ KINDS = {
     "polars text": lambda marked: polars(names, marked),
     "dates": lambda marked: series(days.astype("datetime64[ns]"), None, marked),
     "days": lambda marked: np.where(gaps & marked, np.datetime64("NaT"), days),
-    "variable-width strings": lambda marked: np.where(gaps & marked, "", names).astype(
-        np.dtypes.StringDType()
-    ),
 }
+if hasattr(np.dtypes, "StringDType"):  # NumPy 2 and later
+    KINDS["variable-width strings"] = lambda marked: np.where(gaps & marked, "", names).astype(
+        np.dtypes.StringDType()
+    )
 try:
     import pyarrow
 

@@ -26,10 +26,10 @@ def relevance(X, targets, weight=None, n_classes=N_CLASSES):
 
 
 def overlapping_classes(n_rows, n_columns=4):
-    """Rows around one centre per class, the classes in turn; the last column tells nothing."""
+    """Rows around one center per class, the classes in turn; the last column tells nothing."""
     targets = torch.arange(n_rows) % N_CLASSES
-    centres = 2 * torch.eye(n_columns)[:N_CLASSES]
-    return torch.randn(n_rows, n_columns, dtype=torch.float64) + centres[targets], targets
+    centers = 2 * torch.eye(n_columns)[:N_CLASSES]
+    return torch.randn(n_rows, n_columns, dtype=torch.float64) + centers[targets], targets
 
 
 def test_feature_relevance_is_the_gradient_of_kernel_ridge_regression(one_candidate):

@@ -41,7 +41,7 @@ def take_one_candidate(monkeypatch, kernel=KERNEL):
 
 
 def blobs(n_rows, distance=2.0, n_columns=4):
-    """Rows around one centre per class, the classes in turn."""
+    """Rows around one center per class, the classes in turn."""
     targets = torch.arange(n_rows) % N_CLASSES
     return torch.randn(n_rows, n_columns) + distance * torch.eye(n_columns)[targets], targets
 

@@ -30,7 +30,7 @@ def test_outputs_hold_one_chunk_at_a_time():
 
 
 def test_sparse_rows_have_the_type_asked_for():
-    table = sparse.random_array((30, 7), density=0.4, format="csr", rng=np.random.default_rng(0))
+    table = sparse.csr_array(sparse.random(30, 7, density=0.4, random_state=0))
     for dtype in (torch.float32, torch.float64):
         rows = SparseRows(table, dtype, torch.device("cpu"))
         found = torch.cat(list(rows.split(8)))

@@ -176,12 +176,12 @@ def test_feature_tap_head_is_none_where_something_follows_the_linear_layer(after
 
 
 def test_feature_tap_head_is_none_where_a_pair_comes_with_other_features():
-    class Normalised(Pair):
+    class Normalized(Pair):
         def forward(self, X):
             logits, features = super().forward(X)
             return logits, features / 2
 
-    network = FeatureTap(Normalised(), N_CLASSES)
+    network = FeatureTap(Normalized(), N_CLASSES)
     network(inputs())
     assert network.head is None
 
