@@ -34,7 +34,6 @@ from sklearn_clidmu._validation.labels import (
     encode_labels,
     is_null,
     known_classes,
-    positions,
 )
 from sklearn_clidmu._validation.rows import bounded, check_rows, divided, row_weights, sparse_unit
 from sklearn_clidmu.noise.transition_matrix import count_joint, find_wrong, transition_matrix
@@ -122,8 +121,9 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         sample weight s counts exactly as s identical rows.
     meta_batch_size : int or None, default=None
         Rows on which the meta objective is measured at each meta step, drawn from the training
-        set. None takes up to 64 rows of the training batch, whose features are already computed;
-        for batches of fewer than 32 rows, 32 are drawn.
+        set. None takes up to 64 rows of the training batch, whose features are already computed,
+        and all of them where the training set is one batch; for batches of fewer than 32 rows,
+        32 are drawn.
     lr : float or "auto", default="auto"
         Initial learning rate of SGD with Nesterov momentum 0.9; "auto" is 0.05 for batches of 64
         rows and grows with the batch, up to 0.2.
@@ -346,13 +346,15 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
 
         Raises
         ------
+        TypeError
+            If y mixes text and numbers, or if ``module`` builds no network. The estimator keeps
+            its former state, as after the other errors.
         ValueError
-            If the data or a parameter is invalid; the message names it. The estimator keeps its
-            former state.
+            If the data or a parameter is invalid; the message names it.
         MemoryError
             If the device has too little memory.
         KeyboardInterrupt
-            On Ctrl-C. The estimator keeps its former state.
+            On Ctrl-C.
 
         Warns
         -----
@@ -407,13 +409,14 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
 
         The first call starts a new network, and later calls continue it. Unlike in ``fit``, the
         learning rate is constant, there is one stage, and rows without a label are not used. The
-        kernel regression compares the rows of one part, so a part should have some hundreds of
-        rows at least.
+        kernel regression compares the rows of one part, and a part of few rows is passed over until
+        eight steps have been taken, so a part should have some hundreds of rows at least: join a
+        short last part to the one before.
 
         The rows of every call are appended to ``sample_weights_``, ``noise_scores_`` and
         ``suggested_labels_``, as they were scored then; ``noise_rate_``, ``transition_matrix_`` and
-        the report count all of them. To score rows by the network of later calls, use
-        :meth:`noise_scores`.
+        the report count all of them. ``noise_estimate_`` is that of the last call. To score rows by
+        the network of later calls, use :meth:`noise_scores`.
 
         Parameters
         ----------
@@ -583,7 +586,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         float
             Share of rows whose label is the predicted class.
         """
-        predicted = positions(self.predict(X), self.classes_)
+        predicted = self.predict_proba(X).argmax(axis=1)
         codes = encode_known(y, self.classes_, self.missing_label, scored=True)
         check_consistent_length(predicted, codes, sample_weight)
         labeled = codes != NO_LABEL
@@ -716,6 +719,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         for name in ROW_ATTRIBUTES:
             setattr(self, name, np.concatenate([earlier[name], getattr(self, name)]))
         self._count(earlier["_joint"] + self._joint)
+        self._doubt = self._doubt and earlier["_doubt"]
         self.history_ = join_curves(earlier["history_"], self.history_)
         self.n_iter_ += earlier["n_iter_"]
         self.stages_ = [{**s, "predicts": False} for s in earlier["stages_"]] + self.stages_

@@ -54,8 +54,18 @@ def local_generators(
     """
     seed = int(numpy_generator(random_state).randint(np.iinfo(np.int32).max)) + n_earlier
     with forked_generators([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+        seed_generators(seed, device)
         yield seed
+
+
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seed torch's generators of the CPU and of a device; ``torch.manual_seed`` seeds all."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+    elif device.type != "cpu":
+        getattr(torch, device.type).manual_seed(seed)
 
 
 def resolve_device(device: str | torch.device) -> torch.device:

@@ -47,7 +47,8 @@ def apply_review(y: Any, decisions: Any, confirmed: Any = None) -> ReviewedLabel
         Named tuple of arrays of shape (n_samples,): ``y``, the mended labels, for other
         classifiers; ``kept``, a mask that is False for dropped rows; and ``confirmed``, the labels
         that were kept or chosen in all rounds, and None elsewhere, for
-        :meth:`CLIDMUClassifier.fit`, together with y as it was given.
+        :meth:`CLIDMUClassifier.fit`, together with y as it was given, which must have the classes
+        of all of them.
 
     Raises
     ------
@@ -59,12 +60,12 @@ def apply_review(y: Any, decisions: Any, confirmed: Any = None) -> ReviewedLabel
     >>> from pandas import DataFrame
     >>> from sklearn_clidmu import apply_review
     >>> decisions = DataFrame(
-    ...     [[0, "cat", "change", "horse"], [2, "dog", "drop", "dog"]],
+    ...     [[0, "cat", "change", "dog"], [2, "dog", "drop", "dog"]],
     ...     columns=["row", "given_label", "decision", "label"],
     ... )
     >>> y, kept, confirmed = apply_review(["cat", "dog", "dog"], decisions)
     >>> y.tolist(), kept.tolist(), confirmed.tolist()
-    (['horse', 'dog', 'dog'], [True, True, False], ['horse', None, None])
+    (['dog', 'dog', 'dog'], [True, True, False], ['dog', None, None])
     """
     labels = check_labels(y)
     given = missing_as_none(labels)

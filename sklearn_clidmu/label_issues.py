@@ -18,7 +18,7 @@ from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_method_params, _num_samples, check_is_fitted
 
-from sklearn_clidmu._pipelines import trained_classifier
+from sklearn_clidmu._pipelines import layers, trained_classifier
 from sklearn_clidmu._review_page import review_page
 from sklearn_clidmu._settings import PARAMETER_CONSTRAINTS
 from sklearn_clidmu._validation.arrays import as_numpy, check_same_length, check_scores, row_names
@@ -85,8 +85,8 @@ def cross_val_noise_scores(
         ``sample_weight``, are cut to the training part of each fold.
     missing_label : int, float, str or None, default=None
         Marker of a missing label in y, for example nan (which also matches None), "" or -1. The
-        estimator receives such rows unchanged, and their scores are nan. None means that every
-        row has a label.
+        estimator receives such rows unchanged, and their scores are nan. None is the estimator's
+        own ``missing_label``; without one, every row has a label.
     return_suggested : bool, default=False
         Whether to return the most probable classes, too.
 
@@ -101,6 +101,8 @@ def cross_val_noise_scores(
 
     Raises
     ------
+    TypeError
+        If y mixes text and numbers.
     ValueError
         If an argument is invalid, if y has fewer than two classes, or if ``cv`` does not test
         every row exactly once.
@@ -119,6 +121,9 @@ def cross_val_noise_scores(
     arguments = {"estimator": estimator, "params": params, "missing_label": missing_label}
     validate_parameter_constraints(CONSTRAINTS, arguments, "cross_val_noise_scores")
     X, y = indexable(as_numpy(X), as_numpy(y))
+    if missing_label is None:
+        *_, classifier = layers(estimator)
+        missing_label = getattr(classifier, "missing_label", None)
     labels = check_labels(y)
     classes, given = encode_labels(labels, missing_label)
     if (given != NO_LABEL).all():
@@ -381,9 +386,10 @@ class LabelIssues:
     def to_html(self, path: Any, *, show: Any = None, X: Any = None, n_neighbors: int = 5) -> None:
         """Write a page on which a person reviews the issues, to be opened in a browser.
 
-        It is one file, needs no network, and shows the estimated noise matrix and the issues, the
-        highest scores first. Each label can be kept or changed, or its row dropped. The decisions
-        are downloaded as a CSV file, which :func:`~sklearn_clidmu.apply_review` reads.
+        It is one file, needs no network, and shows the shares of issues by class and given label,
+        and the issues, the highest scores first. Each label can be kept or changed, or its row
+        dropped. The decisions are downloaded as a CSV file, which
+        :func:`~sklearn_clidmu.apply_review` reads.
 
         Parameters
         ----------

@@ -6,7 +6,7 @@ probability of each given label (column) in each class (row), fitted to the scor
 
 Source: Sukhbaatar et al., "Training convolutional networks with noisy labels",
 2014, arXiv 1406.2080. It is fitted as in Dawid and Skene (Applied Statistics 1979), with the
-predictions as the class probabilities of each row.
+predicted class of each row.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def noisy_label_scorer(estimator: Any, X: Any, y: Any) -> float:
 
     Each term alone chose worse on average over 60 experiments on real data
     (docs/model_selection.md). Pass it as ``scoring=noisy_label_scorer``. The score is
-    deterministic and, for up to 4000 rows, does not depend on their order.
+    deterministic and, for up to 2000 rows, does not depend on their order.
 
     Parameters
     ----------

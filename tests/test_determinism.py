@@ -120,3 +120,12 @@ def test_fit_on_cuda_gives_the_same_twice_up_to_rounding(name):
     # Sums by index are made in no fixed order there.
     first, second = (results(fitted(name, device="cuda")) for _ in range(2))
     assert_same(first, second, tolerance=1e-6)
+
+
+def test_fit_on_the_cpu_seeds_no_other_device(monkeypatch):
+    seeded = []
+    for name in ("manual_seed", "manual_seed_all"):
+        monkeypatch.setattr(torch.cuda, name, seeded.append)
+    X, y, _ = make_rows(80)
+    CLIDMUClassifier(**SMALL, device="cpu").fit(X, y)
+    assert not seeded

@@ -279,6 +279,16 @@ def test_cross_val_noise_scores_pass_unlabeled_rows_to_fit(labels, missing, monk
     assert (scores[~unlabeled & (y == y_true)] < 0.5).mean() > 0.9
 
 
+@pytest.mark.parametrize(
+    "wrap", [lambda clf: clf, lambda clf: make_pipeline(StandardScaler(), clf)]
+)
+def test_cross_val_noise_scores_read_the_missing_label_of_the_estimator(wrap):
+    rng = np.random.RandomState(0)
+    X, labels = rng.normal(size=(60, 3)), np.arange(60) % 3 - 1
+    scores = cross_val_noise_scores(wrap(small(missing_label=-1)), X, labels, cv=2)
+    np.testing.assert_array_equal(np.isnan(scores), labels == -1)
+
+
 def test_cross_val_noise_scores_leave_out_the_missing_label_as_a_class():
     labels = np.where(np.arange(60) % 6 == 0, -1, y)
     scores, suggested = cross_val_noise_scores(

@@ -90,7 +90,8 @@ def row_names(*tables: Any) -> np.ndarray | None:
         index = getattr(table, "index", None)
         if index is not None and not callable(index):
             names = np.asarray(index)
-            return None if np.array_equal(names, np.arange(len(names))) else names
+            if not np.array_equal(names, np.arange(len(names))):
+                return names
     return None
 
 

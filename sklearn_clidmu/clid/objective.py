@@ -197,7 +197,7 @@ def clid_gradient(
 def uniform_clid(n_rows: int, sample_weight: Tensor | None = None) -> Tensor:
     """CLID of two graphs that know nothing: log n, or the log of the total weight.
 
-    A constant predictor never falls below it, which makes ``clid_loss(...) -
+    A constant predictor falls below it by ``n * EPSILON`` at most, which makes ``clid_loss(...) -
     uniform_clid(...)`` comparable across batches and a guard against collapse.
     """
     total = torch.tensor(float(n_rows)) if sample_weight is None else sample_weight.sum()

@@ -117,7 +117,7 @@ class StandardizedTable:
         n_classes: int,
         scale: Callable[[Tensor], Tensor],
     ) -> None:
-        self.X, self.targets, self.n_classes, self.scaled = X, targets, n_classes, scale
+        self.X, self.targets, self.n_classes, self.scale_rows = X, targets, n_classes, scale
         self.width = scale(X[:1]).shape[1]
         self.chunk = min(CHUNK, max(CHUNK_ENTRIES // self.width, 1))
         tiny = torch.finfo(torch.float64).tiny
@@ -139,7 +139,7 @@ class StandardizedTable:
 
     def rows(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
         """Rows and labels of some of the table."""
-        X = self.scaled(self.X[index]).double() / self.unit
+        X = self.scale_rows(self.X[index]).double() / self.unit
         X = ((X - self.mean) * self.scale).clamp(-FAR, FAR)
         Y = F.one_hot(self.targets[index], self.n_classes) - self.shares
         return X.to(self.X.dtype), Y.to(self.X.dtype)

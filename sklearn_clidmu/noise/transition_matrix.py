@@ -70,7 +70,7 @@ def _anchor_weight(surest: Tensor, predicted: Tensor, weight: Tensor, mass: Tens
 def _uniform_noise(rate: Tensor, n_classes: int) -> Tensor:
     """Transition matrix of symmetric noise at ``rate``."""
     eye = torch.eye(n_classes, dtype=rate.dtype, device=rate.device)
-    return (1 - rate) * eye + rate / max(n_classes - 1, 1) * (1 - eye)
+    return (1 - rate) * eye + rate / (n_classes - 1) * (1 - eye)
 
 
 def find_wrong(

@@ -25,6 +25,10 @@ N_MONITORED = 500
 """Training rows that CLID is measured on at the end of an epoch; its cost grows with their
 square."""
 
+ROUNDING = 1e-4
+"""CLID of a constant predictor falls below log n by so much at most, because of the small constant
+in its logarithm."""
+
 BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
 """tqdm's own format without the rate, which fits into 80 columns."""
 
@@ -48,7 +52,7 @@ class LossRecorder(Callback):
 class ParameterAverage(Callback):
     """Keeps a moving average of the parameters, and predicts with it in the end.
 
-    The decay rises from 0 to :data:`EMA_DECAY` within about 10 / (1 - EMA_DECAY) steps, so that
+    The decay rises from 0 to :data:`EMA_DECAY` within about 9 / (1 - EMA_DECAY) steps, so that
     the average forgets its start. torch's ``AveragedModel`` walks over all modules at every step,
     which is a tenth of the time of a small network.
     """
@@ -166,7 +170,7 @@ class CollapseDetector(Callback):
         else:
             self.clid, self.n_predicted = max(clid, 0.0), n_predicted
         least = 1 if self.calibrated and self.history.n_classes == 2 else self.n_predicted
-        poor = reweighting and clid >= self.clid and n_predicted < least
+        poor = reweighting and clid > self.clid - ROUNDING and n_predicted < least
         self.n_poor = self.n_poor + 1 if poor else 0
         if not finite or self.n_poor == COLLAPSE_EPOCHS:
             self._restore(net)

@@ -16,6 +16,7 @@ import torch
 from skorch.callbacks import Callback
 from torch import Tensor, nn
 
+from sklearn_clidmu._random import seed_generators
 from sklearn_clidmu._settings import (
     CHOICE_HELD_OUT,
     CHOICE_ROWS,
@@ -140,14 +141,14 @@ def train_briefly(
     All start from the same parameters; the generator is put back.
     """
     seed = torch.initial_seed()
-    torch.manual_seed(seed)
+    seed_generators(seed, table.X.device)
     n_epochs = max(round(SHORT_EPOCHS * settings.labeled.n_epochs), 1)
     n_steps = n_epochs * math.prod(steps_per_epoch(len(table), settings.batch_size))
     data = data._replace(training=table, held_out=None)
     net = build_net(replace(settings, weighting=None), n_epochs, data, None)
     net.callbacks = [*step_callbacks(n_steps), *callbacks]
     net.initialize_callbacks().partial_fit(table)
-    torch.manual_seed(seed)
+    seed_generators(seed, table.X.device)
     return net
 
 

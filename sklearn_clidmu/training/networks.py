@@ -43,7 +43,8 @@ class MLP(nn.Module):
         self.inputs = nn.Sequential()
         width = n_features
         if scaler is not None:
-            self.inputs.append(deepcopy(scaler))
+            scaler = deepcopy(scaler).cpu()  # the whole network is moved later
+            self.inputs.append(scaler)
             _, n_missing, n_continuous = scaler.sizes
             width += n_missing
             if 0 < n_continuous <= MAX_EMBEDDED:

@@ -6,6 +6,7 @@ those without a label under pseudo-labels.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass, replace
 
 import torch
@@ -66,7 +67,8 @@ def run_stages(
     predicting, schedule, chosen = 0, settings.labeled, settings.weight_decay is None
     if start is not None:  # the columns that it embeds, or marks as missing, stay the same
         scalers = [part for part in start.module_.modules() if isinstance(part, RobustScaler)]
-        data = data._replace(scaler=scalers[0] if scalers else data.scaler)
+        scaler = deepcopy(scalers[0]).to(data.training.X.device) if scalers else None
+        data = data._replace(scaler=scaler)
     else:
         data = weigh_features(settings, data)
     settings, given = judge_labels(settings, data)
@@ -148,9 +150,11 @@ def pseudo_label(
     proba = prior.proba.double().clamp_min(0)
     proba = proba / proba.sum(dim=1, keepdim=True)
     proba += torch.cat([logits.double().softmax(dim=1) for logits, _ in net.outputs(table.X)])
-    X = prior.scaler(prior.X).cpu().numpy()
-    spread = spread_labels(X, proba.cpu().numpy() / 2, torch.initial_seed() % 2**32)
-    confidence, predicted = torch.from_numpy(spread[rows.cpu().numpy()]).to(prior.X).max(dim=1)
+    counted = table.sample_weight > 0
+    X = prior.scaler(prior.X[counted]).cpu().numpy()
+    spread = spread_labels(X, proba[counted].cpu().numpy() / 2, torch.initial_seed() % 2**32)
+    proba[counted] = torch.from_numpy(spread).to(proba)
+    confidence, predicted = proba[rows].to(prior.X).max(dim=1)
     labels = table.labels
     targets = labels.targets.index_copy(0, rows, predicted)
     right = prior.confidence.index_copy(0, rows, confidence)

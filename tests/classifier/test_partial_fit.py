@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import SGDClassifier
 from sklearn.metrics import roc_auc_score
@@ -227,3 +228,20 @@ def test_warm_start_refuses_another_network_or_other_classes(params, y_of, messa
     with pytest.raises(ValueError, match=message):
         clf.set_params(**params).fit(X, y_of(y))
     np.testing.assert_array_equal(clf.predict_proba(X), expected)
+
+
+def test_partial_fit_takes_dense_and_sparse_parts_in_any_order():
+    rng = np.random.RandomState(0)
+    X, y = rng.normal(size=(80, 300)), np.array(CLASSES)[np.arange(80) % 3]
+    parts = X, sparse.csr_array(X)
+    for first, second in (parts, parts[::-1]):
+        clf = make().partial_fit(first, y, classes=CLASSES).partial_fit(second, y)
+        assert len(clf.noise_scores_) == 160
+
+
+def test_partial_fit_is_doubted_only_if_every_part_is():
+    X, y, _ = make_rows(300)
+    clf = make(max_epochs=24).partial_fit(X, y, classes=CLASSES)
+    random = np.random.RandomState(0).permutation(y[:24])
+    clf.partial_fit(np.random.RandomState(1).normal(size=(24, 6)), random)
+    assert "cannot be relied on" not in clf.noise_report()

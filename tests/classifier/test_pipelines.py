@@ -192,6 +192,12 @@ def test_label_issues_frame_joins_row_names_of_different_kinds():
     assert found == [*days, *range(40), *names]
 
 
+def test_label_issues_frame_has_the_index_of_the_rows_where_the_labels_have_none():
+    index = INDEXES["days"]
+    clf = small().fit(pd.DataFrame(X, index=index), pd.Series(y))
+    assert find_label_issues(clf).to_frame().index.tolist() == index.tolist()
+
+
 @pytest.mark.parametrize("kind", INDEXES)
 def test_label_issues_frame_has_the_index_of_the_callers_table(kind):
     index = INDEXES[kind]

@@ -241,6 +241,14 @@ def test_unlabeled_rows_of_zero_weight_are_as_good_as_ignored():
     assert_equal_fits(clf, ignoring, atol=1e-9)
 
 
+def test_rows_of_zero_weight_change_no_prediction():
+    more = np.random.RandomState(1).normal(size=(40, X.shape[1]))
+    weight = np.repeat([1.0, 0.0], [60, 40])
+    clf = small().fit(np.vstack([X, more]), np.append(y, np.zeros(40, dtype=int)), weight)
+    expected = small().fit(X, y).predict_proba(X)
+    np.testing.assert_allclose(clf.predict_proba(X), expected, rtol=0, atol=1e-9)
+
+
 def test_labeled_rows_of_zero_weight_are_scored_but_not_trained_on(trainings):
     weight = np.ones(60)
     out = np.flatnonzero(LABELED)[::3]

@@ -249,6 +249,12 @@ def test_uniform_clid_is_the_value_of_two_uniform_graphs():
         torch.testing.assert_close(divergence, uniform_clid(8, sample_weight), rtol=1e-5, atol=0)
 
 
+def test_clid_of_a_constant_predictor_is_below_uniform_clid_by_rounding_alone():
+    features, logits = torch.zeros(500, 4), torch.zeros(500, 3)
+    below = uniform_clid(500) - clid_loss(features, logits)
+    assert 0 < below.item() < 1e-4
+
+
 @pytest.mark.parametrize("temperature", [1e-4, 1e-3, 5e-3, 0.01])
 def test_clid_gradient_is_that_of_clid_loss_however_low_the_temperature(temperature, dtype):
     features, logits = (column.to(dtype) for column in hostile("zero rows"))
