@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from sklearn_clidmu import _random
 from sklearn_clidmu._random import (
     forked_generators,
     local_generators,
@@ -53,6 +54,7 @@ def test_local_generators_restore_the_cuda_device_of_the_fit(monkeypatch):
         return fork_rng(devices=[])  # there may be no such device
 
     monkeypatch.setattr(torch.random, "fork_rng", record)
+    monkeypatch.setattr(_random, "seed_generators", lambda seed, device: None)
     for device in (CPU, torch.device("cuda:1")):
         with local_generators(0, device):
             pass

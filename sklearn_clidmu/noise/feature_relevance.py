@@ -85,7 +85,9 @@ def _squared_gradients(
     All one where no feature varies.
     """
     # The kernel itself: the gradients of its random Fourier series are too noisy.
-    similar = torch.cdist(rows.double(), rows.double())  # changed in place, since it is large
+    wide = rows.double()
+    similar = torch.cdist(wide, wide)  # changed in place, since it is large
+    del wide
     similar.square_().mul_(-0.5 * kernel.inverse_width).exp_()
     root = weight.double().sqrt()[:, None]
     gram = (similar * root).mul_(root.T)
