@@ -385,20 +385,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
             weight = row_weights(classes, trained, sample_weight, self.class_weight, self.unlabeled)
             if start is None:
                 X = self._set_unit(X, weight)
-            device = resolve_device(self.device)
-            check_deterministic(device)
-            with local_generators(self.random_state, device) as seed:
-                held_out = np.empty(0, dtype=np.int64)
-                if self.early_stopping:
-                    candidates = np.flatnonzero((codes >= 0) & (weight > 0))
-                    held_out = hold_out(codes, candidates, self.validation_fraction, seed)
-                settings = self._resolve(X, codes, weight, held_out, start)
-                with explained_memory_errors():
-                    data = make_training_data(
-                        X, codes, weight, held_out, len(classes), settings.dtype, device, confirmed
-                    )
-                    stages, predicting, prior = run_stages(settings, data, start)
-                    self._set_fitted(settings, stages, predicting, prior, codes, classes)
+            self._train(X, codes, weight, classes, start, confirmed)
             self._row_names = names
         return self
 
@@ -463,17 +450,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
             if not earlier:
                 X = self._set_unit(X, weight)
             n_epochs, start = earlier.get("n_iter_", 0), earlier.get("net_")
-            device = resolve_device(self.device)
-            check_deterministic(device)
-            with local_generators(self.random_state, device, n_epochs):
-                held_out = np.empty(0, dtype=np.int64)
-                settings = self._resolve(X, codes, weight, held_out, start, n_epochs)
-                with explained_memory_errors():
-                    data = make_training_data(
-                        X, codes, weight, held_out, len(known), settings.dtype, device
-                    )
-                    stages, predicting, prior = run_stages(settings, data, start)
-                    self._set_fitted(settings, stages, predicting, prior, codes, known)
+            self._train(X, codes, weight, known, start, n_epochs_before=n_epochs)
             self._row_names = names
             if earlier:
                 self._append_to(earlier)
@@ -629,23 +606,38 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         self._unit = sparse_unit(X, weight)
         return divided(X, self._unit)
 
-    def _resolve(
+    def _train(
         self,
         X: Any,
         codes: np.ndarray,
         weight: np.ndarray,
-        held_out: np.ndarray,
+        classes: np.ndarray,
         start: ReweightedNet | None,
+        confirmed: np.ndarray | None = None,
         n_epochs_before: int | None = None,
-    ) -> Settings:
-        return resolve(
-            # Not those of get_params: a subclass may have others.
-            {name: getattr(self, name) for name in PARAMETER_CONSTRAINTS},
-            n_labeled=int(trained_rows(codes, weight, held_out).sum()),
-            n_unlabeled=int(((weight > 0) & (codes < 0)).sum()),
-            n_epochs_before=n_epochs_before,
-            n_steps_before=0 if start is None else start.n_steps_,
-        )
+    ) -> None:
+        """Train on checked rows and set all fitted attributes; the last is for partial_fit."""
+        device = resolve_device(self.device)
+        check_deterministic(device)
+        with local_generators(self.random_state, device, n_epochs_before or 0) as seed:
+            held_out = np.empty(0, dtype=np.int64)
+            if self.early_stopping:
+                candidates = np.flatnonzero((codes >= 0) & (weight > 0))
+                held_out = hold_out(codes, candidates, self.validation_fraction, seed)
+            settings = resolve(
+                # Not those of get_params: a subclass may have others.
+                {name: getattr(self, name) for name in PARAMETER_CONSTRAINTS},
+                n_labeled=int(trained_rows(codes, weight, held_out).sum()),
+                n_unlabeled=int(((weight > 0) & (codes < 0)).sum()),
+                n_epochs_before=n_epochs_before,
+                n_steps_before=0 if start is None else start.n_steps_,
+            )
+            with explained_memory_errors():
+                data = make_training_data(
+                    X, codes, weight, held_out, len(classes), settings.dtype, device, confirmed
+                )
+                stages, predicting, prior = run_stages(settings, data, start)
+                self._set_fitted(settings, stages, predicting, prior, codes, classes)
 
     def _set_fitted(
         self,
@@ -736,21 +728,21 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
             warnings.warn(
                 f"The classifier knows no more than the class frequencies: {self._doubt}.",
                 ConvergenceWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
         if self.collapse_epoch_ is not None:
             warnings.warn(
                 f"The weighting collapsed in epoch {self.collapse_epoch_}: training continued with "
                 "equal weights. Raise warmup_epochs or lower meta_lr.",
                 ConvergenceWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
         if self.net_.diverged_:
             warnings.warn(
                 f"Training diverged in epoch {self.n_iter_} and ended with the last finite "
                 "network. Lower lr, or scale the features.",
                 ConvergenceWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
 
     def __sklearn_tags__(self) -> Tags:
