@@ -115,7 +115,7 @@ def _export(predictor: _Predictor, n_features: int) -> Any:
 
 
 def _replace_cosines(graph: Any, onnx: Any) -> None:
-    """Write cos(x) as sin(x + π / 2): onnxruntime before 1.23 has no cosine of float64."""
+    """Write cos(x) as sin(x + π / 2): onnxruntime up to 1.24 has no cosine of float64."""
     dtype = onnx.helper.tensor_dtype_to_np_dtype(graph.input[0].type.tensor_type.elem_type)
     shift = onnx.numpy_helper.from_array(np.array(np.pi / 2, dtype=dtype), "quarter_turn")
     graph.initializer.append(shift)
