@@ -116,15 +116,17 @@ def _export(predictor: _Predictor, n_features: int) -> Any:
 
 def _replace_cosines(graph: Any, onnx: Any) -> None:
     """Write cos(x) as sin(x + π / 2): onnxruntime up to 1.24 has no cosine of float64."""
+    cosines = [(i, node) for i, node in enumerate(graph.node) if node.op_type == "Cos"]
+    if not cosines:  # runtimes warn of a constant that no node uses
+        return
     dtype = onnx.helper.tensor_dtype_to_np_dtype(graph.input[0].type.tensor_type.elem_type)
     shift = onnx.numpy_helper.from_array(np.array(np.pi / 2, dtype=dtype), "quarter_turn")
     graph.initializer.append(shift)
-    for i, node in reversed(list(enumerate(graph.node))):
-        if node.op_type == "Cos":
-            shifted = f"{node.input[0]}_shifted"
-            add = onnx.helper.make_node("Add", [node.input[0], shift.name], [shifted])
-            node.op_type, node.input[0] = "Sin", shifted
-            graph.node.insert(i, add)
+    for i, node in reversed(cosines):
+        shifted = f"{node.input[0]}_shifted"
+        add = onnx.helper.make_node("Add", [node.input[0], shift.name], [shifted])
+        node.op_type, node.input[0] = "Sin", shifted
+        graph.node.insert(i, add)
 
 
 def _exportable(classes: np.ndarray) -> np.ndarray:

@@ -99,6 +99,15 @@ def test_export_onnx_writes_no_cosine_which_older_runtimes_lack_in_float64(tmp_p
     assert "Cos" not in {node.op_type for node in onnx.load(path).graph.node}
 
 
+@pytest.mark.parametrize("width", [8, 50])  # with an embedding of the features, and without
+def test_export_onnx_writes_no_constant_that_is_not_used(width, tmp_path):
+    path = tmp_path / "model.onnx"
+    export_onnx(fitted(rows=np.random.RandomState(0).normal(size=(len(y), width))), path)
+    graph = onnx.load(path).graph
+    used = {name for node in graph.node for name in node.input}
+    assert {one.name for one in graph.initializer} <= used
+
+
 def test_export_onnx_writes_no_path_of_this_machine(tmp_path):
     path = tmp_path / "model.onnx"
     export_onnx(fitted(), path)
