@@ -19,7 +19,7 @@ from typing import Any
 import accuracy
 import pandas as pd
 from accuracy_tables import to_markdown
-from peers import METHODS, OURS, Method
+from peers import METHODS, OURS, Method, ours
 
 import sklearn_clidmu
 from sklearn_clidmu import CLIDMUClassifier, _settings
@@ -73,11 +73,6 @@ def with_constant(name: str, value: Any) -> Callable[[int], CLIDMUClassifier]:
     return lambda seed: Varied(random_state=seed)
 
 
-def with_parameter(name: str, value: Any) -> Callable[[int], CLIDMUClassifier]:
-    """Build a classifier with another value of a parameter."""
-    return lambda seed: CLIDMUClassifier(random_state=seed, **{name: value})
-
-
 def variants() -> dict[str, Method]:
     """Return the variants by name."""
     found = {}
@@ -86,7 +81,7 @@ def variants() -> dict[str, Method]:
             value = scaled(getattr(module, name), factor)
             found[f"{name} {word}"] = Method(with_constant(name, value))
         for name, value in PARAMETERS.items():
-            found[f"{name} {word}"] = Method(with_parameter(name, scaled(value, factor)))
+            found[f"{name} {word}"] = ours(**{name: scaled(value, factor)})
     return found
 
 
@@ -110,9 +105,8 @@ def print_changes(path: Path) -> None:
 
 def main() -> None:
     """Run the missing fits and print the changes."""
-    ours = METHODS[OURS]
     METHODS.clear()
-    METHODS.update({OURS: ours, **variants()})
+    METHODS.update({OURS: ours(), **variants()})
     args = accuracy.parse_args(sets=SETS, noises=NOISES, seeds=1, out=Path("sensitivity.csv"))
     if not args.tables:
         accuracy.run(args)

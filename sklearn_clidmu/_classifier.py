@@ -34,6 +34,7 @@ from sklearn_clidmu._validation.labels import (
     encode_labels,
     is_null,
     known_classes,
+    positions,
 )
 from sklearn_clidmu._validation.rows import bounded, check_rows, divided, row_weights, sparse_unit
 from sklearn_clidmu.noise.transition_matrix import count_joint, find_wrong, transition_matrix
@@ -563,7 +564,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         float
             Share of rows whose label is the predicted class.
         """
-        predicted = self.predict_proba(X).argmax(axis=1)
+        predicted = positions(self.predict(X), self.classes_)
         codes = encode_known(y, self.classes_, self.missing_label, scored=True)
         check_consistent_length(predicted, codes, sample_weight)
         labeled = codes != NO_LABEL

@@ -54,7 +54,7 @@ def test_local_generators_restore_the_cuda_device_of_the_fit(monkeypatch):
         return fork_rng(devices=[])  # there may be no such device
 
     monkeypatch.setattr(torch.random, "fork_rng", record)
-    monkeypatch.setattr(_random, "seed_generators", lambda seed, device: None)
+    monkeypatch.setattr(_random, "seed_generators", lambda seed, device: None)  # as above
     for device in (CPU, torch.device("cuda:1")):
         with local_generators(0, device):
             pass

@@ -123,6 +123,7 @@ def _dense_rows(data: TrainingData) -> tuple[Tensor, RobustScaler]:
         dense = torch.from_numpy(dense_rows(X.matrix, torch.initial_seed() % 2**32, used))
         X = dense.to(X.device, X.dtype)
     X = X.flatten(start_dim=1)
+    # That of an earlier dense table does not fit the singular vectors of a sparse one.
     if data.scaler is not None and data.scaler.sizes[0] == X.shape[1]:
         return X, data.scaler
     return X, RobustScaler.fit(X, data.table.sample_weight).to(X.dtype)
