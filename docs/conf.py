@@ -73,7 +73,7 @@ html_sidebars = {
 html_theme_options = {
     "logo": {"text": "sklearn-clidmu"},
     "navbar_align": "left",
-    "header_links_before_dropdown": 6,
+    "header_links_before_dropdown": 5,
     "github_url": "https://github.com/sklearn-clidmu/sklearn-clidmu",
     "footer_start": ["copyright"],
     "footer_end": [],

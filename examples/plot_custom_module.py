@@ -73,7 +73,7 @@ for name, clf in models.items():
     )
 
 # %%
-# A convolutional network has few parameters and memorises little of symmetric noise, even without
+# A convolutional network has few parameters and memorizes little of symmetric noise, even without
 # weights. With weights it makes about half of the errors.
 #
 # Examples

@@ -3,14 +3,14 @@ Reviewing labels in rounds
 ==========================
 
 Three labels in ten of scikit-learn's bundled digits are made wrong. In each of three rounds, a
-reviewer looks at the 100 labels that are most suspect and mends them, and the classifier is trained
-again. The same is done with 100 labels drawn at random.
+reviewer looks at the 100 labels that are most suspect and corrects them, and the classifier is
+trained again. The same is done with 100 labels drawn at random.
 
 A person would decide on the page that ``to_html`` writes and download the decisions as a CSV file.
 Here the reviewer is simulated, and writes this file from the true labels.
 
 The figure shows the share of wrong labels after each round, the test accuracy of the classifier,
-and that of a random forest trained on the mended labels. ``CLIDMUClassifier`` resists the wrong
+and that of a random forest trained on the corrected labels. ``CLIDMUClassifier`` resists the wrong
 labels that are left, so it gains little; the forest gains more.
 """
 

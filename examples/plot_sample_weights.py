@@ -44,8 +44,8 @@ y_noisy, wrong = make_label_noise(y, rate=0.4, random_state=0)
 # %%
 # Weights and models
 # ------------------
-# Gradient boosting can memorise wrong labels. A logistic regression on splines has few parameters
-# and memorises little.
+# Gradient boosting can memorize wrong labels. A logistic regression on splines has few parameters
+# and memorizes little.
 
 clf = CLIDMUClassifier(random_state=0).fit(X, y_noisy)
 boosting = HistGradientBoostingClassifier(max_iter=50, random_state=0)

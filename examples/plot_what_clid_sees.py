@@ -76,7 +76,7 @@ for name, clf in networks.items():
 #
 # - *Untrained*: neighbors already have similar features, so that S has three blocks. Predictions
 #   are nearly constant, and P has no blocks.
-# - *Memorised*: the predictions follow the wrong labels, and P has stripes where S has blocks.
+# - *Memorized*: the predictions follow the wrong labels, and P has stripes where S has blocks.
 # - *Collapsed*: predictions are constant, and CLID cannot be below log n. ``CLIDMUClassifier``
 #   detects a collapse by this bound.
 # - *Reweighted*: both graphs have the same three blocks, and CLID is lowest.
