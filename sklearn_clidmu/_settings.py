@@ -49,10 +49,17 @@ Before, the average spans about the last tenth of the steps."""
 
 # Regularization
 
-WEIGHT_DECAYS = (0.0015, 0.0075, 0.0375, 0.19, 0.9, 4.5)
-"""Candidates of the weight decay: the noise, which no count of rows and features tells, decides.
-The last is worth 6 to 9 points on some sets at 40 %. With the highest learning rate, 0.2, momentum
-makes training unstable above 6.8."""
+L2_PENALTIES = (6, 30, 150, 750, 3_750, 18_000)
+"""Candidates of the weight decay times the number of rows: of the penalty of the loss that is added
+up over the rows, which need not change with their number. The noise, which no count of rows and
+features tells, decides. The last is worth 6 to 9 points on some sets at 40 %."""
+
+STABLE_DECAY = 1.0
+"""Most that learning rate times weight decay may be; with momentum 0.9 training is unstable above
+1.36."""
+
+WEIGHT_DECAY = 0.0075
+"""Weight decay where it is not chosen."""
 
 SHORT_EPOCHS = 0.33
 """Share of a stage's epochs that networks which predict held-out rows are trained for. The accuracy
@@ -184,7 +191,9 @@ class Settings:
     lr: float
     meta_lr: float
     weight_decay: float | None
-    """None to choose it."""
+    """None where it follows from the L2 penalty."""
+    l2_penalty: float | None
+    """Weight decay times the number of rows that are trained on; None until it is chosen."""
     n_folds: int
     """Folds of the networks that predict each label without it; 0 for none."""
     n_spreadings: int
@@ -239,7 +248,7 @@ def resolve(
     weight_decay = params["weight_decay"]
     if isinstance(weight_decay, str):
         fixed = one_batch or n_epochs_before is not None or params["early_stopping"]
-        weight_decay = WEIGHT_DECAYS[1] if fixed else None
+        weight_decay = WEIGHT_DECAY if fixed else None
     n_folds = min(params["n_folds"] or 0, n_labeled)
     if weighting != "evidence" or one_batch or n_epochs_before is not None:
         n_folds = 0
@@ -259,6 +268,7 @@ def resolve(
         # Adam does not see that gradients of joined batches are sums.
         meta_lr=n_joined * _number(params["meta_lr"], META_LR.get(weighting, 0.0)),
         weight_decay=weight_decay,
+        l2_penalty=None,
         n_folds=n_folds,
         n_spreadings=n_spreadings,
         labeled=labeled,

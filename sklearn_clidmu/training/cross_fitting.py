@@ -20,8 +20,9 @@ from sklearn_clidmu._random import seed_generators
 from sklearn_clidmu._settings import (
     CHOICE_HELD_OUT,
     CHOICE_ROWS,
+    L2_PENALTIES,
     SHORT_EPOCHS,
-    WEIGHT_DECAYS,
+    STABLE_DECAY,
     Settings,
     steps_per_epoch,
 )
@@ -35,10 +36,10 @@ CHUNK = 8192
 """Rows that are predicted, and whose features are in memory, at a time."""
 
 
-def choose_weight_decay(
+def choose_l2_penalty(
     settings: Settings, data: TrainingData, judged: LabelConfidence | None = None
 ) -> float:
-    """Weight decay whose network predicts held-out noisy labels best.
+    """L2 penalty whose network predicts held-out noisy labels best.
 
     From the lower middle of the candidates, towards the better neighbor as long as the loss on the
     held-out labels falls. It is the Brier score, which is bounded, so that a few wrong labels that
@@ -46,7 +47,7 @@ def choose_weight_decay(
 
     With ``judged`` the labels that are trained on are weighted by their confidence, and the network
     predicts true classes: its loss is minus the log likelihood of the held-out labels behind the
-    transition matrix. The search starts from ``settings.weight_decay``, which an earlier choice has
+    transition matrix. The search starts from ``settings.l2_penalty``, which an earlier choice has
     found, and leaves it only if the loss falls by more than one standard error.
     """
     table, seed = data.training, torch.initial_seed()
@@ -55,29 +56,30 @@ def choose_weight_decay(
     held_out = hold_out(codes, drawn, CHOICE_HELD_OUT, random_state)
     kept = np.setdiff1d(drawn, held_out)
     valid, train = (table.take(torch.from_numpy(r).to(table.X.device)) for r in (held_out, kept))
-    number = (len(WEIGHT_DECAYS) - 1) // 2
+    number = (len(L2_PENALTIES) - 1) // 2
     if judged is not None:
-        number = WEIGHT_DECAYS.index(settings.weight_decay)
+        number = L2_PENALTIES.index(settings.l2_penalty)
         confidence = judged.confidence[train.labels.rows].to(train.sample_weight)
         train.sample_weight = train.sample_weight * confidence
 
     @cache
     def losses(number: int) -> Tensor:
-        if not 0 <= number < len(WEIGHT_DECAYS):
+        listed = 0 <= number < len(L2_PENALTIES)
+        if not listed or settings.lr * L2_PENALTIES[number] > STABLE_DECAY * len(train):
             return torch.full_like(valid.sample_weight, torch.inf, dtype=torch.float64)
-        decayed = replace(settings, weight_decay=WEIGHT_DECAYS[number])
-        logits, _ = train_briefly(decayed, data, train, watchers).evaluate(valid.X)
+        penalized = replace(settings, l2_penalty=L2_PENALTIES[number])
+        logits, _ = train_briefly(penalized, data, train, watchers).evaluate(valid.X)
         return _held_out_losses(logits.softmax(dim=1), valid.labels, judged)
 
     def better(number: int, other: int, n_errors: int) -> bool:
         return _falls(losses(number) - losses(other), valid.sample_weight, n_errors)
 
     n_errors = 0 if judged is None else 1
-    with progress(settings.verbose, "Weight decay", len(WEIGHT_DECAYS)) as watchers:
+    with progress(settings.verbose, "Weight decay", len(L2_PENALTIES)) as watchers:
         step = 1 if better(number + 1, number - 1, 0) else -1
         while better(number + step, number, n_errors):
             number += step
-    return WEIGHT_DECAYS[number]
+    return L2_PENALTIES[number]
 
 
 def _held_out_losses(proba: Tensor, labels: Labels, judged: LabelConfidence | None) -> Tensor:

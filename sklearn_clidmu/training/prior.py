@@ -20,7 +20,7 @@ from sklearn_clidmu.noise.label_confidence import (
 )
 from sklearn_clidmu.noise.label_information import label_information
 from sklearn_clidmu.noise.loo_kernel_ridge import Kernel, dense_rows, loo_proba
-from sklearn_clidmu.training.cross_fitting import choose_weight_decay, cross_fit
+from sklearn_clidmu.training.cross_fitting import choose_l2_penalty, cross_fit
 from sklearn_clidmu.training.data import SparseRows, TrainingData, with_confirmed
 
 
@@ -68,7 +68,7 @@ def judge_labels(settings: Settings, data: TrainingData) -> tuple[Settings, Prio
     """
     choose, weighted = settings.weight_decay is None, settings.weighting == "evidence"
     if choose:
-        settings = replace(settings, weight_decay=choose_weight_decay(settings, data))
+        settings = replace(settings, l2_penalty=choose_l2_penalty(settings, data))
     if not settings.judges_labels:
         return settings, None
     labels, weight = data.table.labels, trained_weight(data)
@@ -88,8 +88,7 @@ def judge_labels(settings: Settings, data: TrainingData) -> tuple[Settings, Prio
         information = max(label_information(one, labels.targets, weight) for one in sources)
     judged = label_confidence(sources, labels.targets, weight, generator, row, data.confirmed)
     if choose and weighted:
-        decay = choose_weight_decay(settings, data, judged)
-        settings = replace(settings, weight_decay=decay)
+        settings = replace(settings, l2_penalty=choose_l2_penalty(settings, data, judged))
     noise = NoiseEstimate(*(part.to(weight) for part in judged.noise))
     confidence = judged.confidence.to(weight)
     return settings, Prior(X, scaler, proba, confidence, noise, information)

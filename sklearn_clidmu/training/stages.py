@@ -7,7 +7,7 @@ those without a label under pseudo-labels.
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -64,7 +64,7 @@ def run_stages(
     None without evidence weighting.
     """
     stages: list[Stage] = []
-    predicting, schedule, chosen = 0, settings.labeled, settings.weight_decay is None
+    predicting, schedule = 0, settings.labeled
     if start is not None:  # the columns that it embeds, or marks as missing, stay the same
         scalers = [part for part in start.module_.modules() if isinstance(part, RobustScaler)]
         scaler = deepcopy(scalers[0]).to(data.training.X.device) if scalers else None
@@ -73,7 +73,7 @@ def run_stages(
         data = weigh_features(settings, data)
     settings, given = judge_labels(settings, data)
     data, given = trust_confirmed(data, given)
-    prior, n_labeled, weight_decay = given, len(data.training), settings.weight_decay
+    prior = given
     with progress(settings.verbose, "CLID-MU", settings.n_trainings) as watchers:
         for number in range(settings.n_trainings):
             if number > 0:
@@ -81,9 +81,6 @@ def run_stages(
                     break
                 data, prior = pseudo_label(data, prior, stages[predicting].net)
                 schedule = settings.spread
-                if chosen and weight_decay:  # the more rows, the less of it each needs
-                    share = n_labeled / len(data.training)
-                    settings = replace(settings, weight_decay=weight_decay * share)
             stage = prepare_stage(settings, schedule, data, prior, watchers)
             if start is not None and not stages:
                 start_from(stage.net, start)

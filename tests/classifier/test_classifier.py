@@ -3,6 +3,7 @@
 import copy
 import pickle
 from functools import cache, partial
+from itertools import product
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from torch import nn
 
 from sklearn_clidmu import CLIDMUClassifier, clid_loss
-from sklearn_clidmu._settings import WEIGHT_DECAYS
+from sklearn_clidmu._settings import L2_PENALTIES, WEIGHT_DECAY
 
 from .data import SMALL, make_rows
 
@@ -269,15 +270,17 @@ def test_parameters_change_the_result(changed):
     assert not np.array_equal(probabilities, probabilities_unchanged())
 
 
-@pytest.mark.parametrize("rate", [0.0, 0.4])
-def test_weight_decay_auto_is_higher_for_noisy_labels(rate):
-    rng = np.random.RandomState(0)
-    rows, labels = rng.normal(size=(400, 8)), rng.randint(2, size=400)
-    rows[:, 0] += 4 * labels
-    labels[rng.uniform(size=400) < rate] ^= 1
-    clf = small(weighting=None, batch_size=32, max_epochs=12).fit(rows, labels)
-    assert clf.weight_decay_ in WEIGHT_DECAYS
-    assert (clf.weight_decay_ > WEIGHT_DECAYS[2]) == (rate > 0)
+def test_weight_decay_auto_is_higher_for_noisy_labels():
+    logs = {0.0: [], 0.4: []}
+    for rate, seed in product(logs, range(4)):
+        rng = np.random.RandomState(seed)
+        rows, labels = rng.normal(size=(400, 8)), rng.randint(2, size=400)
+        rows[:, 0] += 4 * labels
+        labels[rng.uniform(size=400) < rate] ^= 1
+        clf = small(weighting=None, batch_size=32, max_epochs=12).fit(rows, labels)
+        assert 400 * clf.weight_decay_ in L2_PENALTIES
+        logs[rate].append(np.log(clf.weight_decay_))
+    assert np.mean(logs[0.4]) > np.mean(logs[0.0]) + np.log(2)
     fixed = small(weighting=None, batch_size=32, max_epochs=12, weight_decay=clf.weight_decay_)
     np.testing.assert_array_equal(
         fixed.fit(rows, labels).predict_proba(rows), clf.predict_proba(rows)
@@ -286,7 +289,7 @@ def test_weight_decay_auto_is_higher_for_noisy_labels(rate):
 
 @pytest.mark.parametrize("params", [{"batch_size": 64}, {"batch_size": 16, "early_stopping": True}])
 def test_weight_decay_auto_is_fixed_where_no_rows_are_held_out_for_it(params):
-    assert small(**params).fit(X, y).weight_decay_ == WEIGHT_DECAYS[1]
+    assert small(**params).fit(X, y).weight_decay_ == WEIGHT_DECAY
 
 
 @pytest.mark.parametrize(

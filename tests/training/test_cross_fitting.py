@@ -13,7 +13,7 @@ from sklearn.metrics import brier_score_loss
 from sklearn.model_selection import StratifiedKFold
 from skorch.callbacks import Callback
 
-from sklearn_clidmu._settings import CHOICE_HELD_OUT, WEIGHT_DECAYS
+from sklearn_clidmu._settings import CHOICE_HELD_OUT, L2_PENALTIES
 from sklearn_clidmu.noise.label_confidence import (
     LabelConfidence,
     NoiseEstimate,
@@ -22,7 +22,7 @@ from sklearn_clidmu.noise.label_confidence import (
 from sklearn_clidmu.training import cross_fitting
 from sklearn_clidmu.training.cross_fitting import (
     EpochSum,
-    choose_weight_decay,
+    choose_l2_penalty,
     cross_fit,
     draw_folds,
     train_briefly,
@@ -309,7 +309,7 @@ def test_cross_fit_may_have_as_many_folds_as_rows():
     torch.testing.assert_close(proba.sum(dim=1), torch.full((6,), 4.0, dtype=torch.float64))
 
 
-# The choice of the weight decay
+# The choice of the L2 penalty
 
 
 class Pretender:
@@ -327,12 +327,12 @@ class Pretender:
 
 
 def pretend(monkeypatch, shares, data):
-    """Let networks of each weight decay give right labels so much; return those tried."""
+    """Let networks of each penalty give right labels so much; return those tried."""
     tried = []
 
     def short(settings, data_of_it, table, callbacks):
-        tried.append(settings.weight_decay)
-        return Pretender(shares[WEIGHT_DECAYS.index(settings.weight_decay)], data.table)
+        tried.append(settings.l2_penalty)
+        return Pretender(shares[L2_PENALTIES.index(settings.l2_penalty)], data.table)
 
     monkeypatch.setattr(cross_fitting, "train_briefly", short)
     return tried
@@ -351,12 +351,12 @@ def pretend(monkeypatch, shares, data):
         ((0.6, 0.6, 0.6, 0.6, 0.6, 0.6), 2, 3),
     ],
 )
-def test_choose_weight_decay_climbs_down_from_the_middle(shares, expected, n_tried, monkeypatch):
-    settings, data = setting(weight_decay="auto")
+def test_choose_l2_penalty_climbs_down_from_the_middle(shares, expected, n_tried, monkeypatch):
+    settings, data = setting(weight_decay="auto", lr=1e-3)
     tried = pretend(monkeypatch, shares, data)
-    assert choose_weight_decay(settings, data) == WEIGHT_DECAYS[expected]
+    assert choose_l2_penalty(settings, data) == L2_PENALTIES[expected]
     assert len(tried) == len(set(tried)) == n_tried
-    assert all(abs(WEIGHT_DECAYS.index(decay) - 2) <= 1 for decay in tried[:2])
+    assert all(abs(L2_PENALTIES.index(penalty) - 2) <= 1 for penalty in tried[:2])
 
 
 def uniform_noise(rate):
@@ -404,38 +404,38 @@ def long_setting(rows, start=None, **params):
     large = {"max_epochs": 60, "warmup_epochs": 0, "hidden_layer_sizes": (32,), "dropout": 0.0}
     settings, data = prepare(rows=rows, weight_decay="auto", **{**large, **params})
     if start is not None:
-        settings = replace(settings, weight_decay=WEIGHT_DECAYS[start])
+        settings = replace(settings, l2_penalty=L2_PENALTIES[start])
     return settings, data
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_choose_weight_decay_stays_where_nothing_can_be_learned(seed):
+def test_choose_l2_penalty_stays_where_nothing_can_be_learned(seed):
     torch.manual_seed(seed)
     rows = unexplained(np.random.RandomState(seed))
-    for start, decay in enumerate(WEIGHT_DECAYS):
-        settings, data = long_setting(rows, start, max_epochs=12)
-        assert choose_weight_decay(settings, data, judge(300, 0.2)) == decay
+    for start, penalty in enumerate(L2_PENALTIES):
+        settings, data = long_setting(rows, start, max_epochs=12, lr=0.01)
+        assert choose_l2_penalty(settings, data, judge(300, 0.2)) == penalty
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_choose_weight_decay_goes_down_where_clean_labels_are_hard_to_learn(seed):
+def test_choose_l2_penalty_goes_down_where_clean_labels_are_hard_to_learn(seed):
     torch.manual_seed(seed)
     rows = chequered(np.random.RandomState(seed))
     settings, data = long_setting(rows)
-    assert choose_weight_decay(settings, data) == WEIGHT_DECAYS[0]
+    assert choose_l2_penalty(settings, data) == L2_PENALTIES[0]
     for start in (2, 4):
         settings, data = long_setting(rows, start)
-        assert choose_weight_decay(settings, data, judge(900, 0.03)) == WEIGHT_DECAYS[0]
+        assert choose_l2_penalty(settings, data, judge(900, 0.03)) == L2_PENALTIES[0]
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_choose_weight_decay_goes_up_where_noise_is_easily_memorized(seed):
+def test_choose_l2_penalty_goes_up_where_noise_is_easily_memorized(seed):
     torch.manual_seed(seed)
     rows = crowded(np.random.RandomState(seed), n=2000, width=200, rate=0.3)
     settings, data = long_setting(rows, batch_size=64)
-    assert choose_weight_decay(settings, data) > WEIGHT_DECAYS[2]
+    assert choose_l2_penalty(settings, data) > L2_PENALTIES[2]
     settings, data = long_setting(rows, 2, batch_size=64)
-    assert choose_weight_decay(settings, data, judge(2000, 0.3)) > WEIGHT_DECAYS[2]
+    assert choose_l2_penalty(settings, data, judge(2000, 0.3)) > L2_PENALTIES[2]
 
 
 class Trial:
@@ -447,12 +447,12 @@ class Trial:
 
         def watched(settings, data, table, callbacks):
             net = train_briefly(settings, data, table)
-            self.trained[WEIGHT_DECAYS.index(settings.weight_decay)] = table, net
+            self.trained[L2_PENALTIES.index(settings.l2_penalty)] = table, net
             return net
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(cross_fitting, "train_briefly", watched)
-            self.chosen = WEIGHT_DECAYS.index(choose_weight_decay(settings, data, judged))
+            self.chosen = L2_PENALTIES.index(choose_l2_penalty(settings, data, judged))
         self.tables = [table for table, _ in self.trained.values()]
         held_out = torch.ones(len(data.training), dtype=torch.bool)
         held_out[self.tables[0].labels.rows] = False
@@ -490,7 +490,7 @@ CASES = [(rows, seed) for rows in (chequered, crowded, unexplained) for seed in 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("judged", [False, True])
 @pytest.mark.parametrize(("make", "seed"), CASES)
-def test_choose_weight_decay_steps_where_the_loss_falls_and_again_by_a_standard_error(
+def test_choose_l2_penalty_steps_where_the_loss_falls_and_again_by_a_standard_error(
     make, seed, judged, weighted
 ):
     rng = np.random.RandomState(seed)
@@ -502,14 +502,14 @@ def test_choose_weight_decay_steps_where_the_loss_falls_and_again_by_a_standard_
     number, path, n_errors = 2, [1, -1], 1 if judged else 0
     while path:
         step = path.pop(0)
-        if not 0 <= number + step < len(WEIGHT_DECAYS):
+        if not 0 <= number + step < len(L2_PENALTIES):
             continue
         if trial.change(number, number + step) < -n_errors:
             number, path = number + step, [step]
     assert trial.chosen == number
 
 
-def test_choose_weight_decay_passes_over_a_loss_that_is_lower_by_chance():
+def test_choose_l2_penalty_passes_over_a_loss_that_is_lower_by_chance():
     """Of all trials without an explanation, in some a neighbor has the lower mean loss."""
     lower = []
     for seed in range(6):
@@ -522,7 +522,7 @@ def test_choose_weight_decay_passes_over_a_loss_that_is_lower_by_chance():
     assert -1 < min(lower) < 0
 
 
-def test_choose_weight_decay_trains_on_labels_weighted_by_their_confidence():
+def test_choose_l2_penalty_trains_on_labels_weighted_by_their_confidence():
     rng = np.random.RandomState(0)
     weight, confidence = rng.uniform(0.2, 3, 300), torch.from_numpy(rng.uniform(size=300))
     X, codes = crowded(rng)
@@ -537,9 +537,9 @@ def test_choose_weight_decay_trains_on_labels_weighted_by_their_confidence():
         assert table.targets.tolist() == codes[rows].tolist()
 
 
-def test_choose_weight_decay_finds_the_confidence_of_rows_of_a_larger_table():
+def test_choose_l2_penalty_finds_the_confidence_of_rows_of_a_larger_table():
     settings, data = setting(weight_decay="auto", **left_out_weight())
-    settings = replace(settings, weight_decay=WEIGHT_DECAYS[2])
+    settings = replace(settings, l2_penalty=L2_PENALTIES[2])
     confidence = torch.linspace(0.1, 1, 90, dtype=torch.float64)
     trained = []
 
@@ -549,7 +549,7 @@ def test_choose_weight_decay_finds_the_confidence_of_rows_of_a_larger_table():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cross_fitting, "train_briefly", watched)
-        choose_weight_decay(settings, data, judge(90, 0.2, confidence))
+        choose_l2_penalty(settings, data, judge(90, 0.2, confidence))
     weight = np.linspace(0.5, 1.5, 90)
     for table in trained:
         rows = table.labels.rows.numpy()
@@ -558,10 +558,10 @@ def test_choose_weight_decay_finds_the_confidence_of_rows_of_a_larger_table():
         np.testing.assert_allclose(table.sample_weight.numpy(), expected, rtol=1e-5)
 
 
-def test_choose_weight_decay_compares_brier_scores_under_the_sample_weights():
+def test_choose_l2_penalty_compares_brier_scores_under_the_sample_weights():
     rng = np.random.RandomState(0)
     weight = rng.uniform(0.2, 3, 300)
-    settings, data = long_setting(crowded(rng), weight=weight, max_epochs=24)
+    settings, data = long_setting(chequered(rng, n=300), weight=weight, max_epochs=24)
     trial = Trial(settings, data)
     assert len(trial.held_out) == CHOICE_HELD_OUT * 300
     assert all(len(table) == 300 - len(trial.held_out) for table in trial.tables)
@@ -576,23 +576,30 @@ def test_choose_weight_decay_compares_brier_scores_under_the_sample_weights():
     assert scores[trial.chosen] < scores[2]
 
 
-def test_choose_weight_decay_never_takes_a_network_that_diverges(monkeypatch):
-    settings, data = setting(weight_decay="auto")
+def test_choose_l2_penalty_never_takes_a_network_that_diverges(monkeypatch):
+    settings, data = setting(weight_decay="auto", lr=1e-3)
     pretend(monkeypatch, (0.5, 0.9, 0.6, np.nan, np.nan, np.nan), data)
-    assert choose_weight_decay(settings, data) == WEIGHT_DECAYS[1]
+    assert choose_l2_penalty(settings, data) == L2_PENALTIES[1]
     pretend(monkeypatch, (np.nan, np.nan, 0.6, 0.9, np.nan, np.nan), data)
-    assert choose_weight_decay(settings, data) == WEIGHT_DECAYS[3]
+    assert choose_l2_penalty(settings, data) == L2_PENALTIES[3]
 
 
-def test_choose_weight_decay_takes_one_that_is_worse_than_a_guess_before_a_network_that_diverges(
+@pytest.mark.parametrize(("lr", "largest"), [(1e-3, 5), (0.01, 4), (0.05, 3), (0.2, 2)])
+def test_choose_l2_penalty_tries_none_that_makes_training_unstable(lr, largest, monkeypatch):
+    settings, data = setting(weight_decay="auto", lr=lr)
+    tried = pretend(monkeypatch, (0.4, 0.5, 0.6, 0.7, 0.8, 0.9), data)
+    assert choose_l2_penalty(settings, data) == max(tried) == L2_PENALTIES[largest]
+
+
+def test_choose_l2_penalty_takes_one_that_is_worse_than_a_guess_before_a_network_that_diverges(
     monkeypatch,
 ):
-    settings, data = setting(weight_decay="auto")
+    settings, data = setting(weight_decay="auto", lr=1e-3)
     pretend(monkeypatch, (np.nan, np.nan, 0.1, np.nan, np.nan, np.nan), data)
-    assert choose_weight_decay(settings, data) == WEIGHT_DECAYS[2]
+    assert choose_l2_penalty(settings, data) == L2_PENALTIES[2]
 
 
-def test_choose_weight_decay_reads_a_bounded_number_of_rows(monkeypatch):
+def test_choose_l2_penalty_reads_a_bounded_number_of_rows(monkeypatch):
     monkeypatch.setattr(cross_fitting, "CHOICE_ROWS", 50)
     settings, data = setting(weight_decay="auto")
     sizes = []
@@ -602,26 +609,26 @@ def test_choose_weight_decay_reads_a_bounded_number_of_rows(monkeypatch):
         return train_briefly(settings, data, table)
 
     monkeypatch.setattr(cross_fitting, "train_briefly", short)
-    choose_weight_decay(settings, data)
+    choose_l2_penalty(settings, data)
     assert set(sizes) == {40}
 
 
 @pytest.mark.parametrize("judged", [None, judge(90, 0.2)])
-def test_choose_weight_decay_leaves_the_generator_and_the_data_as_they_were(judged):
+def test_choose_l2_penalty_leaves_the_generator_and_the_data_as_they_were(judged):
     settings, data = setting(weight_decay="auto", **left_out_weight())
-    decay = None if judged is None else WEIGHT_DECAYS[0]
-    settings = replace(settings, weight_decay=decay)
+    penalty = None if judged is None else L2_PENALTIES[0]
+    settings = replace(settings, l2_penalty=penalty)
     torch.manual_seed(2**40 + 5)
     state = torch.get_rng_state()
     X, labels = data.training.X.clone(), data.training.labels
-    found = choose_weight_decay(settings, data, judged)
-    assert found in WEIGHT_DECAYS
-    assert settings.weight_decay == decay
+    found = choose_l2_penalty(settings, data, judged)
+    assert found in L2_PENALTIES
+    assert settings.l2_penalty == penalty
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.initial_seed() == 2**40 + 5
     assert torch.equal(data.training.X, X)
     assert all(map(torch.equal, data.training.labels, labels))
-    assert choose_weight_decay(settings, data, judged) == found
+    assert choose_l2_penalty(settings, data, judged) == found
 
 
 @pytest.mark.parametrize("weighting", ["evidence", None])

@@ -277,22 +277,22 @@ def test_judge_labels_cross_fits_nothing_in_partial_fit(monkeypatch):
 
 
 @pytest.mark.parametrize("n_folds", [None, 3])
-def test_judge_labels_chooses_the_weight_decay_again_with_what_the_labels_are_worth(
+def test_judge_labels_chooses_the_l2_penalty_again_with_what_the_labels_are_worth(
     n_folds, monkeypatch
 ):
     weight, calls = np.linspace(0.5, 1.5, 90), []
 
     def choose(settings, data, judged=None):
-        calls.append((settings.weight_decay, data, judged))
-        return [0.0375, 0.0015][len(calls) - 1]
+        calls.append((settings.l2_penalty, data, judged))
+        return [150, 6][len(calls) - 1]
 
-    monkeypatch.setattr(module_of_prior, "choose_weight_decay", choose)
+    monkeypatch.setattr(module_of_prior, "choose_l2_penalty", choose)
     params = {"weight": weight, "held_out": [10, 20], "n_folds": n_folds}
     settings, data = prepare(**params, weight_decay="auto")
     decided, prior = judge_labels(settings, data)
-    assert decided.weight_decay == 0.0015
+    assert decided.l2_penalty == 6
     (first, *arguments), (second, again, judged) = calls
-    assert (first, second) == (None, 0.0375)
+    assert (first, second) == (None, 150)
     assert arguments[0] is again is data
     assert arguments[1] is None
     torch.testing.assert_close(judged.confidence.to(prior.confidence), prior.confidence)
@@ -304,18 +304,18 @@ def test_judge_labels_chooses_the_weight_decay_again_with_what_the_labels_are_wo
 
 @pytest.mark.parametrize("weighting", ["wnet", "vri", None])
 @pytest.mark.parametrize("n_unlabeled", [0, 30])
-def test_judge_labels_chooses_the_weight_decay_once_without_evidence_weighting(
+def test_judge_labels_chooses_the_l2_penalty_once_without_evidence_weighting(
     weighting, n_unlabeled, monkeypatch
 ):
     calls = []
 
     def choose(*args):
         calls.append(args)
-        return 0.0375
+        return 150
 
-    monkeypatch.setattr(module_of_prior, "choose_weight_decay", choose)
+    monkeypatch.setattr(module_of_prior, "choose_l2_penalty", choose)
     settings, data = prepare(n_unlabeled, weighting=weighting, weight_decay="auto")
-    assert judge_labels(settings, data)[0].weight_decay == 0.0375
+    assert judge_labels(settings, data)[0].l2_penalty == 150
     assert len(calls) == 1
 
 
@@ -346,20 +346,20 @@ def test_judge_labels_takes_more_folds_than_rows_for_one_of_each_row():
 
 
 def test_run_stages_trains_as_if_nothing_had_been_chosen_or_cross_fitted(monkeypatch):
-    chosen, choose = [], module_of_prior.choose_weight_decay
+    chosen, choose = [], module_of_prior.choose_l2_penalty
 
     def watched(*args):
         chosen.append(choose(*args))
         return chosen[-1]
 
-    monkeypatch.setattr(module_of_prior, "choose_weight_decay", watched)
+    monkeypatch.setattr(module_of_prior, "choose_l2_penalty", watched)
     torch.manual_seed(3)
     [expected], _, _, prior = run(weight_decay="auto")
     assert len(chosen) == 2
     monkeypatch.setattr(
         module_of_stages,
         "judge_labels",
-        lambda settings, data: (replace(settings, weight_decay=chosen[-1]), prior),
+        lambda settings, data: (replace(settings, l2_penalty=chosen[-1]), prior),
     )
     torch.manual_seed(3)
     [found], *_ = run(weight_decay="auto")
