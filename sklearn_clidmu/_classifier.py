@@ -90,7 +90,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
           row's loss, the ranks of its mean loss and of its influence on CLID, and the margin of
           other classes in a leave-one-out kernel regression. The weight scales the row's loss. The
           mean weight of each class equals its estimated label precision. This package's own; the
-          most accurate.
+          most accurate on average.
         - "wnet": the row's loss; the weight scales the loss. The paper's WNet.
         - "vri": features and label; the weights scale the row's logits inside the loss. The
           paper's VRI.
@@ -101,7 +101,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         - "clid": cross-layer information divergence; uses no label.
         - "mae": mean absolute error to the given labels.
         - a callable ``(features, logits, targets, sample_weight) -> scalar tensor``. Features are
-          constants: no gradient flows into them. The weights of a meta batch add up to 256.
+          constants: no gradient flows into them. The weights of a meta batch are scaled to sum to
+          256, whatever its size.
     virtual_step : {"head", "full"}, default="head"
         Parameters that the virtual step moves. "head": the last layer, whose hypergradient has
         a closed form. "full": all of them, as in the paper; two to three times the time, and
@@ -137,17 +138,17 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         drawn, with ``virtual_step="full"``, with a ``module`` and where all rows fit in one batch.
     weight_decay : float or "auto", default="auto"
         Weight decay of the network. The more labels are wrong, the higher it should be. "auto"
-        chooses among 0.0015, 0.0075, 0.0375, 0.19, 0.9 and 4.5 by the Brier score on a fifth of up
-        to 5,000 rows, with noisy labels, after a third of the epochs on the others. "evidence"
-        weighting then chooses again, on labels weighted by how probable they are to be right. On
-        more rows, when others have got a pseudo-label, it is reduced in proportion. In
-        :meth:`partial_fit`, with ``early_stopping`` and where all rows fit in one batch, it is
-        0.0075.
+        chooses among 6, 30, 150, 750, 3,750 and 18,000, divided by the number of rows, by the Brier
+        score on a fifth of up to 5,000 rows, with noisy labels, after a third of the epochs on the
+        others. Values above ``1 / lr``, at which momentum may make training unstable, are left out.
+        "evidence" weighting then chooses again, on labels weighted by how probable they are to be
+        right. In :meth:`partial_fit`, with ``early_stopping`` and where all rows fit in one batch,
+        it is 0.0075.
     n_folds : int or None, default=5
         Folds in which, with "evidence" weighting, networks predict the labels of the rows they have
         not been trained on, before training. From that and the kernel regression follows how
-        probable each label is to be right. None leaves the networks out, and takes a quarter to a
-        third less time. Without effect where all rows fit in one batch and in :meth:`partial_fit`.
+        probable each label is to be right. None leaves the networks out, and takes a fifth to two
+        fifths less time. Without effect where all rows fit in one batch and in :meth:`partial_fit`.
     early_stopping : bool, default=False
         Hold out ``validation_fraction`` of the rows, with their noisy labels, and stop when the
         accuracy on them has not risen for 5 epochs. The best epoch predicts.
@@ -337,8 +338,9 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
             Labels that are known to be right, for example since a person has looked at them, and
             None or nan elsewhere; see :func:`~sklearn_clidmu.apply_review`. Training and the fitted
             attributes take them instead of those in y, with full confidence, so that they are no
-            label issues. Pass y as it was given, not mended: the noise is estimated from it, and
-            would be underestimated without the labels that were the surest to be wrong.
+            label issues. Their classes need not occur in y. Pass y as it was given, not corrected:
+            the noise is estimated from it, and would be underestimated without the labels that were
+            the surest to be wrong.
 
         Returns
         -------
@@ -371,9 +373,9 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
                     "without a label are marked by missing_label."
                 )
             start = getattr(self, "net_", None) if self.warm_start else None
-            names = row_names(y, X)
+            names, levels = row_names(y, X)
             X = self._check_rows(X, reset=start is None)
-            classes, codes = encode_labels(y, self.missing_label)
+            classes, codes = encode_labels(y, self.missing_label, confirmed=confirmed)
             if start is not None and not np.array_equal(classes, self.classes_):
                 raise ValueError(
                     f"y has the classes {classes}, and warm_start=True continues a network for "
@@ -387,7 +389,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
             if start is None:
                 X = self._set_unit(X, weight)
             self._train(X, codes, weight, classes, start, confirmed)
-            self._row_names = names
+            self._row_names, self._level_names = names, levels
         return self
 
     def partial_fit(
@@ -443,7 +445,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
                     )
             earlier = dict(vars(self)) if hasattr(self, "net_") else {}
             known = known_classes(classes, earlier.get("classes_"), self.missing_label)
-            names = row_names(y, X)
+            names, levels = row_names(y, X)
             X = self._check_rows(X, reset=not earlier)
             codes = encode_known(y, known, self.missing_label)
             check_consistent_length(X, codes)
@@ -452,7 +454,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
                 X = self._set_unit(X, weight)
             n_epochs, start = earlier.get("n_iter_", 0), earlier.get("net_")
             self._train(X, codes, weight, known, start, n_epochs_before=n_epochs)
-            self._row_names = names
+            self._row_names, self._level_names = names, levels
             if earlier:
                 self._append_to(earlier)
         return self
@@ -584,8 +586,10 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
             Under 25 lines, to print.
         """
         check_is_fitted(self, "net_")
+        [stage] = [stage for stage in self.stages_ if stage["predicts"]]
+        unseen = stage["weighting"] == "evidence" and stage["outcome"] == "finished"
         return label_issues.noise_report(
-            self._joint, self.classes_, self.noise_scores_, self._doubt
+            self._joint, self.classes_, self.noise_scores_, self._doubt, unseen
         )
 
     @property
@@ -709,6 +713,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
             if len({part.dtype.kind for part in names}) > 1:  # such as dates and numbers
                 names = [np.fromiter(part, object, len(part)) for part in names]
             self._row_names = np.concatenate(names)
+            if self._level_names != earlier["_level_names"]:
+                self._level_names = None
         for name in ROW_ATTRIBUTES:
             setattr(self, name, np.concatenate([earlier[name], getattr(self, name)]))
         self._count(earlier["_joint"] + self._joint)

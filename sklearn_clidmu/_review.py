@@ -12,8 +12,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sklearn_clidmu._validation.arrays import as_numpy
-from sklearn_clidmu._validation.labels import check_labels, is_null, missing_as_none
+from sklearn_clidmu._validation.arrays import as_numpy, check_same_length
+from sklearn_clidmu._validation.labels import (
+    as_objects,
+    check_labels,
+    confirmed_labels,
+    is_missing,
+    is_null,
+    missing_as_none,
+    plain_labels,
+)
 
 COLUMNS = ("row", "given_label", "decision", "label")
 
@@ -21,7 +29,7 @@ COLUMNS = ("row", "given_label", "decision", "label")
 class ReviewedLabels(NamedTuple):
     """Labels after a review, from :func:`apply_review`; each of shape (n_samples,)."""
 
-    y: np.ndarray  # the mended labels
+    y: np.ndarray  # the corrected labels
     kept: np.ndarray  # False for dropped rows
     confirmed: np.ndarray  # the labels that were kept or chosen, None elsewhere
 
@@ -44,16 +52,16 @@ def apply_review(y: Any, decisions: Any, confirmed: Any = None) -> ReviewedLabel
     Returns
     -------
     ReviewedLabels
-        Named tuple of arrays of shape (n_samples,): ``y``, the mended labels, for other
+        Named tuple of arrays of shape (n_samples,): ``y``, the corrected labels, for other
         classifiers; ``kept``, a mask that is False for dropped rows; and ``confirmed``, the labels
         that were kept or chosen in all rounds, and None elsewhere, for
-        :meth:`CLIDMUClassifier.fit`, together with y as it was given, which must have the classes
-        of all of them.
+        :meth:`CLIDMUClassifier.fit`. Pass it with the original y.
 
     Raises
     ------
     ValueError
-        If a column is missing, if y is not the one reviewed, or if a decision is not valid.
+        If a column is missing, if y is not the one reviewed, or if a decision or a confirmed label
+        is not valid.
 
     Examples
     --------
@@ -68,12 +76,14 @@ def apply_review(y: Any, decisions: Any, confirmed: Any = None) -> ReviewedLabel
     (['dog', 'dog', 'dog'], [True, True, False], ['dog', None, None])
     """
     labels = check_labels(y)
-    given = missing_as_none(labels)
+    given, plain = missing_as_none(labels), plain_labels(labels[~is_missing(labels, np.nan)])
     is_text = any(isinstance(label, str) for label in given)
     known = {_spelling(label, is_text): label for label in given if label is not None}
     found, kept = np.full(len(given), None), np.full(len(given), True)
     if confirmed is not None:
-        found[:] = missing_as_none(check_labels(confirmed, "confirmed"))
+        right, before = confirmed_labels(confirmed, plain)
+        check_same_length(y=labels, confirmed=right)
+        found[right] = as_objects(before)
     reviewed = set()
     for cell, label, decision, new in _read_decisions(decisions):
         number = _spelling(cell)
@@ -90,7 +100,7 @@ def apply_review(y: Any, decisions: Any, confirmed: Any = None) -> ReviewedLabel
             raise ValueError(f"decisions have {fault} in row {row}: 'keep', 'change' or 'drop' it.")
         reviewed.add(row)
         if decision == "change":
-            found[row] = _new_label(new, known, labels.dtype, is_text)
+            found[row] = _new_label(new, known, plain.dtype, is_text)
         elif decision == "keep":
             found[row] = given[row]
         kept[row] = decision != "drop"
@@ -110,13 +120,13 @@ def _new_label(cell: Any, known: dict[str, Any], dtype: np.dtype, is_text: bool)
     text = _spelling(cell, is_text)
     if text in known:
         return known[text]
+    if is_text and text and isinstance(cell, str):
+        return text
     with suppress(ValueError, OverflowError):
-        if not is_text:
-            new = np.array(text).astype(dtype if dtype.kind in "iuf" else int).item()
-            if dtype.kind == "f" or new == int(text):  # NumPy 1 wraps around
+        if dtype.kind in "iuf":
+            new = np.array(text).astype(dtype).item()
+            if np.isfinite(new) if dtype.kind == "f" else new == int(text):  # NumPy 1 wraps around
                 return new
-        if text and isinstance(cell, str):
-            return text
     kind = "str" if is_text else dtype
     raise ValueError(f"decisions have the label {cell!r}, and y has labels of type {kind}.")
 

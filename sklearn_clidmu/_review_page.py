@@ -68,7 +68,10 @@ def review_page(issues: Any, show: Any, X: Any, n_neighbors: int) -> str:
 
 def _with_nearest_rows(rows: np.ndarray, X: Any, n_neighbors: int) -> np.ndarray:
     """Rows, each followed by the nearest others, shape (n, 1 + n_neighbors)."""
-    X = check_array(as_numpy(X), accept_sparse="csr", input_name="X")
+    try:
+        X = check_array(as_numpy(X), accept_sparse="csr", input_name="X")
+    except (TypeError, ValueError) as error:  # TypeError of pandas.NA among objects
+        raise ValueError(f"X of to_html must be numbers without missing values: {error}") from error
     search = NearestNeighbors(n_neighbors=min(n_neighbors + 1, X.shape[0])).fit(X)
     nearest = search.kneighbors(X[rows], return_distance=False)
     # The row itself need not be the first of its copies, nor among them where there are many.

@@ -88,7 +88,7 @@ def make_label_noise(
     classes, targets = np.unique(y, return_inverse=True)
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {KINDS}, got {kind!r}.")
-    if not (isinstance(rate, Real) and 0 <= rate < 1):
+    if kind != "asymmetric" and not (isinstance(rate, Real) and 0 <= rate < 1):
         raise ValueError(f"rate must lie in [0, 1), got {rate!r}.")
     if len(classes) < 2:
         raise ValueError(f"y must have at least two classes to flip between, got {len(classes)}.")

@@ -24,6 +24,7 @@ from sklearn_clidmu._settings import PARAMETER_CONSTRAINTS
 from sklearn_clidmu._validation.arrays import as_numpy, check_same_length, check_scores, row_names
 from sklearn_clidmu._validation.labels import (
     NO_LABEL,
+    as_objects,
     check_comparable,
     check_labels,
     encode_labels,
@@ -41,7 +42,8 @@ N_PRINTED_ISSUES = 10  # maximum in the representation of LabelIssues
 N_REPORTED = 8  # maximum number of classes, and of rows, in a noise report
 LABEL_WIDTH = 24  # maximum number of characters of a printed label
 
-ADVICE = """\
+REVIEW = "Check them on a page: find_label_issues(clf).to_html('review.html')."
+RESCORE = """\
 The network was trained on these labels and may have memorized some.
 For scores by networks that were not trained on a row's label:
     sklearn_clidmu.cross_val_noise_scores(estimator, X, y)"""
@@ -229,6 +231,11 @@ def find_label_issues(
     auto = isinstance(threshold, str) and threshold == "auto"
     if not auto and not (isinstance(threshold, Real) and 0 <= float(threshold) <= 1):
         raise ValueError(f"threshold must be 'auto' or a number in [0, 1], got {threshold!r}.")
+    if isinstance(clf_or_scores, type):
+        raise ValueError(
+            f"clf_or_scores must be a fitted classifier, got the class {clf_or_scores.__name__}: "
+            "pass an instance of it, fitted."
+        )
     if not isinstance(clf_or_scores, BaseEstimator):
         issues = _issues_of_scores(clf_or_scores, y, suggested)
     elif y is None and suggested is None:
@@ -252,17 +259,17 @@ def _issues_of_classifier(clf: Any) -> LabelIssues:
     check_is_fitted(clf)
     given, unlabeled = clf.classes_[clf._given], clf._given == NO_LABEL
     if unlabeled.any():
-        given = given.astype(object)
+        given = np.array(as_objects(given), dtype=object)
         given[unlabeled] = None
-    columns = clf._wrong, clf.noise_scores_, given, clf.suggested_labels_
-    return LabelIssues(*columns, clf.noise_rate_, clf._doubt, clf._row_names)
+    columns = clf._wrong.copy(), clf.noise_scores_.copy(), given, clf.suggested_labels_.copy()
+    return LabelIssues(*columns, clf.noise_rate_, clf._doubt, clf._row_names, clf._level_names)
 
 
 def _issues_of_scores(scores: Any, y: Any, suggested: Any) -> LabelIssues:
     if y is None:
         raise ValueError("y must be passed with an array of scores: the labels that were scored.")
-    names = row_names(y, scores)
-    scores, given = check_scores(scores, "scores"), check_labels(y)
+    names, levels = row_names(y, scores)
+    scores, given = check_scores(scores, "scores"), check_labels(y).copy()
     check_same_length(scores=scores, y=given)
     known = ~(np.isnan(scores) | is_missing(given, np.nan))
     if not known.any():
@@ -271,7 +278,7 @@ def _issues_of_scores(scores: Any, y: Any, suggested: Any) -> LabelIssues:
     if suggested is None:
         mask, suggested = scores > 0.5, np.full(len(given), None)  # more likely wrong than right
     else:
-        suggested = check_labels(suggested, "suggested")
+        suggested = check_labels(suggested, "suggested").copy()
         check_same_length(y=given, suggested=suggested)
         mask = known & ~is_missing(suggested, np.nan)
         if mask.any():
@@ -279,7 +286,7 @@ def _issues_of_scores(scores: Any, y: Any, suggested: Any) -> LabelIssues:
             check_comparable(others, labels, "suggested", "those of y")
             mask[mask] = others != labels[mask[known]]
     rate = float(mask[known].mean())
-    return LabelIssues(mask, scores, given, suggested, rate, row_names=names)
+    return LabelIssues(mask, scores, given, suggested, rate, None, names, levels)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -301,6 +308,8 @@ class LabelIssues:
         None if it does, and where the scores came alone.
     row_names : ndarray of shape (n_samples,) or None, default=None
         Index of the data frame or series that was passed; None where the rows had no names.
+    level_names : list or None, default=None
+        Names of the levels of that index.
 
     Attributes
     ----------
@@ -319,6 +328,7 @@ class LabelIssues:
     noise_rate: float
     doubt: str | None = None
     row_names: np.ndarray | None = None
+    level_names: list[Any] | None = None
 
     @cached_property
     def index(self) -> np.ndarray:
@@ -447,12 +457,15 @@ class LabelIssues:
             If pandas is not installed.
         """
         try:
-            from pandas import DataFrame
+            from pandas import DataFrame, Index
         except ImportError as error:
             raise ImportError(
                 "to_frame needs pandas: pip install pandas, or read the arrays index, "
                 "given_label, suggested_label and score."
             ) from error
+        index, levels = None, self.level_names or [None]
+        if self.row_names is not None:
+            index = Index(list(self.row_names), tupleize_cols=len(levels) > 1).set_names(levels)
         return DataFrame(
             {
                 "is_label_issue": self.mask,
@@ -460,7 +473,7 @@ class LabelIssues:
                 "given_label": self.given_labels,
                 "predicted_label": self.suggested_labels,
             },
-            index=None if self.row_names is None else list(self.row_names),
+            index=index,
         )
 
 
@@ -471,9 +484,16 @@ def shorten(label: object) -> str:
 
 
 def noise_report(
-    joint: np.ndarray, classes: np.ndarray, scores: np.ndarray, doubt: str | None = None
+    joint: np.ndarray,
+    classes: np.ndarray,
+    scores: np.ndarray,
+    doubt: str | None = None,
+    unseen: bool = False,
 ) -> str:
-    """Report on the labels in plain language, in fewer than 25 lines."""
+    """Report on the labels in plain language, in fewer than 25 lines.
+
+    ``unseen`` says that the scores start from predictions made without the labels.
+    """
     n_labels, n_rows = int(joint.sum()), len(scores)
     n_wrong = n_labels - int(joint.trace())
     unlabeled = f", and {n_rows - n_labels} rows without a label" if n_rows > n_labels else ""
@@ -486,7 +506,7 @@ def noise_report(
         *_class_lines(joint, classes),
         "",
         f"Rows to look at first, counted from 0: {', '.join(map(str, top))}.",
-        ADVICE,
+        REVIEW if unseen else RESCORE,
     ]
     return "\n".join(lines)
 

@@ -156,8 +156,25 @@ def test_noise_report_gives_counts_the_worst_class_and_the_first_rows(separated)
     listed = [int(row) for row in first.rstrip(".").split(":")[1].split(",")]
     assert (given != true)[listed].all()
     assert clf.noise_scores_[listed[0]] == clf.noise_scores_.max()
-    assert "may have memorized" in clf.noise_report()
-    assert "cross_val_noise_scores" in clf.noise_report()
+    assert lines[-1] == "Check them on a page: find_label_issues(clf).to_html('review.html')."
+
+
+def not_a_number(_features, logits, _targets, _sample_weight):
+    return NAN * logits.sum()
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize(
+    "params",
+    [{"weighting": "wnet"}, {"weighting": None}, {"meta_objective": not_a_number}],
+    ids=["wnet", "none", "collapse"],
+)
+def test_noise_report_advises_other_scores_where_the_network_has_seen_the_labels(params):
+    rows, given, _ = make_rows(150, 0.2, distance=3)
+    report = small(**params).fit(rows, given).noise_report()
+    assert "may have memorized" in report
+    assert "cross_val_noise_scores" in report
+    assert "to_html" not in report
 
 
 def test_noise_report_is_short_for_many_classes_and_counts_unlabeled_rows():
@@ -437,11 +454,28 @@ def test_label_issues_print_an_aligned_table():
         ({"clf_or_scores": GaussianNB()}, "must be a CLIDMUClassifier, a Pipeline that ends"),
         ({"clf_or_scores": GridSearchCV(small(), {})}, r"got GridSearchCV\..*best_estimator_"),
         ({"clf_or_scores": small(), "y": [0]}, "y and suggested must be passed with an array"),
+        ({"clf_or_scores": CLIDMUClassifier}, "got the class CLIDMUClassifier: pass an instance"),
     ],
 )
 def test_find_label_issues_name_the_invalid_argument(arguments, message):
     with pytest.raises(ValueError, match=message):
         find_label_issues(**arguments)
+
+
+def test_label_issues_do_not_change_with_the_callers_arrays():
+    clf = small().fit(X, y)
+    given, suggested = y.copy(), clf.suggested_labels_.copy()
+    of_scores = find_label_issues(clf.noise_scores_, given, suggested=suggested, threshold=0)
+    of_fit = find_label_issues(clf)
+    given[:], suggested[:] = 7, 8
+    np.testing.assert_array_equal(of_scores.given_labels, y)
+    np.testing.assert_array_equal(of_scores.suggested_labels, clf.suggested_labels_)
+    for issues in (of_scores, of_fit):
+        kept = clf.noise_scores_.copy(), clf.suggested_labels_.copy(), len(find_label_issues(clf))
+        issues.scores[:], issues.suggested_labels[:], issues.mask[:] = 0, 9, True
+        np.testing.assert_array_equal(clf.noise_scores_, kept[0])
+        np.testing.assert_array_equal(clf.suggested_labels_, kept[1])
+        assert len(find_label_issues(clf)) == kept[2]
 
 
 def test_find_label_issues_refuse_an_unfitted_classifier():

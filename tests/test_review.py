@@ -243,7 +243,9 @@ def test_page_without_suggestions_or_issues_is_written(page):
         ({"show": ROWS}, r"show must be a data frame.*got an array of shape \(6, 3\)"),
         ({"show": [np.zeros((8, 8))] * 5 + ["none"]}, r"show must have .* got one of shape \(\)"),
         ({"show": np.zeros((6, 8, 8, 2))}, r"show must have images.* got one of shape \(8, 8, 2\)"),
-        ({"X": np.full((6, 2), NAN)}, "contains NaN"),
+        ({"X": np.full((6, 2), NAN)}, "X of to_html must be numbers without .* contains NaN"),
+        ({"X": pd.DataFrame({"a": ["b"] * 6})}, "X of to_html must be numbers without .* 'b'"),
+        ({"X": np.full((6, 2), pd.NA)}, "X of to_html must be numbers without .*NAType"),
         ({"X": ROWS, "n_neighbors": 0}, "n_neighbors must be a positive integer, got 0"),
     ],
 )
@@ -463,6 +465,59 @@ def test_review_adds_to_the_labels_confirmed_before(tmp_path):
     decisions = {"row": [0], "given_label": [1], "decision": ["keep"], "label": [1]}
     y, _, confirmed = apply_review([1, 1], pd.DataFrame(decisions), numbers)
     assert (y.tolist(), confirmed.tolist()) == ([1, 2], [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("y", "confirmed", "message"),
+    [
+        (LABELS, ["cat"], "y has 6, confirmed has 1"),
+        (LABELS, ["cat"] * 5, "y has 6, confirmed has 5"),
+        ([1, 2], ["dog", None], "confirmed has labels that are text, for example 'dog'"),
+        (["1", "2"], [1, None], "confirmed has labels that are numbers, for example 1"),
+        ([1, 2], [1.7, None], "confirmed has the label 1.7, and y has labels of type int64"),
+        (np.array([1, 2], np.int8), [300, None], "confirmed has the label 300, and y has labels"),
+        ([True, False], [2, None], "confirmed has the label 2, and y has labels of type bool"),
+        ([1, 2], [True, False], "confirmed must be labels, got a boolean mask"),
+        ([None, None], [1, None], "y must have labels, got none"),
+    ],
+)
+def test_review_names_what_is_wrong_with_the_labels_confirmed_before(y, confirmed, message):
+    none = pd.DataFrame(columns=["row", "given_label", "decision", "label"])
+    with pytest.raises(ValueError, match=message):
+        apply_review(y, none, confirmed)
+
+
+@pytest.mark.parametrize(
+    ("y", "label", "kind"),
+    [
+        ([True, False], "2", "bool"),
+        ([True, False], "1", "bool"),
+        ([True, False, None], "2", "bool"),
+        ([1.0, 2.0], "nan", "float64"),
+        ([1.0, 2.0], "inf", "float64"),
+    ],
+)
+def test_review_refuses_new_labels_that_no_row_can_have(y, label, kind):
+    columns = {"row": [1], "given_label": [y[1]], "decision": ["change"], "label": [label]}
+    with pytest.raises(ValueError, match=f"the label '{label}', and y has labels of type {kind}"):
+        apply_review(y, pd.DataFrame(columns))
+
+
+@pytest.mark.parametrize("gap", [False, True])
+@pytest.mark.parametrize("unit", ["ns", "us", "s"])
+def test_review_takes_dates_of_any_unit(page, unit, gap, tmp_path):
+    days = np.array(["2020-01-01", "2021-06-01", "2020-01-01"], f"M8[{unit}]")
+    if gap:
+        days[2] = "NaT"
+    issues = find_label_issues([0.9, 0.1, 0.2], days, suggested=days[[1, 1, 0]])
+    names = ["2020-01-01 00:00:00", "2021-06-01 00:00:00"]
+    assert read_data(page(issues))["classes"] == names
+    path = write_csv(tmp_path / "d.csv", [f"0,,{names[0]},change,{names[1]}"])
+    first = apply_review(days, path)
+    for found in (first, apply_review(days, write_csv(path, []), first.confirmed)):
+        np.testing.assert_array_equal(found.y, days[[1, 1, 2]])
+        assert found.y.dtype == days.dtype
+        assert found.confirmed[0].year == 2021
 
 
 @pytest.mark.parametrize(

@@ -295,6 +295,11 @@ def test_encode_labels_names_labels_of_a_type_that_is_not_supported(labels):
         encode_labels(labels, None)
 
 
+def test_encode_labels_names_the_number_that_is_too_large():
+    with pytest.raises(ValueError, match=f"got {2**70}, of type int"):
+        encode_labels([1, 2, 2**70], None)
+
+
 class Animal(str, enum.Enum):
     ANT = "ant"
     ZEBRA = "zebra"
@@ -394,6 +399,9 @@ def test_check_rows_says_where_missing_values_are_supported():
     gaps[3, 1] = NAN
     with pytest.raises(ValueError, match=r"contains NaN and is sparse.*dense.*toarray"):
         checked(sparse.csr_array(gaps))
+    columns = pd.DataFrame(gaps).astype(pd.SparseDtype(float, 0))
+    with pytest.raises(ValueError, match=r"contains NaN and is sparse.*dense.*toarray"):
+        checked(columns)
     with pytest.raises(ValueError, match=r"contains NaN, and a module.*SimpleImputer"):
         checked(gaps, allow_nd=True)
     np.testing.assert_array_equal(checked(gaps), gaps)
@@ -492,6 +500,13 @@ def test_row_weights_multiply_sample_and_class_weights_to_mean_one():
     np.testing.assert_allclose(found, [0.75, 1.5, 0.75, 0, 0])
 
 
+def test_row_weights_are_one_for_classes_that_have_none():
+    found = row_weights(np.array(list("abc")), CODES, None, {"b": 3, "c": 9}, "ignore")
+    np.testing.assert_allclose(found, np.array([1, 1, 1, 3, 0]) * 2 / 3)
+    with pytest.raises(ValueError, match="are not in class_weight"):
+        weights(class_weight={"z": 2})
+
+
 def test_row_weights_count_by_their_ratios_however_small():
     weights = row_weights(
         np.array([0, 1]), np.array([0, 1]), [1e-300, 3e-300], {0: 1e-200, 1: 1e-200}, "ignore"
@@ -525,7 +540,7 @@ def test_row_weights_underflow_to_zero_where_numpy_may_raise():
             )
             for weight in (-1, NAN, np.inf)
         ),
-        (None, {"a": 0, "b": 0}, "sample_weight must have a positive entry"),
+        (None, {"a": 0, "b": 0}, "class_weight times sample_weight must have a positive entry"),
     ],
 )
 def test_row_weights_name_the_invalid_argument(sample_weight, class_weight, message):

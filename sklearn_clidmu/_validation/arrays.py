@@ -84,15 +84,19 @@ def check_same_length(**arrays: np.ndarray) -> None:
         raise ValueError(f"Found inconsistent numbers of samples: {found}.")
 
 
-def row_names(*tables: Any) -> np.ndarray | None:
-    """Index of the first table that has one of its own, shape (n,); None for plain positions."""
+def row_names(*tables: Any) -> tuple[np.ndarray | None, list[Any] | None]:
+    """Index of the first table that has one of its own, shape (n,), and the names of its levels.
+
+    Both are None for plain positions.
+    """
     for table in tables:
         index = getattr(table, "index", None)
         if index is not None and not callable(index):
             names = np.asarray(index)
-            if not np.array_equal(names, np.arange(len(names))):
-                return names
-    return None
+            levels = list(map(_plain_name, getattr(index, "names", [None])))
+            if levels != [None] or not np.array_equal(names, np.arange(len(names))):
+                return names, levels
+    return None, None
 
 
 def plain_names(names: np.ndarray) -> np.ndarray:

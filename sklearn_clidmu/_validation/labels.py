@@ -13,6 +13,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn_clidmu._validation.arrays import as_numpy, check_same_length
 
 NO_LABEL = -1  # code of a row without a label; the other codes are positions in classes_
+N_BITS = 63  # maximum of an integer label, beside its sign
 N_NAMED = 8  # maximum number of classes that an error message lists
 
 
@@ -85,7 +86,14 @@ def is_missing(y: np.ndarray, missing_label: Any) -> np.ndarray:
 def missing_as_none(labels: np.ndarray) -> list[Any]:
     """Labels as Python objects, with None for None, nan and pandas.NA."""
     missing = is_missing(labels, np.nan)
-    return [None if none else label for label, none in zip(labels.tolist(), missing, strict=True)]
+    return [None if none else one for one, none in zip(as_objects(labels), missing, strict=True)]
+
+
+def as_objects(labels: np.ndarray) -> list[Any]:
+    """Labels as Python objects; of nanoseconds, NumPy would make integers."""
+    if labels.dtype.kind == "M" and not np.can_cast(labels.dtype, "M8[us]"):
+        labels = labels.astype("M8[us]")
+    return labels.tolist()
 
 
 def _is_equal(first: Any, second: Any) -> bool:
@@ -98,8 +106,13 @@ def is_null(label: Any) -> bool:
     return label is None or not _is_equal(label, label)
 
 
-def encode_labels(y: Any, missing_label: Any, name: str = "y") -> tuple[np.ndarray, np.ndarray]:
-    """Sorted classes, and labels as int64 positions among them, -1 for a missing label."""
+def encode_labels(
+    y: Any, missing_label: Any, name: str = "y", confirmed: Any = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted classes, and labels as int64 positions among them, -1 for a missing label.
+
+    The classes are those of the labels and of those that are ``confirmed``.
+    """
     y = check_labels(y, name)
     missing = is_missing(y, missing_label)
     given, context = y[~missing], ""
@@ -109,12 +122,20 @@ def encode_labels(y: Any, missing_label: Any, name: str = "y") -> tuple[np.ndarr
         raise ValueError(f"{name} must have labels, got none{context}.")
     given = plain_labels(given, missing_label, name)
     if given.dtype == object and not isinstance(given[0], str):
+        large = (one for one in given if isinstance(one, int) and one.bit_length() > N_BITS)
+        label = next(large, given[0])
         raise ValueError(
             f"{name} must have strings, booleans or numbers of at most 64 bits as labels, got "
-            f"{given[0]!r}, of type {type(given[0]).__name__}: convert them, for example with "
+            f"{label!r}, of type {type(label).__name__}: convert them, for example with "
             "[str(label) for label in y]."
         )
     assert_all_finite(given, input_name=name)
+    n_given = len(given)
+    if confirmed is not None:  # of classes that the training part of a fold may lack
+        _, added = confirmed_labels(confirmed, given)
+        if is_missing(added, missing_label).any():
+            raise ValueError(f"confirmed has {missing_label=}: pass None where no label is known.")
+        given = np.concatenate([given, added])
     try:
         check_classification_targets(given)
     except ValueError as error:
@@ -126,7 +147,7 @@ def encode_labels(y: Any, missing_label: Any, name: str = "y") -> tuple[np.ndarr
             f"{context}."
         )
     codes = np.full(len(missing), NO_LABEL, dtype=np.int64)
-    codes[~missing] = encoded
+    codes[~missing] = encoded[:n_given]
     return classes, codes
 
 
@@ -137,7 +158,7 @@ def plain_labels(given: np.ndarray, missing_label: Any = np.nan, name: str = "y"
             f"Input {name} contains NaN or None: if these rows have no label, set "
             f"missing_label=numpy.nan, got missing_label={missing_label!r}."
         )
-    if given.dtype != object:
+    if given.dtype != object or not len(given):
         return given
     check_one_type(given, name)
     is_number = np.isscalar(given[0]) and not isinstance(given[0], str)
@@ -186,6 +207,8 @@ def encode_known(
     if scored:
         labels = plain_labels(labels, missing_label)
         check_comparable(labels, classes)
+        if labels.dtype.kind == "f":  # of others it warns if they have many classes
+            check_classification_targets(labels)
         known = np.concatenate([classes, np.setdiff1d(labels, classes)])
     codes = np.full(len(y), NO_LABEL, dtype=np.int64)
     codes[given] = positions(labels, known)
@@ -195,13 +218,40 @@ def encode_known(
 def encode_confirmed(confirmed: Any, codes: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """Labels that are known to be right as positions among the classes, -1 for none."""
     known = np.full(len(codes), NO_LABEL)
-    if confirmed is None:
-        return known
-    labels = check_labels(confirmed, "confirmed")
-    check_same_length(X=codes, confirmed=labels)
-    given = ~is_missing(labels, np.nan)
-    known[given] = positions(labels[given], classes, "confirmed")
+    if confirmed is not None:
+        right, labels = confirmed_labels(confirmed, classes)
+        check_same_length(X=codes, confirmed=right)
+        known[right] = np.searchsorted(classes, labels)
     return known
+
+
+def confirmed_labels(confirmed: Any, given: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mask of the rows whose labels are known to be right, and these in the dtype of given ones."""
+    labels = check_labels(confirmed, "confirmed", warn=False)
+    right = ~is_missing(labels, np.nan)
+    if not right.any():
+        return right, given[:0]
+    if not len(given):
+        raise ValueError("y must have labels, got none, and confirmed has some.")
+    known = plain_labels(labels[right], name="confirmed")
+    if known.dtype == bool != given.dtype:
+        raise ValueError(
+            "confirmed must be labels, got a boolean mask: pass np.where(mask, y, None)."
+        )
+    check_comparable(known, given, "confirmed", "those of y")
+    assert_all_finite(known, input_name="confirmed")
+    try:
+        with np.errstate(all="ignore"):  # a value that does not fit is changed
+            cast = known.astype(str if given.dtype.kind == "U" else given.dtype)
+        same = known == (cast if known.dtype.kind == "M" else np.array(as_objects(cast), object))
+    except (TypeError, OverflowError):  # of dates and of large integers, among numbers
+        same = np.zeros(len(known), dtype=bool)
+    if not same.all():
+        label = known[~same].tolist()[0]
+        raise ValueError(
+            f"confirmed has the label {label!r}, and y has labels of type {given.dtype}."
+        )
+    return right, cast
 
 
 def check_one_type(labels: np.ndarray, name: str = "y") -> None:
@@ -228,7 +278,7 @@ def check_comparable(
         )
 
 
-def positions(y: np.ndarray, classes: np.ndarray, name: str = "y") -> np.ndarray:
+def positions(y: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """Positions of labels among the classes, shape (n,), int64."""
     if classes.dtype.kind == "M" and y.dtype.kind == "M":  # dates of any unit
         y = y.astype(classes.dtype)
@@ -240,7 +290,7 @@ def positions(y: np.ndarray, classes: np.ndarray, name: str = "y") -> np.ndarray
         names = ", ".join(map(repr, list(codes)[:N_NAMED]))
         more = ", ..." if len(codes) > N_NAMED else ""
         raise ValueError(
-            f"{name} has labels that are not among the classes, for example {unknown[0]!r}. The "
-            f"classes are {names}{more}."
+            f"y has labels that are not among the classes, for example {unknown[0]!r}. The classes "
+            f"are {names}{more}."
         )
     return np.array([codes[label] for label in labels], dtype=np.int64)

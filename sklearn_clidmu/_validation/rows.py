@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from sklearn import config_context
 from sklearn.base import BaseEstimator
-from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from sklearn_clidmu._validation.arrays import as_numpy, check_numbers
@@ -17,7 +17,8 @@ from sklearn_clidmu._validation.labels import NO_LABEL
 
 ADVICE = (
     "encode columns of words and dates first, for example with skrub.TableVectorizer, or with "
-    "sklearn.compose.ColumnTransformer and sklearn.preprocessing.OneHotEncoder, and texts with "
+    "sklearn.compose.ColumnTransformer and sklearn.preprocessing."
+    "OneHotEncoder(sparse_output=False), and texts with "
     "sklearn.feature_extraction.text.TfidfVectorizer or a pretrained encoder."
 )
 GAPS = (
@@ -47,7 +48,8 @@ def check_rows(estimator: BaseEstimator, X: Any, *, reset: bool, allow_nd: bool)
     half = dtypes == [np.float16]
     dtype = np.float32 if half else [np.float64, np.float32]
     options = {"reset": reset, "dtype": dtype, "accept_sparse": "csr", "allow_nd": allow_nd}
-    options["ensure_all_finite"] = True if allow_nd or hasattr(X, "tocsr") else "allow-nan"
+    is_sparse = hasattr(X, "tocsr") or hasattr(X, "sparse")  # of pandas, if all columns are
+    options["ensure_all_finite"] = True if allow_nd or is_sparse else "allow-nan"
     try:
         with config_context(assume_finite=False):  # what is not finite would spoil the fit
             return validate_data(estimator, X, "no_validation", **options)
@@ -120,7 +122,11 @@ def row_weights(
         )
     weight = bounded(weight)
     if class_weight is not None:
-        factors = compute_sample_weight(class_weight, classes[codes[labeled]])
+        if isinstance(class_weight, dict):  # which may name classes without rows
+            factors = compute_class_weight(class_weight, classes=classes, y=classes)
+            factors = factors[codes[labeled]]
+        else:
+            factors = compute_sample_weight(class_weight, classes[codes[labeled]])
         if not (np.isfinite(factors).all() and (factors >= 0).all()):
             raise ValueError(f"class_weight must be finite and not negative, got {class_weight!r}.")
         weight[labeled] *= bounded(factors)
@@ -128,7 +134,8 @@ def row_weights(
     # What single precision cannot hold beside the others counts as zero.
     weight[weight < np.finfo(np.float32).tiny * weight.max()] = 0
     if not weight[labeled].any():
-        raise ValueError("sample_weight must have a positive entry, got only zeros.")
+        name = "sample_weight" if class_weight is None else "class_weight times sample_weight"
+        raise ValueError(f"{name} must have a positive entry, got only zeros.")
     if unlabeled == "ignore":
         weight[~labeled] = 0
     return weight / weight[weight > 0].mean()
@@ -138,5 +145,5 @@ def row_weights(
 def bounded(weight: np.ndarray) -> np.ndarray:
     """Weights in a unit in which their sums and products do not overflow, nor all underflow."""
     largest = weight.max(initial=0)
-    extreme = largest > LARGEST_WEIGHT or 0 < largest < 1 / LARGEST_WEIGHT
+    extreme = LARGEST_WEIGHT < largest < np.inf or 0 < largest < 1 / LARGEST_WEIGHT
     return weight / largest if extreme else weight

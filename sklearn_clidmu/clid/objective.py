@@ -116,8 +116,10 @@ def clid_loss(
 
     Raises
     ------
+    TypeError
+        If an array is no tensor.
     ValueError
-        If ``gradient`` is unknown or the shapes do not belong together.
+        If an argument is invalid or the shapes do not belong together.
 
     Examples
     --------
@@ -131,10 +133,23 @@ def clid_loss(
     """
     if gradient not in ("published", "normalized"):
         raise ValueError(f"gradient must be 'published' or 'normalized', got {gradient!r}.")
-    if features.ndim != 2 or logits.ndim != 2 or len(features) != len(logits):
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, got {temperature!r}.")
+    tensors = {"features": features, "logits": logits}
+    if sample_weight is not None:
+        tensors["sample_weight"] = sample_weight
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}.")
+    if features.ndim != 2 or logits.ndim != 2 or len(features) != len(logits) or not len(logits):
         raise ValueError(
             "features and logits must be 2-d with one row per sample each, got shapes "
             f"{tuple(features.shape)} and {tuple(logits.shape)}."
+        )
+    if sample_weight is not None and sample_weight.shape != logits.shape[:1]:
+        raise ValueError(
+            f"sample_weight must have one entry per row, got shape {tuple(sample_weight.shape)} "
+            f"for {len(logits)} rows."
         )
     P = prediction_graph(logits, gradient, sample_weight)
     log_S = (feature_graph(features, temperature, sample_weight) + EPSILON).log()
@@ -245,5 +260,11 @@ def _differentiate(
         # Copies, because a caller's function may work in place.
         features, *labels = deepcopy((features.detach(), targets, sample_weight))
         value = scalar(features, logits.clone(), *labels)
+        scalar_tensor = isinstance(value, Tensor) and value.numel() == 1
+        if not (scalar_tensor and value.is_floating_point() and value.requires_grad):
+            raise ValueError(
+                "meta_objective must return a scalar tensor that depends on logits, got "
+                f"{value!r:.60}."
+            )
         (gradient,) = torch.autograd.grad(value, logits, allow_unused=True, materialize_grads=True)
     return value.detach(), gradient

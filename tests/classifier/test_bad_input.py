@@ -177,6 +177,24 @@ def test_class_weight_of_zeros_alone_is_refused():
         small(class_weight={0: 0, 1: 0}).fit(X, y)
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (lambda logits: None, "None"),
+        (lambda logits: 1.0, "1.0"),
+        (lambda logits: logits.sum(dim=1), "tensor"),
+        (lambda logits: logits.detach().sum(), "tensor"),
+        (lambda logits: logits.sum() * 1j, "tensor"),
+    ],
+    ids=["none", "number", "vector", "constant", "complex"],
+)
+@pytest.mark.parametrize("batch_size", ["auto", 16])
+def test_meta_objective_that_is_no_scalar_of_the_logits_is_named(value, message, batch_size):
+    clf = small(meta_objective=lambda h, logits, y, s: value(logits), batch_size=batch_size)
+    with pytest.raises(ValueError, match=f"scalar tensor that depends on logits, got {message}"):
+        clf.fit(X, y)
+
+
 # Modules
 
 

@@ -1,5 +1,7 @@
 """Labels that are known to be right."""
 
+import datetime
+
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -125,13 +127,63 @@ def test_early_stopping_measures_on_confirmed_labels():
     [
         (["ant"] * 7, "Found inconsistent numbers of samples: X has 300, confirmed has 7"),
         ("ant", "confirmed must have one entry per row"),
-        (["fly"] * 300, "confirmed has labels that are not among the classes, for example 'fly'"),
-        ([True] * 300, "confirmed has labels that are not among the classes, for example True"),
+        ([7] * 300, "confirmed has labels that are numbers, for example 7, and those of y are te"),
+        ([True] * 300, "confirmed must be labels, got a boolean mask"),
+        (["?"] * 300, r"confirmed has missing_label='\?'"),
     ],
 )
 def test_fit_names_what_is_wrong_with_confirmed(confirmed, message):
     with pytest.raises(ValueError, match=message):
-        small().fit(X, NAMES[GIVEN], confirmed=confirmed)
+        small(missing_label="?").fit(X, NAMES[GIVEN], confirmed=confirmed)
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (1.7, "confirmed has the label 1.7, and y has labels of type int"),
+        (2**70, f"confirmed has the label {2**70}, and y"),
+        (datetime.date(2020, 1, 1), r"confirmed has the label datetime.date\(2020, 1, 1\), and y"),
+        (np.inf, "confirmed contains infinity"),
+        ("fly", "confirmed has labels that are text, for example 'fly'"),
+        (True, r"confirmed must be labels, got a boolean mask: pass np.where\(mask, y, None\)"),
+    ],
+)
+def test_fit_refuses_confirmed_labels_of_another_type(label, message):
+    with pytest.raises(ValueError, match=message):
+        small().fit(X, GIVEN, confirmed=[label] * 9 + [None] * 291)
+
+
+def test_confirmed_truth_values_are_labels_where_those_of_y_are():
+    clf = small().fit(X, GIVEN > 0, confirmed=[False, None] * 150)
+    assert not clf.suggested_labels_[::2].any()
+
+
+def test_confirmed_column_is_accepted_in_silence():
+    small().fit(X, GIVEN, confirmed=CONFIRMED[:, None])
+
+
+@pytest.mark.parametrize("params", [{}, {"early_stopping": True}, {"class_weight": "balanced"}])
+@pytest.mark.parametrize("weighting", ["evidence", "wnet", "vri", None])
+def test_confirmed_labels_may_be_of_a_class_that_y_lacks(weighting, params):
+    names = np.where(GIVEN == 2, "a long name", NAMES[GIVEN])
+    known = np.where(LOOKED_AT, NAMES[TRUE], None)
+    new = LOOKED_AT & (TRUE == 2)
+    clf = small(weighting=weighting, **params).fit(X, names, confirmed=known)
+    assert clf.classes_.tolist() == ["a long name", "ant", "bee", "cow"]
+    assert clf.classes_.dtype == names.dtype
+    assert (clf.suggested_labels_[new] == "cow").all()
+    assert clf.predict_proba(X).shape == (300, 4)
+    assert np.isfinite(clf.transition_matrix_).all()
+    assert np.isfinite(clf.noise_scores_).all()
+
+
+def test_confirmed_labels_do_not_change_the_type_of_the_classes():
+    nullable = pd.Series(GIVEN, dtype="Int64").mask(LOOKED_AT & (TRUE == 1))
+    known = np.where(LOOKED_AT, TRUE, np.nan)
+    clf = small(missing_label=np.nan).fit(X, nullable, confirmed=known)
+    assert clf.classes_.dtype == int
+    one = small().fit(X, np.zeros(300, dtype=int), confirmed=known)
+    assert one.classes_.tolist() == [0, 1, 2]
 
 
 # Through other estimators
@@ -154,3 +206,14 @@ def test_cross_val_noise_scores_cut_confirmed_to_each_fold():
     half = small().fit(X[150:], GIVEN[150:], confirmed=CONFIRMED[150:])
     expected = half.noise_scores(X[:150], GIVEN[:150])
     np.testing.assert_allclose(scores[:150], expected, atol=1e-12)
+
+
+def test_folds_may_lack_a_class_of_the_confirmed_labels():
+    labels, known = GIVEN.copy(), CONFIRMED.copy()
+    labels[0] = known[1] = known[200] = 9
+    params = {"confirmed": known}
+    scores = cross_val_noise_scores(small(), X, labels, cv=KFold(2), params=params)
+    assert np.isfinite(scores).all()
+    options = {"cv": KFold(2), "error_score": "raise"}
+    search = GridSearchCV(small(), {"dropout": [0.15]}, **options).fit(X, labels, **params)
+    assert np.isfinite(search.best_score_)

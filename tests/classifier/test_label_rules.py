@@ -145,12 +145,19 @@ def test_partial_fit_names_classes_that_are_no_labels(classes, message):
         CLIDMUClassifier(**SMALL).partial_fit(X, codes, classes=classes)
 
 
+def test_score_names_a_weight_that_is_infinite():
+    clf = CLIDMUClassifier(**SMALL).fit(X, codes)
+    with pytest.raises(ValueError, match="sample_weight contains infinity"):
+        clf.score(X, codes, np.where(gaps, np.inf, 1))
+
+
 SPOILED = {
     "text": (names, r"y has labels that are text, for example '\w', and the classes are numbers"),
     "mixed": (np.where(gaps, "a", codes.astype(object)), "y must have labels of one type"),
     "nan": (np.where(gaps, NAN, codes), "y contains NaN"),
     "a set": (set(range(60)), "y must be an array-like of labels, got a set"),
     "two columns": (np.eye(3)[codes], "y must have one entry per row"),
+    "fractions": (codes + 0.5, "Unknown label type: continuous"),
 }
 
 

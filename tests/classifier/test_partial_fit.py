@@ -147,6 +147,15 @@ def test_partial_fit_refuses_unfit_classes(calls, message):
         clf.partial_fit(X, **{"y": y, **unfit})
 
 
+def test_partial_fit_takes_class_weights_of_some_classes():
+    X, y, _ = make_rows(noise=0)
+    rows = y != "c"
+    weighted, plain = make(class_weight={"c": 5.0}), make()
+    for clf in (weighted, plain):
+        clf.partial_fit(X[rows], y[rows], classes=CLASSES)
+    np.testing.assert_array_equal(weighted.predict_proba(X), plain.predict_proba(X))
+
+
 @pytest.mark.parametrize("params", [{"early_stopping": True}, {"class_weight": "balanced"}])
 def test_partial_fit_refuses_what_needs_all_rows(params):
     X, y, _ = make_rows(30)

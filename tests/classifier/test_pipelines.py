@@ -216,6 +216,22 @@ def test_label_issues_frame_has_the_index_of_the_callers_table(kind):
     assert found == (list(range(120)) if kind == "positions" else index.tolist())
 
 
+@pytest.mark.parametrize("names", [["id"], [7], ["group", "id"], ["group", None]], ids=str)
+def test_label_issues_frame_keeps_the_names_of_the_index(names):
+    kind = "two levels" if len(names) == 2 else "positions"
+    index = INDEXES[kind].set_names(names)
+    frame = pd.DataFrame(X, index=index)
+    clf = small().fit(frame, y)
+    scores = pd.Series(clf.noise_scores_, index=index)
+    parts = small().partial_fit(frame[:80], y[:80], classes=[0, 1]).partial_fit(frame[80:], y[80:])
+    for arguments in ((clf,), (pickle.loads(pickle.dumps(clf)),), (scores, y), (parts,)):
+        found = find_label_issues(*arguments).to_frame()
+        pd.testing.assert_index_equal(found.index, index, exact="equiv")
+        assert len(frame.join(found)) == 120
+    parts.partial_fit(frame.rename_axis(["other"] * len(names)), y)
+    assert len(find_label_issues(parts).to_frame()) == 240
+
+
 # Modules and devices
 
 

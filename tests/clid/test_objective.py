@@ -236,6 +236,27 @@ def test_clid_loss_refuses_shapes_that_do_not_belong_together(features, logits):
         clid_loss(torch.zeros(features), torch.zeros(logits))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"features": np.zeros((4, 2))}, TypeError, "features must be a tensor, got ndarray"),
+        ({"logits": np.zeros((4, 2))}, TypeError, "logits must be a tensor, got ndarray"),
+        ({"sample_weight": np.ones(4)}, TypeError, "sample_weight must be a tensor, got ndarray"),
+        (
+            {"sample_weight": torch.ones(5)},
+            ValueError,
+            r"one entry per row, got shape \(5,\) for 4",
+        ),
+        ({"temperature": 0}, ValueError, "temperature must be positive, got 0"),
+        ({"temperature": math.nan}, ValueError, "temperature must be positive, got nan"),
+        ({"features": torch.zeros(0, 2), "logits": torch.zeros(0, 2)}, ValueError, "one row per"),
+    ],
+)
+def test_clid_loss_names_the_invalid_argument(arguments, error, message):
+    with pytest.raises(error, match=message):
+        clid_loss(**{"features": torch.ones(4, 2), "logits": torch.ones(4, 2), **arguments})
+
+
 def test_uniform_clid_is_the_log_of_the_number_of_rows_or_of_the_total_weight():
     assert uniform_clid(12).item() == pytest.approx(math.log(12))
     assert uniform_clid(3, torch.tensor([1.0, 2.5, 4.0])).item() == pytest.approx(math.log(7.5))
