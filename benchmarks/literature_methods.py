@@ -356,8 +356,8 @@ def fit_clid(problem: Problem, weighting: str) -> Networks:
 def fit_corrected(problem: Problem, size: int) -> Networks:
     """The control, to which the right labels of a clean meta set are simply given as labels."""
     training, meta_set = problem.data.training, clean_rows(problem, size)
-    targets = problem.data.table.targets.long()
-    targets[meta_set.labels.rows] = meta_set.targets.long()
+    targets = problem.data.table.targets.clone()
+    targets[meta_set.labels.rows] = meta_set.targets
     rows = training.labels.rows
     table = Table(training.X, targets[rows], training.sample_weight, rows)
     return train(

@@ -11,13 +11,9 @@ from torch import Tensor, nn
 
 from sklearn_clidmu._random import forked_generators, resolve_device
 from sklearn_clidmu._scaling import RobustScaler
-from sklearn_clidmu.clid.weight_nets import VRI, EvidenceNet, WNet
 from sklearn_clidmu.training.net import ReweightedNet
 from sklearn_clidmu.training.net_factory import build_weight_net
 from sklearn_clidmu.training.networks import build_network
-
-WEIGHTINGS: dict[type, str] = {EvidenceNet: "evidence", WNet: "wnet", VRI: "vri"}
-"""Kinds of weighting nets, by the constructor's parameter ``weighting``."""
 
 
 def describe_net(net: ReweightedNet) -> dict[str, Any]:
@@ -25,15 +21,14 @@ def describe_net(net: ReweightedNet) -> dict[str, Any]:
 
     "network" are the arguments of ``build_network``, "parameters" its arrays.
     """
-    arguments = net.module.keywords
-    weight_net = getattr(net, "weight_net_", None)
+    arguments, build = net.module.keywords, net.weight_net
     scaler, dtype = arguments["scaler"], str(arguments["dtype"]).removeprefix("torch.")
     sizes = None if scaler is None else scaler.sizes
     return {
         "network": {**arguments, "dtype": dtype, "scaler": sizes},
         "parameters": _arrays(net.module_),
-        "weighting": WEIGHTINGS.get(type(weight_net)),
-        "weight_net": {} if weight_net is None else _arrays(weight_net),
+        "weighting": None if build is None else build.keywords["weighting"],
+        "weight_net": {} if build is None else _arrays(net.weight_net_),
         "n_steps": net.n_steps_,
         "evidence_sample": list(net.evidence_sample_),
     }

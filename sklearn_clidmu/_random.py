@@ -1,4 +1,4 @@
-"""Random generators of NumPy and torch, and the device that a fit runs on."""
+"""Random generators of NumPy and torch, rows drawn at random, and the device of a fit."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.utils import check_random_state
+from torch import Tensor
 
 
 def numpy_generator(random_state: Any) -> np.random.RandomState:
@@ -74,9 +75,18 @@ def resolve_device(device: str | torch.device) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         resolved = torch.device(device)
-        torch.zeros(1, device=resolved).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        torch.zeros(1, dtype=torch.float64, device=resolved).item()  # which Apple's GPUs lack
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
         raise ValueError(
             f"device={device!r} cannot be used here ({error}). Use 'auto' or 'cpu'."
         ) from error
     return resolved
+
+
+def draw_rows(weight: Tensor, n_rows: int, generator: torch.Generator) -> Tensor:
+    """Positions of the rows that have a weight, or of ``n_rows`` of them, drawn at random."""
+    rows = weight.nonzero().squeeze(1)
+    if len(rows) > n_rows:
+        drawn = torch.randperm(len(rows), generator=generator)[:n_rows]
+        rows = rows[drawn.to(rows.device)]
+    return rows

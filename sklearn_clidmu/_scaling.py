@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sklearn_clidmu._random import draw_rows
+
 N_ROWS = 10_000
 """Quantiles are those of at most as many rows, drawn at random."""
 
@@ -58,11 +60,8 @@ class RobustScaler(nn.Module):
     @classmethod
     def fit(cls, X: Tensor, sample_weight: Tensor) -> RobustScaler:
         """Measure a table of shape (n, d); a row of weight s counts s times."""
-        rows = sample_weight.nonzero().squeeze(1)
-        if len(rows) > N_ROWS:
-            generator = torch.Generator().manual_seed(torch.initial_seed())
-            drawn = torch.randperm(len(rows), generator=generator)[:N_ROWS]
-            rows = rows[drawn.to(rows.device)]
+        generator = torch.Generator().manual_seed(torch.initial_seed())
+        rows = draw_rows(sample_weight, N_ROWS, generator)
         X, weight = X.index_select(0, rows), sample_weight.index_select(0, rows).double()
         blocks = X.split(max(N_ENTRIES // len(rows), 1), dim=1)
         figures = [_measure(block.double(), weight[:, None]) for block in blocks]
@@ -78,7 +77,7 @@ class RobustScaler(nn.Module):
     def forward(self, X: Tensor) -> Tensor:
         """Scaled features and indicators of missing values, shape (n, d + n_missing)."""
         Z = _clipped(X, self.center, self.scale).sub_(self.mean).div_(self.deviation)
-        Z = Z.masked_fill_(X.isnan(), 0)
+        Z = Z.nan_to_num_(0)  # a constant feature that overflows is 0 times infinity
         if len(self.missing):
             Z = torch.cat([Z, X.index_select(1, self.missing).isnan().to(Z)], dim=1)
         return Z.mul_(self.relevance)

@@ -102,15 +102,16 @@ N_FREQUENCIES = 256
 """Random frequencies of the kernel. Four times as many find wrong labels no better (AUROC within
 0.01)."""
 
-INVERSE_WIDTHS = (0.1, 0.3, 1.0, 3.0)
-"""Candidates of the kernel's gamma, in units of one over the total variance of the features."""
+GAMMAS = (0.1, 0.3, 1.0, 3.0)
+"""Candidates of the kernel's gamma, in units of one over the total variance of the features: that
+is scikit-learn's gamma="scale", for centered features."""
 
 PENALTIES = tuple(10 ** (exponent / 2) for exponent in range(-4, 5))
 """Candidates of the ridge penalty, in rows."""
 
 ONE_BATCH_KERNEL, ONE_BATCH_ROWS = (0.3, 3.0), 64
-"""Inverse width and penalty for a training set that fits in one batch, which counts as so many rows
-there: a choice by left-out rows would depend on how often a row is repeated."""
+"""Gamma and penalty for a training set that fits in one batch, which counts as so many rows there:
+a choice by left-out rows would depend on how often a row is repeated."""
 
 ANCHORS = 0.2
 """Share of the rows predicted to be of a class, the surest, that show its noise."""

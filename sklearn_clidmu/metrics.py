@@ -5,12 +5,12 @@ The log loss punishes a classifier for predicting the true class of a mislabeled
 probability of each given label (column) in each class (row), fitted to the scored labels.
 
 Source: Sukhbaatar et al., "Training convolutional networks with noisy labels",
-2014, arXiv 1406.2080. It is fitted as in Dawid and Skene (Applied Statistics 1979), with the
-predicted class of each row.
+2014, arXiv 1406.2080. Here each row counts for its predicted class alone, so that counts fit it.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from sklearn_clidmu._pipelines import last_step
 from sklearn_clidmu._torch_state import fresh_torch
 from sklearn_clidmu._validation.arrays import as_numpy, check_same_length
 from sklearn_clidmu._validation.labels import NO_LABEL, encode_known
-from sklearn_clidmu.clid.objective import clid_loss, uniform_clid
+from sklearn_clidmu.clid.objective import clid_loss
 from sklearn_clidmu.noise.loo_kernel_ridge import dense_rows, loo_proba
 from sklearn_clidmu.training.data import as_rows
 
@@ -41,7 +41,6 @@ WORST_CLID_SCORE = -1 / TEMPERATURE
 # Rows of each class that are assumed: as many with their own label, and as many with labels spread
 # evenly. They regularize the transition matrix if there are few rows.
 PRIOR_ROWS = 1.0
-N_ITERATIONS = 100  # of expectation maximization; the objective is concave
 
 
 @fresh_torch()
@@ -95,7 +94,7 @@ def clid_score(estimator: Any, X: Any, y: Any = None) -> float:
     one_class = len(logits) > 1 and len(logits.argmax(dim=1).unique()) == 1
     if diverged or clf.collapse_epoch_ is not None or one_class or not finite:
         return WORST_CLID_SCORE
-    return float(uniform_clid(len(logits)) - clid_loss(features, logits, TEMPERATURE))
+    return math.log(len(logits)) - float(clid_loss(features, logits, TEMPERATURE))
 
 
 @fresh_torch()
@@ -168,8 +167,9 @@ def noisy_label_scorer(estimator: Any, X: Any, y: Any) -> float:
     one_hot = F.one_hot(targets, n_labels)
     # Twice the mean of two terms: the label's probability and the kernel regression's agreement.
     agreement = ((one_hot + proportions)[:, :n_classes] * p).sum(dim=1).mean()
-    decisions = F.one_hot(p.argmax(dim=1), n_classes).to(p)
-    return float(transition_log_likelihood(decisions, targets, n_labels) + agreement / 2)
+    decisions = p.argmax(dim=1)
+    matrix = fit_transition_matrix(decisions, targets, n_classes, n_labels)
+    return float(matrix[decisions, targets].log().mean() + agreement / 2)
 
 
 def check_kernel_rows(X: Any) -> Any:
@@ -181,21 +181,20 @@ def check_kernel_rows(X: Any) -> Any:
     return check_array(X, **options)
 
 
-def fit_transition_matrix(probabilities: Tensor, targets: Tensor, n_labels: int) -> Tensor:
-    """Transition matrix T of greatest likelihood, sum_i log(p_i T)[y_i], assumed rows included."""
-    n_classes = probabilities.shape[1]
-    eye = torch.eye(n_classes, n_labels, dtype=probabilities.dtype, device=probabilities.device)
-    prior = PRIOR_ROWS * (eye + 1 / n_labels)
-    matrix = prior / prior.sum(dim=1, keepdim=True)
-    for _ in range(N_ITERATIONS):
-        joint = probabilities * matrix.T[targets]
-        posterior = joint / joint.sum(dim=1, keepdim=True)
-        counts = prior.T.index_add(0, targets, posterior).T
-        matrix = counts / counts.sum(dim=1, keepdim=True)
-    return matrix
+def fit_transition_matrix(
+    decisions: Tensor, targets: Tensor, n_classes: int, n_labels: int
+) -> Tensor:
+    """Transition matrix of greatest likelihood of the labels, assumed rows included.
 
+    Positive, so that the likelihood of any label is finite.
 
-def transition_log_likelihood(probabilities: Tensor, targets: Tensor, n_labels: int) -> Tensor:
-    """Mean log likelihood of labels behind the matrix that is fitted to them, always finite."""
-    matrix = fit_transition_matrix(probabilities, targets, n_labels)
-    return (probabilities * matrix.T[targets]).sum(dim=1).log().mean()
+    Parameters
+    ----------
+    decisions, targets : Tensor of shape (n,), int64
+        Predicted classes and given labels.
+    n_classes, n_labels : int
+    """
+    eye = torch.eye(n_classes, n_labels, dtype=torch.float64)
+    counts = PRIOR_ROWS * (eye + 1 / n_labels)
+    counts.index_put_((decisions, targets), counts.new_ones(()), accumulate=True)
+    return counts / counts.sum(dim=1, keepdim=True)

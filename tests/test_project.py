@@ -21,8 +21,8 @@ STDLIB = sys.stdlib_module_names
 
 # From the inside out: a unit imports units of inner rings alone. The public __init__ is outermost.
 RINGS = [
-    {"_settings", "_random", "_validation", "_scaling", "_torch_state", "_pipelines"},
-    {"clid"},
+    {"_settings", "_random", "_validation", "_torch_state", "_pipelines"},
+    {"clid", "_scaling"},
     {"noise"},
     {"training"},
     {"_persistence", "_review", "_review_page"},

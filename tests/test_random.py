@@ -125,3 +125,16 @@ def test_resolve_device_accepts_names_and_devices():
 def test_resolve_device_refuses_devices_that_cannot_be_used(device):
     with pytest.raises(ValueError, match=r"device=.* cannot be used here .* Use 'auto' or 'cpu'"):
         resolve_device(device)
+
+
+def test_resolve_device_refuses_devices_without_double_precision(monkeypatch):
+    zeros = torch.zeros
+
+    def single(*size, dtype=torch.float32, device=None):
+        if dtype == torch.float64:  # as MPS does
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        return zeros(*size, dtype=dtype)
+
+    monkeypatch.setattr(torch, "zeros", single)
+    with pytest.raises(ValueError, match=r"device='cpu' cannot be used here .*float64"):
+        resolve_device("cpu")

@@ -72,6 +72,14 @@ def test_robust_scaler_makes_a_constant_or_empty_feature_zero(value):
     assert (found[:, 1] == 0).all()
 
 
+def test_robust_scaler_makes_a_constant_feature_zero_where_a_value_overflows():
+    X = np.column_stack([rng.normal(size=40), np.full(40, 3.5)])
+    scaler = fit(X).float()
+    rows = torch.tensor([[0.0, 1e39], [0.0, -1e39]], dtype=torch.float64).float()
+    assert rows[:, 1].isinf().all()
+    assert (scaler(rows)[:, 1] == 0).all()
+
+
 def test_robust_scaler_scales_a_rare_value_by_the_range():
     X = np.zeros((100, 1))
     X[:7] = 8.0

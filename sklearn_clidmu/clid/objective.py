@@ -112,7 +112,8 @@ def clid_loss(
     -------
     Tensor of shape ()
         The divergence, in nats. It grows with the number of rows: compare it only after
-        taking off log n, the log of the total weight.
+        taking off log n, the log of the total weight. That is the value of a constant predictor,
+        but for ``n * EPSILON``.
 
     Raises
     ------
@@ -207,16 +208,6 @@ def clid_gradient(
         by_q += weight * ((scale * q) @ log_reference)
         along = (q * by_q).sum(dim=-2, keepdim=True)
         return value, (q * (q * along - by_q)).mT
-
-
-def uniform_clid(n_rows: int, sample_weight: Tensor | None = None) -> Tensor:
-    """CLID of two graphs that know nothing: log n, or the log of the total weight.
-
-    A constant predictor falls below it by ``n * EPSILON`` at most, which makes ``clid_loss(...) -
-    uniform_clid(...)`` comparable across batches and a guard against collapse.
-    """
-    total = torch.tensor(float(n_rows)) if sample_weight is None else sample_weight.sum()
-    return total.log()
 
 
 def make_objective(meta_objective: str | Callable, temperature: float) -> MetaObjective:

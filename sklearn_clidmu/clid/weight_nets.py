@@ -182,8 +182,8 @@ class EvidenceNet(nn.Module):
     """A row's weight from all evidence against its label.
 
     Evidence has five columns: the last loss in units of log(n_classes); the normal ranks of the
-    mean loss, of the summed influence and of the leave-one-out margin; and the prior log odds of a
-    wrong label, which follow from predictions made without it.
+    mean loss, of the summed influence and of the negative leave-one-out margin; and the prior log
+    odds of a wrong label, which follow from predictions made without it.
 
     The net gives every row a score that never rises with evidence: without that bound the meta step
     learns, on clean labels, to train on the hard rows alone. The prior log odds are subtracted as

@@ -16,12 +16,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from sklearn_clidmu._random import draw_rows
 from sklearn_clidmu.noise.loo_kernel_ridge import (
     N_SELECTION,
     Kernel,
     StandardizedTable,
     choose_kernel,
-    draw_rows,
 )
 
 N_ENTRIES = 2**24
@@ -88,7 +88,7 @@ def _squared_gradients(
     wide = rows.double()
     similar = torch.cdist(wide, wide)  # changed in place, since it is large
     del wide
-    similar.square_().mul_(-0.5 * kernel.inverse_width).exp_()
+    similar.square_().mul_(-0.5 * kernel.gamma).exp_()
     root = weight.double().sqrt()[:, None]
     gram = (similar * root).mul_(root.T)
     gram.diagonal().add_(kernel.penalty)

@@ -19,9 +19,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sklearn_clidmu._random import draw_rows
 from sklearn_clidmu._settings import POWERS, POWERS_ENTRIES, PRIOR_ROWS
 from sklearn_clidmu.clid.weighted import class_sums, weighted_mean
-from sklearn_clidmu.noise.loo_kernel_ridge import draw_rows
 from sklearn_clidmu.noise.transition_matrix import estimate_transition_matrix
 
 LABEL_PRECISION_BOUNDS = (0.1, 0.999)

@@ -17,7 +17,8 @@ from sklearn.decomposition import TruncatedSVD
 from torch import Tensor
 from torch.nn import functional as F
 
-from sklearn_clidmu._settings import INVERSE_WIDTHS, N_FREQUENCIES, PENALTIES
+from sklearn_clidmu._random import draw_rows
+from sklearn_clidmu._settings import GAMMAS, N_FREQUENCIES, PENALTIES
 from sklearn_clidmu.clid.weighted import class_sums
 
 N_SELECTION = 2_000
@@ -39,7 +40,7 @@ N_COMPONENTS = 256
 class Kernel(NamedTuple):
     """A choice among the candidates."""
 
-    inverse_width: float
+    gamma: float
     penalty: float
 
 
@@ -82,7 +83,7 @@ def loo_proba(
     if kernel is None:
         left_out = weight
         kernel = choose_kernel(table, weight, frequencies, generator)
-    ridge = Ridge(table.chunks(weight), frequencies * kernel.inverse_width**0.5)
+    ridge = Ridge(table.chunks(weight), frequencies * kernel.gamma**0.5)
     proba = weight.new_empty(len(weight), n_classes)
     parts = zip(
         proba.split(table.chunk), targets.split(table.chunk), table.chunks(left_out), strict=True
@@ -145,7 +146,7 @@ class StandardizedTable:
         return X.to(self.X.dtype), Y.to(self.X.dtype)
 
     def draw_frequencies(self, generator: torch.Generator) -> Tensor:
-        """Frequencies of a kernel of inverse width 1, shape (d, N_FREQUENCIES)."""
+        """Frequencies of a kernel of gamma 1, shape (d, N_FREQUENCIES)."""
         size = self.width, N_FREQUENCIES
         return torch.randn(size, dtype=torch.float64, generator=generator).to(self.X)
 
@@ -208,15 +209,6 @@ class Ridge:
         return features.mul_(n**-0.5)
 
 
-def draw_rows(weight: Tensor, n_rows: int, generator: torch.Generator) -> Tensor:
-    """Positions of the rows that have a weight, or of ``n_rows`` of them, drawn at random."""
-    rows = weight.nonzero().squeeze(1)
-    if len(rows) > n_rows:
-        draw = torch.randperm(len(rows), generator=generator)[:n_rows]
-        rows = rows[draw.to(rows.device)]
-    return rows
-
-
 def choose_kernel(
     table: StandardizedTable, weight: Tensor, frequencies: Tensor, generator: torch.Generator
 ) -> Kernel:
@@ -225,9 +217,9 @@ def choose_kernel(
     parts = [(*table.rows(rows), weight[rows]) for rows in drawn.split(table.chunk)]
 
     half = frequencies[:, ::2]  # enough to compare kernels, and five times as fast
-    found = [(*_best_penalty(parts, half * w**0.5), w) for w in INVERSE_WIDTHS]
-    _, penalty, inverse_width = min(found)
-    return Kernel(inverse_width, penalty)
+    found = [(*_best_penalty(parts, half * gamma**0.5), gamma) for gamma in GAMMAS]
+    _, penalty, gamma = min(found)
+    return Kernel(gamma, penalty)
 
 
 def _best_penalty(
@@ -245,10 +237,10 @@ def _best_penalty(
 
 
 def loo_margin(proba: Tensor, targets: Tensor) -> Tensor:
-    """Margin of the strongest other class over the given one, shape (n,)."""
+    """Margin of the given class over the strongest other one, shape (n,)."""
     given = targets[:, None]
     others = proba.scatter(1, given, -torch.inf).amax(dim=1)
-    return others - proba.gather(1, given).squeeze(1)
+    return proba.gather(1, given).squeeze(1) - others
 
 
 def dense_rows(X: Any, seed: int, used: Any = slice(None)) -> np.ndarray:

@@ -15,7 +15,13 @@ from sklearn_clidmu.plotting._drawing import BLUE, STYLES, fitted_classifier, ma
 
 PRIOR = "P(label wrong) before training"
 
-INPUTS = ["loss", "rank of mean loss", "rank of influence on CLID", "rank of LOO margin", PRIOR]
+INPUTS = [
+    "loss",
+    "rank of mean loss",
+    "rank of influence on CLID",
+    "rank of negative LOO margin",
+    PRIOR,
+]
 """Names of the evidence columns. The last column is the log odds of ``PRIOR``."""
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sklearn_clidmu._settings import COLLAPSE_EPOCHS, EMA_DECAY, PATIENCE
-from sklearn_clidmu.clid.objective import clid_gradient, uniform_clid
+from sklearn_clidmu.clid.objective import EPSILON, clid_gradient
 from sklearn_clidmu.clid.weighted import weighted_mean
 from sklearn_clidmu.training.data import Labels, SampleHistory, Table
 from sklearn_clidmu.training.meta_step import MetaStep
@@ -25,9 +25,9 @@ N_MONITORED = 500
 """Training rows that CLID is measured on at the end of an epoch; its cost grows with their
 square."""
 
-ROUNDING = 1e-4
-"""CLID of a constant predictor falls below log n by so much at most, because of the small constant
-in its logarithm."""
+ROUNDING = 2 * N_MONITORED * EPSILON
+"""CLID of a constant predictor falls below log n by half of it, because of the small constant in
+its logarithm, and by rounding."""
 
 BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
 """tqdm's own format without the rate, which fits into 80 columns."""
@@ -111,7 +111,7 @@ class Monitor(Callback):
         labels = self.rows.labels
         logits, features = net.evaluate(self.rows.X)
         clid, _ = clid_gradient(features, logits, None, labels.sample_weight, self.temperature)
-        excess = clid - uniform_clid(len(self.rows), labels.sample_weight).to(clid)
+        excess = clid - labels.sample_weight.sum().log()
         net.history.record("clid", excess.item())
         predicted = logits.argmax(dim=1)
         rate = weighted_mean(predicted != labels.targets, labels.sample_weight)
@@ -136,28 +136,23 @@ class CollapseDetector(Callback):
     A loss, a CLID or a parameter of the weighting net that is not finite is a collapse. So are
     :data:`COLLAPSE_EPOCHS` reweighted epochs in a row whose CLID is no better than that of a
     constant predictor and than at the end of warm-up, and in which fewer classes are predicted than
-    then. CLID alone would raise false alarms: with two classes and much noise, right predictions
-    are nearly constant. Where nothing reweights, a collapse ends training.
+    then; without a warm-up there is nothing to compare with. CLID alone would raise false alarms:
+    with two classes and much noise, right predictions are nearly constant. Where nothing reweights,
+    a collapse ends training.
 
-    ``least_predicted`` classes must be predicted where there is no warm-up to compare with. Where
-    the weights of each class are ``calibrated``, of two classes one is enough after it.
+    Where the weights of each class are ``calibrated``, one of two classes is enough.
     """
 
     def __init__(
-        self,
-        meta_step: MetaStep | None,
-        history: SampleHistory,
-        least_predicted: int,
-        calibrated: bool,
+        self, meta_step: MetaStep | None, history: SampleHistory, calibrated: bool
     ) -> None:
         self.meta_step = meta_step
         self.history = history
-        self.least_predicted = least_predicted
         self.calibrated = calibrated
 
     def on_train_begin(self, net: ReweightedNet, **kwargs: Any) -> None:
         """Keep the initial parameters."""
-        self.clid, self.n_predicted, self.n_poor = 0.0, self.least_predicted, 0
+        self.clid, self.n_predicted, self.n_poor = 0.0, 1, 0
         self._keep(net)
 
     def on_epoch_end(self, net: ReweightedNet, **kwargs: Any) -> None:

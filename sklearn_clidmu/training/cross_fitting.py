@@ -28,12 +28,9 @@ from sklearn_clidmu._settings import (
 )
 from sklearn_clidmu.noise.label_confidence import LabelConfidence, label_likelihood
 from sklearn_clidmu.training.callbacks import progress
-from sklearn_clidmu.training.data import Labels, Table, TablePart, TrainingData, hold_out
+from sklearn_clidmu.training.data import CHUNK, Labels, Table, TablePart, TrainingData, hold_out
 from sklearn_clidmu.training.net import ReweightedNet
 from sklearn_clidmu.training.net_factory import build_net, step_callbacks
-
-CHUNK = 8192
-"""Rows that are predicted, and whose features are in memory, at a time."""
 
 
 def choose_l2_penalty(

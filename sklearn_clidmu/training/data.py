@@ -16,6 +16,9 @@ from sklearn_clidmu._scaling import RobustScaler
 from sklearn_clidmu._settings import steps_per_epoch
 from sklearn_clidmu.clid.weighted import normal_rank
 
+CHUNK = 8192
+"""Rows that are predicted, and whose features are in memory, at a time."""
+
 DENSE_ENTRIES = 2**24
 """Entries of a sparse table that are made dense at a time."""
 
@@ -79,7 +82,7 @@ class Table(Dataset):
         rows: Tensor | None = None,
     ) -> None:
         self.X = X
-        self.targets = targets.to(torch.int32)
+        self.targets = targets
         self.sample_weight = sample_weight
         self.rows = rows
 
@@ -99,11 +102,11 @@ class Table(Dataset):
     def labels(self) -> Labels:
         """Those of all rows of the table; made anew at every call."""
         rows = torch.arange(len(self), device=self.X.device) if self.rows is None else self.rows
-        return Labels(rows, self.targets.long(), self.sample_weight)
+        return Labels(rows, self.targets, self.sample_weight)
 
     def _labels(self, index: Tensor) -> Labels:
         rows = index if self.rows is None else self.rows.index_select(0, index)
-        targets = self.targets.index_select(0, index).long()
+        targets = self.targets.index_select(0, index)
         return Labels(rows, targets, self.sample_weight.index_select(0, index))
 
 
@@ -196,7 +199,8 @@ class SampleHistory:
     n_classes : int
         The unit of losses is log(n_classes), the loss of a uniform guess.
     loo_margin, prior_log_odds : Tensor of shape (n,)
-        Evidence that does not change; see ``EvidenceNet``.
+        Evidence that does not change, the margin with the sign of evidence for the label; see
+        ``EvidenceNet``.
     """
 
     def __init__(
@@ -234,7 +238,7 @@ class SampleHistory:
             self.last_loss / math.log(self.n_classes),
             normal_rank(self.mean_loss(), self.sample_weight),
             normal_rank(self.influence, self.sample_weight),
-            normal_rank(self.loo_margin, self.sample_weight),
+            normal_rank(-self.loo_margin, self.sample_weight),
             self.prior_log_odds,
         )
         return torch.stack(columns, dim=1)

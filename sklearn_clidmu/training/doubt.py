@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sklearn_clidmu.noise.label_information import label_information
-from sklearn_clidmu.training.cross_fitting import CHUNK
+from sklearn_clidmu.noise.label_z_score import label_z_score
+from sklearn_clidmu.training.data import CHUNK
 from sklearn_clidmu.training.prior import Prior
 from sklearn_clidmu.training.stages import Stage
 
@@ -54,8 +54,8 @@ def find_doubt(stage: Stage, prior: Prior | None, predicted: np.ndarray) -> Doub
     n_rows, targets = len(training), training.labels.targets
     if n_rows - int(torch.bincount(targets, minlength=n_classes).max()) < FEWEST_ROWS:
         return None
-    learned = network_information(stage) > CHANCE
-    unseen = None if prior is None else prior.information
+    learned = network_z_score(stage) > CHANCE
+    unseen = None if prior is None else prior.z_score
     followed = unseen is not None and unseen > CHANCE
     unfollowed = unseen is not None and not followed
     if learned and not unfollowed:
@@ -68,14 +68,14 @@ def find_doubt(stage: Stage, prior: Prior | None, predicted: np.ndarray) -> Doub
     return Doubt("the labels follow nothing in X", warned)
 
 
-def network_information(stage: Stage) -> float:
-    """Information of the network on the labels of up to :data:`CHUNK` rows trained on."""
+def network_z_score(stage: Stage) -> float:
+    """Compute the z-score of the network on the labels of up to :data:`CHUNK` rows trained on."""
     training = stage.data.training
     step = -(-len(training) // CHUNK)
     rows = training.take(torch.arange(0, len(training), step, device=training.X.device))
     logits, _ = stage.net.evaluate(rows.X)
     labels: tuple[Tensor, Tensor] = rows.labels.targets, rows.sample_weight
-    return label_information(logits.softmax(dim=1), *labels)
+    return label_z_score(logits.softmax(dim=1), *labels)
 
 
 def _network_fault(stage: Stage) -> str:

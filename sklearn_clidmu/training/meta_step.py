@@ -110,7 +110,7 @@ class MetaStep(Callback):
     def _tangent(
         self,
         net: ReweightedNet,
-        X: Tensor,
+        X: Any,
         labels: Labels,
         logits: Tensor,
         features: Tensor,
@@ -118,22 +118,25 @@ class MetaStep(Callback):
     ) -> MetaTangent:
         """Take the virtual step of a batch, and the meta objective after it.
 
-        Passes made for the meta step alone are without dropout and with fixed running statistics.
+        Of a stack of batches, whose rows X may be None since a virtual step of the head reads none,
+        each takes a step of its own. Passes made for the meta step alone are without dropout and
+        with fixed running statistics.
         """
         lr, head = net.optimizer_.param_groups[0]["lr"], self._head(net)
-        own = slice(self._n_own(len(logits)))
-        X_meta, meta = X[own], make_meta_batch(labels, own)
+        own = slice(self._n_own(logits.shape[-2]))
+        X_meta: Any = None if X is None else X[own]
+        meta = make_meta_batch(labels, own)
+        meta_logits, meta_features = logits[..., own, :], features[..., own, :]
         if self.meta_batch_size is not None:
             X_meta, drawn = self._draw_meta_batch(self.meta_batch_size)
             meta = make_meta_batch(drawn)
-        with evaluation(net.module_):
-            if head is None:
+        if head is None:
+            with evaluation(net.module_):
                 args = (X, grad_logits, X_meta, meta, self.objective, lr)
                 return full_tangent(net.module_, *args)
-            meta_logits, meta_features = logits[own], features[own]
-            if self.meta_batch_size is not None:
-                with torch.no_grad():
-                    meta_logits, meta_features = net.module_(X_meta)
+        if self.meta_batch_size is not None:
+            with evaluation(net.module_), torch.no_grad():
+                meta_logits, meta_features = net.module_(X_meta)
         batch = logits, features, grad_logits(logits), meta_logits, meta_features
         return head_tangent(*batch, meta, self.objective, lr, bias=head.bias is not None)
 
@@ -255,7 +258,7 @@ class BlockMetaStep(MetaStep):
     ) -> Tensor | None:
         """Loss of the batch under the weights of this epoch; a block of one batch ends here."""
         if self.enabled and self.n_batches == 1:
-            self._single(net, X, labels, logits.detach(), features.detach())
+            self._meta_step(net, X, labels, logits.detach(), features.detach())
         if not self.reweighting:
             return None
         losses = symmetric_cross_entropy(losses, self.noise_rate, logits.shape[1])
@@ -290,34 +293,24 @@ class BlockMetaStep(MetaStep):
         parts, *outputs = zip(*self.block, strict=True)
         self.block = []
         labels = Labels(*map(torch.stack, zip(*parts, strict=True)))
-        logits, features = map(torch.stack, outputs)
-        own, by_row = slice(self._n_own(logits.shape[1])), row_grad_logits(logits, labels.targets)
-        shares = self._virtual_shares(labels)
-        found = head_tangent(
-            logits,
-            features,
-            shares.detach()[..., None] * by_row,
-            logits[:, own],
-            features[:, own],
-            make_meta_batch(labels, own),
-            self.objective,
-            net.optimizer_.param_groups[0]["lr"],
-            bias=self._head(net).bias is not None,
-        )
-        self._learn(labels, shares, influence(by_row, found.tangent), found.meta_loss)
+        self._meta_step(net, None, labels, *map(torch.stack, outputs))
 
-    def _single(
-        self, net: ReweightedNet, X: Tensor, labels: Labels, logits: Tensor, features: Tensor
+    def _meta_step(
+        self, net: ReweightedNet, X: Any, labels: Labels, logits: Tensor, features: Tensor
     ) -> None:
-        """Take the virtual step of one batch, of whatever kind, and one meta step."""
+        """Record the influence and, after warm-up, step the weighting net."""
         shares = self._virtual_shares(labels)
 
         def grad_logits(logits: Tensor) -> Tensor:
-            return shares.detach()[:, None] * row_grad_logits(logits, labels.targets)
+            return shares.detach()[..., None] * row_grad_logits(logits, labels.targets)
 
         found = self._tangent(net, X, labels, logits, features, grad_logits)
-        by_row = row_grad_logits(found.logits, labels.targets)
-        self._learn(labels, shares, influence(by_row, found.tangent), found.meta_loss)
+        influences = influence(row_grad_logits(found.logits, labels.targets), found.tangent)
+        influences = influences / self._scale(influences, labels.sample_weight)
+        self.history.record_influence(labels, influences)
+        self.meta_losses.append(found.meta_loss.reshape(-1))
+        if self.reweighting:
+            self._step((shares * influences).sum())
 
     def _virtual_shares(self, labels: Labels) -> Tensor:
         """Factors of the rows' losses in the virtual steps, with the weighting net's graph."""
@@ -326,14 +319,6 @@ class BlockMetaStep(MetaStep):
             evidence = evidence.view(*labels.rows.shape, -1)
             return self.weight_net.virtual_shares(evidence, labels.sample_weight)
         return labels.sample_weight / labels.sample_weight.sum(dim=-1, keepdim=True)
-
-    def _learn(self, labels: Labels, shares: Tensor, influences: Tensor, meta_loss: Tensor) -> None:
-        """Record the influence and, after warm-up, step the weighting net."""
-        influences = influences / self._scale(influences, labels.sample_weight)
-        self.history.record_influence(labels, influences)
-        self.meta_losses.append(meta_loss.reshape(-1))
-        if self.reweighting:
-            self._step((shares * influences).sum())
 
 
 def symmetric_cross_entropy(losses: Tensor, noise_rate: Tensor, n_classes: int) -> Tensor:

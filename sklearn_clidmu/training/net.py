@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from copy import deepcopy
 from functools import partial
@@ -55,7 +55,7 @@ class ReweightedNet(NeuralNet):
         self,
         module: Any,
         *,
-        weight_net: Callable[[nn.Module], nn.Module] | None = None,
+        weight_net: Any = None,
         averaged: bool = False,
         meta_step: Any = None,
         criterion: type[nn.Module] = nn.CrossEntropyLoss,

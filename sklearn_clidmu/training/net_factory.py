@@ -134,7 +134,7 @@ def build_callbacks(
         *step_callbacks(schedule.n_steps),
         ("train_loss", PassthroughScoring("train_loss", on_train=True)),
         ("monitor", Monitor(table, settings.temperature, history, data.held_out)),
-        ("collapse", CollapseDetector(meta_step, history, 1, evidence)),
+        ("collapse", CollapseDetector(meta_step, history, evidence)),
     ]
     if data.held_out is not None:
         callbacks.append(("early_stopping", EarlyStopping()))

@@ -114,7 +114,7 @@ class Dropout(nn.Dropout):
         n_dropped = min(round(float(self.p) * 65536), 65535)
         *rows, d = X.shape
         words = torch.empty((*rows, (d + 3) // 4), dtype=torch.int64).random_(-(2**63), None)
-        kept = words.view(torch.int16)[..., :d].ge(n_dropped - 32768).to(X.dtype)
+        kept = words.view(torch.int16)[..., :d].ge_(n_dropped - 32768).to(X.dtype)
         return X * kept.mul_(65536 / (65536 - n_dropped))
 
 

@@ -18,7 +18,7 @@ from sklearn_clidmu.noise.label_confidence import (
     NoiseEstimate,
     label_confidence,
 )
-from sklearn_clidmu.noise.label_information import label_information
+from sklearn_clidmu.noise.label_z_score import label_z_score
 from sklearn_clidmu.noise.loo_kernel_ridge import Kernel, dense_rows, loo_proba
 from sklearn_clidmu.training.cross_fitting import choose_l2_penalty, cross_fit
 from sklearn_clidmu.training.data import SparseRows, TrainingData, with_confirmed
@@ -37,8 +37,8 @@ class Prior(NamedTuple):
     confidence: Tensor
     """Probability that each label is right, shape (n,)."""
     noise: NoiseEstimate
-    information: float | None
-    """Greatest ``label_information`` of predictions without the row's own label; None without
+    z_score: float | None
+    """Greatest ``label_z_score`` of predictions without the row's own label; None without
     cross-fitted networks."""
 
 
@@ -78,20 +78,20 @@ def judge_labels(settings: Settings, data: TrainingData) -> tuple[Settings, Prio
     row, kernel = 1.0, None
     if settings.one_batch:
         row = float(weight.sum()) / ONE_BATCH_ROWS
-        inverse_width, penalty = ONE_BATCH_KERNEL
-        kernel = Kernel(inverse_width, penalty * row)
+        gamma, penalty = ONE_BATCH_KERNEL
+        kernel = Kernel(gamma, penalty * row)
     proba = loo_proba(X, labels.targets, data.n_classes, weight, generator, kernel, scaler)
-    sources, information = [proba], None
+    sources, z_score = [proba], None
     if settings.n_folds:
         rows, predicted = cross_fit(settings, data)
         sources.append(proba.double().index_copy(0, rows, predicted))
-        information = max(label_information(one, labels.targets, weight) for one in sources)
+        z_score = max(label_z_score(one, labels.targets, weight) for one in sources)
     judged = label_confidence(sources, labels.targets, weight, generator, row, data.confirmed)
     if choose and weighted:
         settings = replace(settings, l2_penalty=choose_l2_penalty(settings, data, judged))
     noise = NoiseEstimate(*(part.to(weight) for part in judged.noise))
     confidence = judged.confidence.to(weight)
-    return settings, Prior(X, scaler, proba, confidence, noise, information)
+    return settings, Prior(X, scaler, proba, confidence, noise, z_score)
 
 
 def trust_confirmed(data: TrainingData, prior: Prior | None) -> tuple[TrainingData, Prior | None]:

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sklearn_clidmu.clid.weight_nets import EvidenceNet
-from sklearn_clidmu.training.cross_fitting import CHUNK
-from sklearn_clidmu.training.data import Table
+from sklearn_clidmu.training.data import CHUNK, Table
 from sklearn_clidmu.training.meta_step import make_rows
 from sklearn_clidmu.training.stages import Stage
 

@@ -9,13 +9,13 @@ from sklearn_clidmu.noise import loo_kernel_ridge
 from sklearn_clidmu.noise.feature_relevance import feature_relevance
 
 N_CLASSES = 3
-INVERSE_WIDTH, PENALTY = 0.3, 0.1
+GAMMA, PENALTY = 0.3, 0.1
 
 
 @pytest.fixture
 def one_candidate(monkeypatch):
     """A kernel that does not depend on the labels."""
-    monkeypatch.setattr(loo_kernel_ridge, "INVERSE_WIDTHS", (INVERSE_WIDTH,))
+    monkeypatch.setattr(loo_kernel_ridge, "GAMMAS", (GAMMA,))
     monkeypatch.setattr(loo_kernel_ridge, "PENALTIES", (PENALTY,))
 
 
@@ -42,7 +42,7 @@ def test_feature_relevance_is_the_gradient_of_kernel_ridge_regression(one_candid
     variance = np.average(np.square(X - mean).sum(axis=1), weights=weight)
     labels = np.eye(2)[targets]
     labels -= np.average(labels, axis=0, weights=weight)
-    ridge = KernelRidge(kernel="rbf", gamma=INVERSE_WIDTH / variance, alpha=PENALTY)
+    ridge = KernelRidge(kernel="rbf", gamma=GAMMA / variance, alpha=PENALTY)
     ridge.fit(X, labels, sample_weight=weight)
     squares = np.empty(5)
     for j, step in enumerate(1e-5 * np.eye(5)):

@@ -9,12 +9,12 @@ from scipy import sparse
 from sklearn.metrics import roc_auc_score
 from sklearn.metrics.pairwise import rbf_kernel
 
-from sklearn_clidmu._settings import INVERSE_WIDTHS, N_FREQUENCIES, PENALTIES
+from sklearn_clidmu._settings import GAMMAS, N_FREQUENCIES, PENALTIES
 from sklearn_clidmu.noise import loo_kernel_ridge
 from sklearn_clidmu.noise.loo_kernel_ridge import Kernel, dense_rows, loo_margin, loo_proba
 
 N_CLASSES = 3
-KERNEL = Kernel(inverse_width=0.3, penalty=1.0)
+KERNEL = Kernel(gamma=0.3, penalty=1.0)
 FEW = 12
 
 
@@ -36,7 +36,7 @@ def kernel(request):
 
 def take_one_candidate(monkeypatch, kernel=KERNEL):
     """Leave rows out, with a kernel that cannot depend on the labels."""
-    monkeypatch.setattr(loo_kernel_ridge, "INVERSE_WIDTHS", (kernel.inverse_width,))
+    monkeypatch.setattr(loo_kernel_ridge, "GAMMAS", (kernel.gamma,))
     monkeypatch.setattr(loo_kernel_ridge, "PENALTIES", (kernel.penalty,))
 
 
@@ -73,8 +73,8 @@ class Refit:
 
     def predict(self, kernel, left_out=True, every=1):
         """Predictions at each row, by a fit without it where it is to be left out."""
-        inverse_width, penalty = kernel
-        angles = self.X @ self.frequencies[:, ::every] * np.sqrt(2 * inverse_width / self.variance)
+        gamma, penalty = kernel
+        angles = self.X @ self.frequencies[:, ::every] * np.sqrt(2 * gamma / self.variance)
         features = np.hstack([np.cos(angles), np.sin(angles), np.ones((len(self.X), 1))])
         features /= np.sqrt(angles.shape[1])
         found = []
@@ -95,7 +95,7 @@ def test_loo_proba_is_that_of_the_best_candidate_found_by_refitting(distance, se
     def error(kernel):  # kernels are compared with half of the frequencies
         return refit.weight @ np.square(refit.Y - refit.predict(kernel, every=2)).sum(axis=1)
 
-    best = min(itertools.product(INVERSE_WIDTHS, PENALTIES), key=error)
+    best = min(itertools.product(GAMMAS, PENALTIES), key=error)
     expected = refit.predict(best) + refit.class_shares
     np.testing.assert_allclose(fit(*data, seed=seed).numpy(), expected, atol=1e-8)
 
@@ -121,15 +121,15 @@ def test_loo_proba_under_a_given_kernel_is_that_of_one_fit_to_all_rows(candidate
 
 
 @pytest.mark.usefixtures("all_frequencies")
-@pytest.mark.parametrize("inverse_width", [0.1, 3.0])
-def test_loo_proba_is_by_a_gaussian_kernel_in_units_of_the_variance(inverse_width):
+@pytest.mark.parametrize("gamma", [0.1, 3.0])
+def test_loo_proba_is_by_a_gaussian_kernel_in_units_of_the_variance(gamma):
     # Under a strong penalty a kernel regression is the sum of the kernels over the penalty.
     data, penalty = weighted_blobs(25), 1e8
     refit, n_seeds = Refit(*data), 8
-    seeds = [fit(*data, Kernel(inverse_width, penalty), seed).numpy() for seed in range(n_seeds)]
+    seeds = [fit(*data, Kernel(gamma, penalty), seed).numpy() for seed in range(n_seeds)]
     found = penalty * (np.mean(seeds, axis=0) - refit.class_shares)
     weighted = refit.weight[:, None] * refit.Y
-    expected = rbf_kernel(refit.X, gamma=inverse_width / refit.variance) @ weighted
+    expected = rbf_kernel(refit.X, gamma=gamma / refit.variance) @ weighted
     # An approximate kernel is a mean of cosines, each of variance at most 1/2.
     error = np.sqrt(0.5 / (n_seeds * N_FREQUENCIES)) * np.linalg.norm(weighted, axis=0)
     assert (np.abs(found - expected) < 4 * error).all()
@@ -289,19 +289,19 @@ def test_loo_proba_does_not_depend_on_torchs_default_dtype():
 
 @pytest.mark.usefixtures("all_frequencies")
 @pytest.mark.parametrize("rate", [0.2, 0.4])
-def test_loo_margin_is_high_for_wrong_labels(rate, dtype):
+def test_loo_margin_is_low_for_wrong_labels(rate, dtype):
     X, targets = blobs(600, distance=6.0)
     flipped = torch.rand(600) < rate
     given = torch.where(flipped, (targets + torch.randint(1, N_CLASSES, (600,))) % 3, targets)
     proba = fit(X.to(dtype), given)
-    assert roc_auc_score(flipped, loo_margin(proba, given)) > 0.99
+    assert roc_auc_score(flipped, -loo_margin(proba, given)) > 0.99
     assert (proba.argmax(dim=1) == targets).double().mean() > 0.99
 
 
-def test_loo_margin_is_the_lead_of_the_best_other_class():
+def test_loo_margin_is_the_lead_over_the_best_other_class():
     proba = torch.tensor([[0.7, 0.2, 0.1], [0.7, 0.2, 0.1], [0.3, -0.2, 0.9], [0.4, 0.4, 0.2]])
     found = loo_margin(proba, torch.tensor([0, 2, 1, 0]))
-    torch.testing.assert_close(found, torch.tensor([-0.5, 0.6, 1.1, 0.0]))
+    torch.testing.assert_close(found, torch.tensor([0.5, -0.6, -1.1, 0.0]))
 
 
 @pytest.mark.parametrize("n_classes", [2, 3, 50])
@@ -311,7 +311,7 @@ def test_loo_margin_is_by_numpys_maximum_over_the_other_classes(n_classes, dtype
     found = loo_margin(proba, targets)
     assert found.dtype == dtype
     best_other = np.ma.masked_array(before, given).max(axis=1).filled()
-    np.testing.assert_array_equal(found.numpy(), best_other - before[given])
+    np.testing.assert_array_equal(found.numpy(), before[given] - best_other)
     np.testing.assert_array_equal(proba.numpy(), before)
 
 

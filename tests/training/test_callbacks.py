@@ -216,7 +216,7 @@ class Poison(Callback):
 def poisoned(*poisons, weighting="wnet", n_warmup=1, batch_size=8):
     """Five epochs, in one or more of which the loss is nan."""
     table, history, diary = make_table(20), make_history(20), Diary()
-    detector = CollapseDetector(None, history, 2, calibrated=False)
+    detector = CollapseDetector(None, history, calibrated=False)
     callbacks = (
         *poisons,
         LossRecorder(history),
@@ -304,7 +304,7 @@ class Swallow(Callback):
 def test_collapse_detector_and_monitor_see_a_class_that_swallows_the_others():
     table, history, diary = make_table(40), make_history(40), Diary()
     table.targets[:] = table.X[:, :N_CLASSES].argmax(dim=1)  # there is something to lose
-    detector = CollapseDetector(None, history, 2, calibrated=False)
+    detector = CollapseDetector(None, history, calibrated=False)
     callbacks = (Swallow(), train_loss(), Monitor(table, 0.5, history, None), detector, diary)
     net = make_net(*callbacks, weighting="wnet", max_epochs=8, lr=0.1)
     detector.meta_step = add_meta_step(net, table, history, n_warmup=4, lr=1e-9)
@@ -323,12 +323,12 @@ class Drive:
     An epoch is its CLID and the number of classes predicted after it.
     """
 
-    def __init__(self, warmup, reweighted, n_predicted=2, n_classes=N_CLASSES, calibrated=False):
+    def __init__(self, warmup, reweighted, n_classes=N_CLASSES, calibrated=False):
         self.net = make_net(weighting="wnet")
         self.meta_step = SimpleNamespace(enabled=True, reweighting=False)
         history = make_history(20)
         history.n_classes = n_classes
-        self.detector = CollapseDetector(self.meta_step, history, n_predicted, calibrated)
+        self.detector = CollapseDetector(self.meta_step, history, calibrated)
         self.fill_parameters()
         self.detector.on_train_begin(self.net)
         for epoch in warmup:
@@ -368,7 +368,6 @@ def epochs(n_predicted, *clids):
         (epochs(2, 0.9, 0.2), epochs(1, 0.3, 0.2, 0.3)),
         # The end of warm-up counts, not its best epoch.
         ([(-0.3, 1), (-0.3, 2)], epochs(1, 0.0, 0.0, 0.0)),
-        ([], epochs(1, 0.5, 0.5, 0.5)),
     ],
 )
 def test_collapse_detector_sees_three_epochs_of_poor_clid_and_fewer_classes(warmup, reweighted):
@@ -394,7 +393,7 @@ def test_collapse_detector_sees_three_epochs_of_poor_clid_and_fewer_classes(warm
         (epochs(2, -0.3), epochs(3, *[0.5] * 6)),
         (epochs(3, -0.3), [*epochs(2, 0.5, 0.5), (0.5, 3), *epochs(2, 0.5, 0.5)]),
         ([(-0.3, 3), (-0.3, 2)], epochs(2, *[0.5] * 6)),
-        ([], epochs(2, *[0.5] * 6)),
+        ([], epochs(1, *[0.5] * 6)),  # nothing to compare with
         # Classes are lost, but CLID is good.
         (epochs(3, -0.3), epochs(1, *[-0.3] * 6)),
     ],
@@ -404,17 +403,6 @@ def test_collapse_detector_raises_no_false_alarm(warmup, reweighted):
     assert drive.net.collapse_epoch_ is None
     assert drive.meta_step.enabled is True
     assert drive.restored() == len(warmup) + len(reweighted)
-
-
-@pytest.mark.parametrize(
-    ("asked_for", "n_predicted", "collapse_epoch"),
-    [(1, 1, None), (2, 1, COLLAPSE_EPOCHS), (2, 2, None), (3, 2, COLLAPSE_EPOCHS)],
-)
-def test_collapse_detector_without_warm_up_asks_for_n_classes(
-    asked_for, n_predicted, collapse_epoch
-):
-    drive = Drive([], epochs(n_predicted, *[0.5] * 6), asked_for)
-    assert drive.net.collapse_epoch_ == collapse_epoch
 
 
 @pytest.mark.parametrize(
@@ -444,7 +432,7 @@ def test_collapse_detector_accepts_poor_clid_after_a_collapse():
 @pytest.mark.parametrize("figure", ["train_loss", "clid"])
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
 def test_collapse_detector_sees_a_figure_that_is_not_finite_at_once(figure, value):
-    drive = Drive([], epochs(1, -1.0), n_predicted=1)
+    drive = Drive([], epochs(1, -1.0))
     drive.epoch(**{"clid": -1.0, "n_predicted": 3, "reweighting": True, figure: value})
     assert drive.net.collapse_epoch_ == 2
     assert drive.restored() == 1

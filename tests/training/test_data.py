@@ -191,7 +191,7 @@ def test_sample_history_evidence_has_its_five_columns():
     torch.testing.assert_close(found[:, 0], torch.tensor([3.0, 1.0, math.log(3)]) / math.log(3))
     torch.testing.assert_close(found[:, 1], normal_rank(history.mean_loss(), weight))
     torch.testing.assert_close(found[:, 2], normal_rank(history.influence, weight))
-    torch.testing.assert_close(found[:, 3], normal_rank(margin, weight))
+    torch.testing.assert_close(found[:, 3], normal_rank(-margin, weight))
     torch.testing.assert_close(found[:, 4], odds)
 
 

@@ -214,7 +214,7 @@ def test_judge_labels_counts_one_batch_as_64_rows(weight):
     assert settings.one_batch
     _, prior = judge_labels(settings, data)
     row, drawn = weight * 90 / 64, generator()
-    kernel = Kernel(inverse_width=0.3, penalty=3.0 * row)
+    kernel = Kernel(gamma=0.3, penalty=3.0 * row)
     proba = loo_proba(
         data.table.X,
         data.table.labels.targets,

@@ -7,7 +7,7 @@ from torch import Tensor
 from sklearn_clidmu.clid.weighted import class_sums
 
 
-def label_information(proba: Tensor, targets: Tensor, sample_weight: Tensor) -> float:
+def label_z_score(proba: Tensor, targets: Tensor, sample_weight: Tensor) -> float:
     """Excess of the given labels' probabilities over chance, in standard deviations of chance.
 
     Under chance, labels are drawn from the class frequencies, whatever the row. Predictions that
