@@ -50,9 +50,11 @@ Before, the average spans about the last tenth of the steps."""
 # Regularization
 
 L2_PENALTIES = (6, 30, 150, 750, 3_750, 18_000)
-"""Candidates of the weight decay times the number of rows: of the penalty of the loss that is added
-up over the rows, which need not change with their number. The noise, which no count of rows and
-features tells, decides. The last is worth 6 to 9 points on some sets at 40 %."""
+"""Candidates of the weight decay times the number of rows: of the penalty of the loss added up over
+the rows, which need not change with their number. The noise, which no count of rows and features
+tells, decides. Candidates that do not depend on the number of rows are 2 points worse for 300 rows
+of which 40 % are wrong (47 sets, standard error 0.7), and for 38,000 rows. The last is worth 6 to 9
+points on some sets at 40 %."""
 
 STABLE_DECAY = 1.0
 """Most that learning rate times weight decay may be; with momentum 0.9 training is unstable above
