@@ -29,7 +29,7 @@ from sklearn_clidmu._settings import MAX_GRADIENT_NORM, META_LR, Settings, resol
 from sklearn_clidmu.clid.objective import make_objective
 from sklearn_clidmu.clid.weight_nets import VRI, WNet
 from sklearn_clidmu.training.callbacks import ParameterAverage
-from sklearn_clidmu.training.cross_fitting import choose_weight_decay
+from sklearn_clidmu.training.cross_fitting import choose_l2_penalty
 from sklearn_clidmu.training.data import (
     Labels,
     SampleHistory,
@@ -83,7 +83,8 @@ def make_problem(X: np.ndarray, codes: np.ndarray, true: np.ndarray, seed: int) 
     data = make_training_data(X, codes, weight, none, n_classes, settings.dtype, CPU)
     data = weigh_features(settings, data)
     if settings.weight_decay is None:
-        settings = replace_decay(settings, choose_weight_decay(settings, data))
+        weight_decay = choose_l2_penalty(settings, data) / len(data.training)
+        settings = replace_decay(settings, weight_decay)
     return Problem(X, codes, true, seed, settings, data)
 
 

@@ -13,9 +13,12 @@ import torch
 from scipy.special import log_softmax
 
 from sklearn_clidmu import clid_loss
-from sklearn_clidmu.metrics import transition_log_likelihood
+from sklearn_clidmu.metrics import PRIOR_ROWS
 from sklearn_clidmu.noise.loo_kernel_ridge import loo_proba
 from sklearn_clidmu.noise.transition_matrix import estimate_transition_matrix
+
+N_ITERATIONS = 100
+"""Of expectation maximization."""
 
 ORACLE, HELD_OUT_ORACLE = "test accuracy (oracle)", "clean held-out accuracy (oracle)"
 
@@ -47,9 +50,18 @@ def clid(run: dict[str, Any], temperature: float) -> float:
 
 
 def behind_matrix(p: np.ndarray, held: Held) -> float:
-    """Log likelihood behind a transition matrix that is fitted to the same rows."""
-    tensors = torch.from_numpy(p), torch.from_numpy(held.y)
-    return float(transition_log_likelihood(*tensors, held.n_classes))
+    """Log likelihood behind a transition matrix that is fitted to the same rows.
+
+    It is fitted by expectation maximization, as in Dawid and Skene (Applied Statistics 1979).
+    """
+    counts = prior = PRIOR_ROWS * (np.eye(held.n_classes) + 1 / held.n_classes)
+    for _ in range(N_ITERATIONS):
+        matrix = counts / counts.sum(axis=1, keepdims=True)
+        joint = p * matrix.T[held.y]
+        counts = prior.T.copy()
+        np.add.at(counts, held.y, joint / joint.sum(axis=1, keepdims=True))
+        counts = counts.T
+    return float(np.log(joint.sum(axis=1)).mean())
 
 
 def mutual_information(p: np.ndarray, Y: np.ndarray) -> float:
