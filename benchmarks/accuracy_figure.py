@@ -23,7 +23,7 @@ NAMES = {
     OURS: "CLIDMUClassifier",
     CONTROL: "same network, weighting=None",
     "svc": "RBF-SVC",
-    "hgb-short": "gradient boosting, held short",
+    "hgb-short": "short boosting",
     "random-forest": "random forest",
 }
 CLEAN = "none"
