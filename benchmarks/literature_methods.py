@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import cycle
 from typing import Any, NamedTuple
@@ -83,14 +84,14 @@ def make_problem(X: np.ndarray, codes: np.ndarray, true: np.ndarray, seed: int) 
     data = make_training_data(X, codes, weight, none, n_classes, settings.dtype, CPU)
     data = weigh_features(settings, data)
     if settings.weight_decay is None:
-        weight_decay = choose_l2_penalty(settings, data) / len(data.training)
-        settings = replace_decay(settings, weight_decay)
+        settings = replace(settings, l2_penalty=choose_l2_penalty(settings, data))
+        settings = replace_decay(settings, settings.decay_of(len(data.training)))
     return Problem(X, codes, true, seed, settings, data)
 
 
 def replace_decay(settings: Settings, weight_decay: float) -> Settings:
     """Settings of plain networks with this weight decay."""
-    return Settings(**{**vars(settings), "weighting": None, "weight_decay": weight_decay})
+    return replace(settings, weighting=None, weight_decay=weight_decay, l2_penalty=None)
 
 
 # Losses of the rows of a batch, shape (n,), from logits and given labels.

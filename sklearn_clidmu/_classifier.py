@@ -140,7 +140,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         Weight decay of the network. The more labels are wrong, the higher it should be. "auto"
         chooses among 6, 30, 150, 750, 3,750 and 18,000, divided by the number of rows, by the Brier
         score on a fifth of up to 5,000 rows, with noisy labels, after a third of the epochs on the
-        others. Values above ``1 / lr``, at which momentum may make training unstable, are left out.
+        others. It is at most ``1.2 / lr``, since more would make training unstable.
         "evidence" weighting then chooses again, on labels weighted by how probable they are to be
         right. In :meth:`partial_fit`, with ``early_stopping`` and where all rows fit in one batch,
         it is 0.0075.

@@ -104,9 +104,9 @@ def apply_review(y: Any, decisions: Any, confirmed: Any = None) -> ReviewedLabel
         elif decision == "keep":
             found[row] = given[row]
         kept[row] = decision != "drop"
-    mended = np.where([is_null(label) for label in found], labels.astype(object), found)
-    mended = mended.astype(str if labels.dtype.kind == "U" else labels.dtype)
-    return ReviewedLabels(mended, kept, found)
+    corrected = np.where([is_null(label) for label in found], labels.astype(object), found)
+    corrected = corrected.astype(str if labels.dtype.kind == "U" else labels.dtype)
+    return ReviewedLabels(corrected, kept, found)
 
 
 def _spelling(label: Any, is_text: bool = False) -> str:

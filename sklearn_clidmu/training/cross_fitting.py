@@ -22,7 +22,6 @@ from sklearn_clidmu._settings import (
     CHOICE_ROWS,
     L2_PENALTIES,
     SHORT_EPOCHS,
-    STABLE_DECAY,
     Settings,
     steps_per_epoch,
 )
@@ -61,8 +60,7 @@ def choose_l2_penalty(
 
     @cache
     def losses(number: int) -> Tensor:
-        listed = 0 <= number < len(L2_PENALTIES)
-        if not listed or settings.lr * L2_PENALTIES[number] > STABLE_DECAY * len(train):
+        if not 0 <= number < len(L2_PENALTIES):
             return torch.full_like(valid.sample_weight, torch.inf, dtype=torch.float64)
         penalized = replace(settings, l2_penalty=L2_PENALTIES[number])
         logits, _ = train_briefly(penalized, data, train, watchers).evaluate(valid.X)

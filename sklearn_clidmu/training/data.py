@@ -156,12 +156,12 @@ def with_confirmed(data: TrainingData) -> TrainingData:
     known = data.confirmed
     targets = torch.where(known < 0, data.table.labels.targets, known)
 
-    def mended(table: Table) -> Table:
+    def corrected(table: Table) -> Table:
         return Table(table.X, targets[table.labels.rows], table.sample_weight, table.rows)
 
-    held_out = None if data.held_out is None else mended(data.held_out)
+    held_out = None if data.held_out is None else corrected(data.held_out)
     return data._replace(
-        table=mended(data.table), training=mended(data.training), held_out=held_out
+        table=corrected(data.table), training=corrected(data.training), held_out=held_out
     )
 
 

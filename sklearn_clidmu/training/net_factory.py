@@ -32,9 +32,7 @@ def build_net(
     settings: Settings, n_epochs: int, data: TrainingData, label_precision: Tensor | None
 ) -> ReweightedNet:
     """Build the skorch net of a stage, initialized, without callbacks."""
-    device, weight_decay = data.training.X.device, settings.weight_decay
-    if settings.l2_penalty is not None:
-        weight_decay = settings.l2_penalty / len(data.training)
+    device = data.training.X.device
     network = partial(
         build_network,
         module=settings.module,
@@ -62,7 +60,7 @@ def build_net(
         optimizer=torch.optim.SGD,
         optimizer__momentum=0.9,
         optimizer__nesterov=True,
-        optimizer__weight_decay=weight_decay,
+        optimizer__weight_decay=settings.decay_of(len(data.training)),
         optimizer__fused=device.type in ("cpu", "cuda"),
         max_epochs=n_epochs,
         batch_size=settings.batch_size,

@@ -319,6 +319,24 @@ def test_judge_labels_chooses_the_l2_penalty_once_without_evidence_weighting(
     assert len(calls) == 1
 
 
+@pytest.mark.parametrize(
+    ("penalty", "n_rows", "lr", "expected"),
+    [(30, 90, 0.05, 1 / 3), (30, 180, 0.05, 1 / 6), (3_750, 90, 0.05, 24), (3_750, 90, 0.1, 12)],
+)
+def test_settings_give_the_penalty_per_row_but_no_unstable_weight_decay(
+    penalty, n_rows, lr, expected
+):
+    settings = resolve({**PARAMS, "weight_decay": "auto", "lr": lr}, n_labeled=90, n_unlabeled=0)
+    assert settings.decay_of(n_rows) is None
+    chosen = replace(settings, l2_penalty=penalty)
+    assert chosen.decay_of(n_rows) == pytest.approx(expected)
+
+
+def test_settings_keep_a_given_weight_decay_for_any_number_of_rows():
+    settings = resolve({**PARAMS, "weight_decay": 100.0}, n_labeled=90, n_unlabeled=0)
+    assert settings.decay_of(90) == settings.decay_of(9_000) == 100
+
+
 @pytest.mark.parametrize(("n_folds", "expected"), [(5, 5), (90, 90), (91, 90), (10**6, 90)])
 def test_resolve_takes_as_many_folds_as_there_are_rows_at_most(n_folds, expected):
     settings = resolve({**PARAMS, "n_folds": n_folds}, n_labeled=90, n_unlabeled=0)
