@@ -113,7 +113,7 @@ class ConsistencyClassifier(ClassifierMixin, BaseEstimator):
         module, average = method.module, deepcopy(method.module).eval().requires_grad_(False)
         n_steps = N_EPOCHS * math.ceil(len(X) / BATCH)
         n_before = next(stage["n_rows"] for stage in self.first.stages_ if stage["predicts"])
-        decay = self.first.weight_decay_ * n_before / len(X)
+        decay = self.first.weight_decay_ * n_before / len(X)  # of the same L2 penalty
         optimizer = torch.optim.SGD(
             module.parameters(), LR, momentum=0.9, nesterov=True, weight_decay=decay
         )

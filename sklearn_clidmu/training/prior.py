@@ -97,8 +97,8 @@ def judge_labels(settings: Settings, data: TrainingData) -> tuple[Settings, Prio
 def trust_confirmed(data: TrainingData, prior: Prior | None) -> tuple[TrainingData, Prior | None]:
     """Train on the labels that are known to be right, with full confidence.
 
-    They take the place of the given ones after these have been judged. From corrected labels the noise
-    would be underestimated: those that are corrected first are the surest to be wrong.
+    They take the place of the given ones after these have been judged. From corrected labels the
+    noise would be underestimated: those that are corrected first are the surest to be wrong.
     """
     known = data.confirmed >= 0
     if not known.any():
