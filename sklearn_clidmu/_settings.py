@@ -213,7 +213,8 @@ class Settings:
         """Weight decay of a training on so many rows."""
         if self.l2_penalty is None:
             return self.weight_decay
-        return min(self.l2_penalty / n_rows, STABLE_DECAY / self.lr)
+        least = L2_PENALTIES[0] / n_rows  # at which a learning rate that is far too high diverges
+        return min(self.l2_penalty / n_rows, max(STABLE_DECAY / self.lr, least))
 
     @property
     def judges_labels(self) -> bool:

@@ -321,7 +321,13 @@ def test_judge_labels_chooses_the_l2_penalty_once_without_evidence_weighting(
 
 @pytest.mark.parametrize(
     ("penalty", "n_rows", "lr", "expected"),
-    [(30, 90, 0.05, 1 / 3), (30, 180, 0.05, 1 / 6), (3_750, 90, 0.05, 24), (3_750, 90, 0.1, 12)],
+    [
+        (30, 90, 0.05, 1 / 3),
+        (30, 180, 0.05, 1 / 6),
+        (3_750, 90, 0.05, 24),
+        (3_750, 90, 0.1, 12),
+        (3_750, 90, 1e10, 6 / 90),
+    ],
 )
 def test_settings_give_the_penalty_per_row_but_no_unstable_weight_decay(
     penalty, n_rows, lr, expected
