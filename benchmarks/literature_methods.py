@@ -85,13 +85,9 @@ def make_problem(X: np.ndarray, codes: np.ndarray, true: np.ndarray, seed: int) 
     data = weigh_features(settings, data)
     if settings.weight_decay is None:
         settings = replace(settings, l2_penalty=choose_l2_penalty(settings, data))
-        settings = replace_decay(settings, settings.decay_of(len(data.training)))
+        decay = settings.decay_of(len(data.training))
+        settings = replace(settings, weighting=None, weight_decay=decay, l2_penalty=None)
     return Problem(X, codes, true, seed, settings, data)
-
-
-def replace_decay(settings: Settings, weight_decay: float) -> Settings:
-    """Settings of plain networks with this weight decay."""
-    return replace(settings, weighting=None, weight_decay=weight_decay, l2_penalty=None)
 
 
 # Losses of the rows of a batch, shape (n,), from logits and given labels.

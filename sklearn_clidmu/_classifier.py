@@ -29,9 +29,8 @@ from sklearn_clidmu._torch_state import (
 from sklearn_clidmu._validation.arrays import check_numbers, plain_names, row_names
 from sklearn_clidmu._validation.labels import (
     NO_LABEL,
-    encode_confirmed,
     encode_known,
-    encode_labels,
+    encode_with_confirmed,
     is_null,
     known_classes,
     positions,
@@ -375,20 +374,19 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
             start = getattr(self, "net_", None) if self.warm_start else None
             names, levels = row_names(y, X)
             X = self._check_rows(X, reset=start is None)
-            classes, codes = encode_labels(y, self.missing_label, confirmed=confirmed)
+            classes, codes, known = encode_with_confirmed(y, confirmed, self.missing_label)
             if start is not None and not np.array_equal(classes, self.classes_):
                 raise ValueError(
                     f"y has the classes {classes}, and warm_start=True continues a network for "
                     f"{self.classes_}: fit with warm_start=False."
                 )
             check_consistent_length(X, codes)
-            confirmed = encode_confirmed(confirmed, codes, classes)
-            codes = np.where(codes == NO_LABEL, confirmed, codes)
-            trained = np.where(confirmed == NO_LABEL, codes, confirmed)
+            codes = np.where(codes == NO_LABEL, known, codes)
+            trained = np.where(known == NO_LABEL, codes, known)
             weight = row_weights(classes, trained, sample_weight, self.class_weight, self.unlabeled)
             if start is None:
                 X = self._set_unit(X, weight)
-            self._train(X, codes, weight, classes, start, confirmed)
+            self._train(X, codes, weight, classes, start, known)
             self._row_names, self._level_names = names, levels
         return self
 

@@ -106,12 +106,19 @@ def is_null(label: Any) -> bool:
     return label is None or not _is_equal(label, label)
 
 
-def encode_labels(
-    y: Any, missing_label: Any, name: str = "y", confirmed: Any = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted classes, and labels as int64 positions among them, -1 for a missing label.
+def encode_labels(y: Any, missing_label: Any, name: str = "y") -> tuple[np.ndarray, np.ndarray]:
+    """Sorted classes, and labels as int64 positions among them, -1 for a missing label."""
+    classes, codes, _ = encode_with_confirmed(y, None, missing_label, name)
+    return classes, codes
 
-    The classes are those of the labels and of those that are ``confirmed``.
+
+def encode_with_confirmed(
+    y: Any, confirmed: Any, missing_label: Any, name: str = "y"
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sorted classes of all labels, and positions among them of y and of confirmed labels.
+
+    ``confirmed`` are labels that are known to be right, None for none. Positions are int64, -1 for
+    no label.
     """
     y = check_labels(y, name)
     missing = is_missing(y, missing_label)
@@ -130,25 +137,26 @@ def encode_labels(
             "[str(label) for label in y]."
         )
     assert_all_finite(given, input_name=name)
-    n_given = len(given)
-    if confirmed is not None:  # of classes that the training part of a fold may lack
-        _, added = confirmed_labels(confirmed, given)
+    right, added = np.zeros(len(y), dtype=bool), given[:0]
+    if confirmed is not None:
+        right, added = confirmed_labels(confirmed, given)
+        check_same_length(y=y, confirmed=right)
         if is_missing(added, missing_label).any():
             raise ValueError(f"confirmed has {missing_label=}: pass None where no label is known.")
-        given = np.concatenate([given, added])
+    labels = np.concatenate([given, added])
     try:
-        check_classification_targets(given)
+        check_classification_targets(labels)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
-    classes, encoded = np.unique(given, return_inverse=True)
+    classes, encoded = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
         raise ValueError(
             f"{name} must have labels of at least two classes, got one class: {classes[0]}"
             f"{context}."
         )
-    codes = np.full(len(missing), NO_LABEL, dtype=np.int64)
-    codes[~missing] = encoded[:n_given]
-    return classes, codes
+    codes, known = np.full((2, len(y)), NO_LABEL, dtype=np.int64)
+    codes[~missing], known[right] = np.split(encoded, [len(given)])
+    return classes, codes, known
 
 
 def plain_labels(given: np.ndarray, missing_label: Any = np.nan, name: str = "y") -> np.ndarray:
@@ -213,16 +221,6 @@ def encode_known(
     codes = np.full(len(y), NO_LABEL, dtype=np.int64)
     codes[given] = positions(labels, known)
     return codes
-
-
-def encode_confirmed(confirmed: Any, codes: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Labels that are known to be right as positions among the classes, -1 for none."""
-    known = np.full(len(codes), NO_LABEL)
-    if confirmed is not None:
-        right, labels = confirmed_labels(confirmed, classes)
-        check_same_length(X=codes, confirmed=right)
-        known[right] = np.searchsorted(classes, labels)
-    return known
 
 
 def confirmed_labels(confirmed: Any, given: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

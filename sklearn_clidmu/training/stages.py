@@ -71,9 +71,9 @@ def run_stages(
         data = data._replace(scaler=scaler)
     else:
         data = weigh_features(settings, data)
-    settings, given = judge_labels(settings, data)
-    data, given = trust_confirmed(data, given)
-    prior = given
+    settings, prior = judge_labels(settings, data)
+    data, prior = trust_confirmed(data, prior)
+    prior_of_given = prior if settings.weighting == "evidence" else None
     with progress(settings.verbose, "CLID-MU", settings.n_trainings) as watchers:
         for number in range(settings.n_trainings):
             if number > 0:
@@ -90,7 +90,7 @@ def run_stages(
             stages.append(stage)
             if stage.outcome == "finished" or stages[predicting].outcome != "finished":
                 predicting = number
-    return stages, predicting, given if settings.weighting == "evidence" else None
+    return stages, predicting, prior_of_given
 
 
 def prepare_stage(

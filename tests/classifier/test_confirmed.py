@@ -125,7 +125,7 @@ def test_early_stopping_measures_on_confirmed_labels():
 @pytest.mark.parametrize(
     ("confirmed", "message"),
     [
-        (["ant"] * 7, "Found inconsistent numbers of samples: X has 300, confirmed has 7"),
+        (["ant"] * 7, "Found inconsistent numbers of samples: y has 300, confirmed has 7"),
         ("ant", "confirmed must have one entry per row"),
         ([7] * 300, "confirmed has labels that are numbers, for example 7, and those of y are te"),
         ([True] * 300, "confirmed must be labels, got a boolean mask"),
