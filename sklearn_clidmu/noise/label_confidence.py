@@ -100,25 +100,6 @@ def label_confidence(
     return LabelConfidence(confidence, NoiseEstimate(matrix, 1 - right, precision))
 
 
-def label_likelihood(
-    proba: Tensor, targets: Tensor, sample_weight: Tensor, matrix: Tensor
-) -> Tensor:
-    """Log likelihood of given labels, by predictions raised to their best power, shape (n,).
-
-    Parameters
-    ----------
-    proba : Tensor of shape (n, n_classes)
-        Probabilities of the true classes.
-    targets, sample_weight : Tensor of shape (n,)
-    matrix : Tensor of shape (n_classes, n_classes)
-        Transition matrix.
-    """
-    log_proba = _normalized(proba.double()).log()[None]
-    log_transition = _log_transition(matrix.double(), targets)
-    powers = fit_powers(log_proba, log_transition, sample_weight.double())
-    return _log_joint(powers, log_proba, log_transition).logsumexp(dim=1)
-
-
 def fit_powers(log_proba: Tensor, log_transition: Tensor, sample_weight: Tensor) -> Tensor:
     """Powers of the sources that give the labels the greatest likelihood, shape (n_sources,).
 

@@ -25,26 +25,19 @@ from sklearn_clidmu._settings import (
     Settings,
     steps_per_epoch,
 )
-from sklearn_clidmu.noise.label_confidence import LabelConfidence, label_likelihood
+from sklearn_clidmu.clid.weighted import weighted_mean
 from sklearn_clidmu.training.callbacks import progress
-from sklearn_clidmu.training.data import CHUNK, Labels, Table, TablePart, TrainingData, hold_out
+from sklearn_clidmu.training.data import CHUNK, Table, TablePart, TrainingData, hold_out
 from sklearn_clidmu.training.net import ReweightedNet
 from sklearn_clidmu.training.net_factory import build_net, step_callbacks
 
 
-def choose_l2_penalty(
-    settings: Settings, data: TrainingData, judged: LabelConfidence | None = None
-) -> float:
+def choose_l2_penalty(settings: Settings, data: TrainingData) -> float:
     """L2 penalty whose network predicts held-out noisy labels best.
 
-    From the lower middle of the candidates, towards the better neighbor as long as the loss on the
-    held-out labels falls. It is the Brier score, which is bounded, so that a few wrong labels that
-    are predicted with certainty do not decide.
-
-    With ``judged`` the labels that are trained on are weighted by their confidence, and the network
-    predicts true classes: its loss is minus the log likelihood of the held-out labels behind the
-    transition matrix. The search starts from ``settings.l2_penalty``, which an earlier choice has
-    found, and leaves it only if the loss falls by more than one standard error.
+    From the lower middle of the candidates, towards the better neighbor as long as the Brier score
+    of the held-out labels falls. It is bounded, so that a few wrong labels that are predicted with
+    certainty do not decide.
     """
     table, seed = data.training, torch.initial_seed()
     codes, random_state = table.targets.cpu().numpy(), seed % 2**32
@@ -52,48 +45,23 @@ def choose_l2_penalty(
     held_out = hold_out(codes, drawn, CHOICE_HELD_OUT, random_state)
     kept = np.setdiff1d(drawn, held_out)
     valid, train = (table.take(torch.from_numpy(r).to(table.X.device)) for r in (held_out, kept))
-    number = (len(L2_PENALTIES) - 1) // 2
-    if judged is not None:
-        number = L2_PENALTIES.index(settings.l2_penalty)
-        confidence = judged.confidence[train.labels.rows].to(train.sample_weight)
-        train.sample_weight = train.sample_weight * confidence
+    true = nn.functional.one_hot(valid.targets, data.n_classes)
 
     @cache
-    def losses(number: int) -> Tensor:
+    def score(number: int) -> float:
         if not 0 <= number < len(L2_PENALTIES):
-            return torch.full_like(valid.sample_weight, torch.inf, dtype=torch.float64)
+            return math.inf
         penalized = replace(settings, l2_penalty=L2_PENALTIES[number])
         logits, _ = train_briefly(penalized, data, train, watchers).evaluate(valid.X)
-        return _held_out_losses(logits.softmax(dim=1), valid.labels, judged)
+        losses = (logits.double().softmax(dim=1) - true).square().sum(dim=1)
+        return float(weighted_mean(losses.nan_to_num(math.inf), valid.sample_weight.double()))
 
-    def better(number: int, other: int, n_errors: int) -> bool:
-        return _falls(losses(number) - losses(other), valid.sample_weight, n_errors)
-
-    n_errors = 0 if judged is None else 1
     with progress(settings.verbose, "Weight decay", len(L2_PENALTIES)) as watchers:
-        step = 1 if better(number + 1, number - 1, 0) else -1
-        while better(number + step, number, n_errors):
+        number = (len(L2_PENALTIES) - 1) // 2
+        step = 1 if score(number + 1) < score(number - 1) else -1
+        while score(number + step) < score(number):
             number += step
     return L2_PENALTIES[number]
-
-
-def _held_out_losses(proba: Tensor, labels: Labels, judged: LabelConfidence | None) -> Tensor:
-    """Loss of each held-out label, infinite where a network has diverged, shape (n,)."""
-    if judged is not None:
-        weight, matrix = labels.sample_weight, judged.noise.matrix
-        losses = -label_likelihood(proba.nan_to_num(), labels.targets, weight, matrix)
-    else:
-        true = nn.functional.one_hot(labels.targets, proba.shape[1])
-        losses = (proba - true).square().sum(dim=1).double()
-    return losses.where(proba.isfinite().all(), torch.inf)
-
-
-def _falls(change: Tensor, sample_weight: Tensor, n_errors: int) -> bool:
-    """Whether a loss falls by more than so many standard errors of its mean change."""
-    share = sample_weight.double() / sample_weight.double().sum()
-    mean = share @ change
-    error = (share.square() @ (change - mean).square()).sqrt().nan_to_num(0)
-    return bool(mean < -n_errors * error)
 
 
 def cross_fit(settings: Settings, data: TrainingData) -> tuple[Tensor, Tensor]:

@@ -62,12 +62,8 @@ def weigh_features(settings: Settings, data: TrainingData) -> TrainingData:
 
 
 def judge_labels(settings: Settings, data: TrainingData) -> tuple[Settings, Prior | None]:
-    """Choose the weight decay, and compare each label with what is predicted without it.
-
-    The weight decay is chosen again with weighted labels, because these are less noisy.
-    """
-    choose, weighted = settings.weight_decay is None, settings.weighting == "evidence"
-    if choose:
+    """Choose the weight decay, and compare each label with what is predicted without it."""
+    if settings.weight_decay is None:
         settings = replace(settings, l2_penalty=choose_l2_penalty(settings, data))
     if not settings.judges_labels:
         return settings, None
@@ -87,8 +83,6 @@ def judge_labels(settings: Settings, data: TrainingData) -> tuple[Settings, Prio
         sources.append(proba.double().index_copy(0, rows, predicted))
         z_score = max(label_z_score(one, labels.targets, weight) for one in sources)
     judged = label_confidence(sources, labels.targets, weight, generator, row, data.confirmed)
-    if choose and weighted:
-        settings = replace(settings, l2_penalty=choose_l2_penalty(settings, data, judged))
     noise = NoiseEstimate(*(part.to(weight) for part in judged.noise))
     confidence = judged.confidence.to(weight)
     return settings, Prior(X, scaler, proba, confidence, noise, z_score)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
@@ -140,16 +140,18 @@ def test_much_noise_is_no_collapse(n_classes, batch_size):
     assert clf.fit(X, y).collapse_epoch_ is None  # and no ConvergenceWarning
 
 
-@pytest.mark.parametrize(("n_rows", "minority", "rate", "seed"), [(100, 0.1, 0.4, 1)])
-def test_small_class_among_much_noise_is_no_collapse(n_rows, minority, rate, seed):
-    rng = np.random.default_rng(seed)
-    true = (rng.random(n_rows) < minority).astype(int)
-    X = rng.normal(size=(n_rows, 5)) + 2 * np.eye(2, 5)[true]
-    y = np.where(rng.random(n_rows) < rate, 1 - true, true)
-    clf = CLIDMUClassifier(random_state=seed).fit(X, y)
-    assert clf.collapse_epoch_ is None  # and no ConvergenceWarning
-    assert clf.sample_weights_.std() > 0.01
-    assert set(clf.predict(X)) == {0, 1}
+def test_small_class_among_much_noise_is_no_collapse():
+    scores = []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        true = (rng.random(1100) < 0.1).astype(int)
+        rows = rng.normal(size=(1100, 5)) + 2 * np.eye(2, 5)[true]
+        y = np.where(rng.random(100) < 0.4, 1 - true[:100], true[:100])
+        clf = CLIDMUClassifier(random_state=seed).fit(rows[:100], y)
+        assert clf.collapse_epoch_ is None  # and no ConvergenceWarning
+        assert clf.sample_weights_.std() > 0.01
+        scores.append(balanced_accuracy_score(true[100:], clf.predict(rows[100:])))
+    assert np.mean(scores) > 0.55  # 0.5 is one class for all rows
 
 
 @pytest.mark.parametrize("kind", ["pairs", "symmetric"])

@@ -1,11 +1,9 @@
 """Probability that each label is right: closed forms, SciPy, simulated labels, and what counts."""
 
-from itertools import pairwise
-
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import minimize, minimize_scalar
+from scipy.optimize import minimize
 from scipy.special import log_softmax, logsumexp
 from sklearn.metrics import roc_auc_score
 
@@ -15,7 +13,6 @@ from sklearn_clidmu.noise.label_confidence import (
     LEAST_PROBA,
     NoiseEstimate,
     fit_powers,
-    label_likelihood,
 )
 from sklearn_clidmu.noise.transition_matrix import estimate_transition_matrix
 
@@ -214,97 +211,6 @@ def test_fit_powers_leaves_no_gradient_and_needs_none():
         found = fit_powers(*problem)
     assert not found.requires_grad
     assert torch.equal(found, fit_powers(*problem))
-
-
-# The likelihood of the labels
-
-
-def behind_noise(log_power, log_proba, log_transition):
-    """Log likelihood of each label, in NumPy."""
-    pooled = log_softmax(np.exp(log_power) * log_proba, axis=1)
-    return logsumexp(pooled + log_transition, axis=1)
-
-
-def predictions(seed, n_rows=400, n_classes=3):
-    """Predictions more or less certain than they should be, labels, weights and the matrix."""
-    torch.manual_seed(seed)
-    logits = 2 * torch.randn(n_rows, n_classes)
-    matrix = make_matrix(["symmetric", "pairs"][seed % 2], 0.1 + 0.04 * seed, n_classes)
-    given = draw(matrix[draw(logits.softmax(dim=1))])
-    inexact = logits + 3 * torch.rand(1) * torch.randn(n_rows, n_classes)
-    proba = ((0.2 + 3 * torch.rand(1)) * inexact).softmax(dim=1)
-    return proba, given, 0.2 + 2 * torch.rand(n_rows), matrix
-
-
-@pytest.mark.parametrize("n_classes", [2, 3, 10])
-@pytest.mark.parametrize("seed", range(8))
-def test_label_likelihood_is_that_at_the_power_that_scipy_finds(seed, n_classes):
-    proba, given, weight, matrix = predictions(seed, n_classes=n_classes)
-    least = proba.numpy() + LEAST_PROBA
-    log_proba = np.log(least / least.sum(axis=1, keepdims=True))
-    with np.errstate(divide="ignore"):
-        log_transition = np.log(matrix.numpy()[:, given.numpy()].T)
-
-    def loss(log_power):
-        likelihood = behind_noise(log_power, log_proba, log_transition)
-        return 0.1 * log_power**2 - weight.numpy() @ likelihood
-
-    grid = np.linspace(-12, 6, 37)
-    found = [
-        minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-8})
-        for low, high in pairwise(grid)
-    ]
-    best = min(found, key=lambda result: result.fun).x
-    likelihood = label_likelihood(proba, given, weight, matrix)
-    assert likelihood.shape == (400,)
-    expected = behind_noise(best, log_proba, log_transition)
-    np.testing.assert_allclose(likelihood.numpy(), expected, rtol=0, atol=2e-3)
-    assert -weight.numpy() @ likelihood.numpy() + 0.1 * best**2 <= loss(best) + 1e-3
-
-
-def test_label_likelihood_of_known_probabilities_is_that_of_the_simulation():
-    simulated = Simulated("pairs", 0.3, n_rows=20_000, spread=2.0)
-    args = simulated.proba, simulated.given, simulated.weight, simulated.matrix
-    own = simulated.sources[0].gather(1, simulated.given[:, None])[:, 0]
-    found = label_likelihood(*args)
-    assert found.mean().item() == pytest.approx(own.log().mean().item(), abs=2e-3)
-
-
-@pytest.mark.parametrize("power", [0.5, 1.5])
-def test_label_likelihood_does_not_depend_on_how_certain_predictions_are(power):
-    simulated = Simulated("symmetric", 0.3, spread=1.0)
-    args = simulated.given, simulated.weight, simulated.matrix
-    found = label_likelihood(simulated.proba**power, *args)
-    expected = label_likelihood(simulated.proba, *args)
-    torch.testing.assert_close(found, expected, rtol=0, atol=0.02)
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_label_likelihood_counts_a_row_of_weight_s_as_s_rows(seed):
-    proba, given, _, matrix = predictions(seed)
-    times = torch.randint(0, 5, (400,))
-    weighted = label_likelihood(proba, given, times.double(), matrix)
-    copies = [part.repeat_interleave(times, dim=0) for part in (proba, given)]
-    repeated = label_likelihood(*copies, torch.ones(len(copies[0])), matrix)
-    torch.testing.assert_close(repeated, weighted.repeat_interleave(times), rtol=0, atol=1e-4)
-
-
-@pytest.mark.parametrize("value", [0.0, 1.0])
-def test_label_likelihood_of_predictions_that_say_nothing_is_that_of_a_guess(value):
-    _, given, weight, matrix = predictions(0)
-    found = label_likelihood(torch.full((400, 3), value), given, weight, matrix)
-    torch.testing.assert_close(found, matrix.mean(dim=0).log()[given])
-
-
-def test_label_likelihood_takes_single_precision_and_answers_in_double():
-    proba, given, weight, matrix = predictions(1)
-    found = label_likelihood(proba.float(), given, weight.float(), matrix.float())
-    assert found.dtype == torch.float64
-    expected = label_likelihood(proba, given, weight, matrix)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
-
-
-# What counts, and how much
 
 
 @pytest.mark.parametrize("scale", [1e-6, 3.0, 1e6])

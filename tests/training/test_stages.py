@@ -276,35 +276,9 @@ def test_judge_labels_cross_fits_nothing_in_partial_fit(monkeypatch):
     assert_judged(prior, [prior.proba], data, generator())
 
 
-@pytest.mark.parametrize("n_folds", [None, 3])
-def test_judge_labels_chooses_the_l2_penalty_again_with_what_the_labels_are_worth(
-    n_folds, monkeypatch
-):
-    weight, calls = np.linspace(0.5, 1.5, 90), []
-
-    def choose(settings, data, judged=None):
-        calls.append((settings.l2_penalty, data, judged))
-        return [150, 6][len(calls) - 1]
-
-    monkeypatch.setattr(module_of_prior, "choose_l2_penalty", choose)
-    params = {"weight": weight, "held_out": [10, 20], "n_folds": n_folds}
-    settings, data = prepare(**params, weight_decay="auto")
-    decided, prior = judge_labels(settings, data)
-    assert decided.l2_penalty == 6
-    (first, *arguments), (second, again, judged) = calls
-    assert (first, second) == (None, 150)
-    assert arguments[0] is again is data
-    assert arguments[1] is None
-    torch.testing.assert_close(judged.confidence.to(prior.confidence), prior.confidence)
-    torch.testing.assert_close(judged.noise.matrix.to(prior.confidence), prior.noise.matrix)
-    calls.clear()
-    assert judge_labels(prepare(weight_decay=0.02)[0], data)[0].weight_decay == 0.02
-    assert not calls
-
-
-@pytest.mark.parametrize("weighting", ["wnet", "vri", None])
+@pytest.mark.parametrize("weighting", ["evidence", "wnet", "vri", None])
 @pytest.mark.parametrize("n_unlabeled", [0, 30])
-def test_judge_labels_chooses_the_l2_penalty_once_without_evidence_weighting(
+def test_judge_labels_chooses_the_l2_penalty_unless_a_weight_decay_is_given(
     weighting, n_unlabeled, monkeypatch
 ):
     calls = []
@@ -316,6 +290,9 @@ def test_judge_labels_chooses_the_l2_penalty_once_without_evidence_weighting(
     monkeypatch.setattr(module_of_prior, "choose_l2_penalty", choose)
     settings, data = prepare(n_unlabeled, weighting=weighting, weight_decay="auto")
     assert judge_labels(settings, data)[0].l2_penalty == 150
+    assert len(calls) == 1
+    settings, data = prepare(n_unlabeled, weighting=weighting, weight_decay=0.02)
+    assert judge_labels(settings, data)[0].weight_decay == 0.02
     assert len(calls) == 1
 
 
@@ -379,7 +356,7 @@ def test_run_stages_trains_as_if_nothing_had_been_chosen_or_cross_fitted(monkeyp
     monkeypatch.setattr(module_of_prior, "choose_l2_penalty", watched)
     torch.manual_seed(3)
     [expected], _, _, prior = run(weight_decay="auto")
-    assert len(chosen) == 2
+    assert len(chosen) == 1
     monkeypatch.setattr(
         module_of_stages,
         "judge_labels",
