@@ -33,6 +33,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sklearn_clidmu.clid.objective import MetaObjective
 
@@ -140,7 +141,8 @@ def full_tangent(
         Size of the virtual step.
     """
     params = {k: p for k, p in network.named_parameters() if p.requires_grad}
-    with torch.enable_grad():
+    # The other kernels of attention cannot be differentiated twice.
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         logits, _ = _call(network, params, X)
         steps = _gradients(logits, list(params.values()), grad_logits(logits.detach()))
         moved = {
@@ -150,7 +152,7 @@ def full_tangent(
         meta_logits, meta_features = _call(network, moved, X_meta)
         value, by_logits = objective(meta_features.detach(), meta_logits.detach(), *meta_batch)
         found = _gradients(meta_logits, list(moved.values()), by_logits)
-    tangent = _directional_derivative(network, params, X, found)
+        tangent = _directional_derivative(network, params, X, found)
     return MetaTangent(logits.detach(), tangent, value)
 
 
@@ -161,12 +163,11 @@ def _directional_derivative(
 
     <J^T u, direction> is linear in u with the gradient J direction, whatever u is.
     """
-    with torch.enable_grad():
-        logits, _ = _call(network, params, X)
-        u = torch.zeros_like(logits, requires_grad=True)
-        pulled_back = _gradients(logits, list(params.values()), u, create_graph=True)
-        products = [(g * d).sum() for g, d in zip(pulled_back, direction, strict=True)]
-        (tangent,) = torch.autograd.grad(torch.stack(products).sum(), u)
+    logits, _ = _call(network, params, X)
+    u = torch.zeros_like(logits, requires_grad=True)
+    pulled_back = _gradients(logits, list(params.values()), u, create_graph=True)
+    products = [(g * d).sum() for g, d in zip(pulled_back, direction, strict=True)]
+    (tangent,) = torch.autograd.grad(torch.stack(products).sum(), u)
     return tangent
 
 

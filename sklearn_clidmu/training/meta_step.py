@@ -131,8 +131,8 @@ class MetaStep(Callback):
             X_meta, drawn = self._draw_meta_batch(self.meta_batch_size)
             meta = make_meta_batch(drawn)
         if head is None:
-            with evaluation(net.module_):
-                args = (X, grad_logits, X_meta, meta, self.objective, lr)
+            args = (X, grad_logits, X_meta, meta, self.objective, lr)
+            with evaluation(net.module_), explained_derivatives(net.module_):
                 return full_tangent(net.module_, *args)
         if self.meta_batch_size is not None:
             with evaluation(net.module_), torch.no_grad():
@@ -351,6 +351,21 @@ def make_rows(logits: Tensor, features: Tensor, labels: Labels) -> Rows:
     logits, features = logits.detach(), features.detach()
     losses = F.cross_entropy(logits, labels.targets, reduction="none")
     return Rows(logits, features, losses, labels.targets, labels.sample_weight)
+
+
+@contextmanager
+def explained_derivatives(module: nn.Module) -> Iterator[None]:
+    """Name the module if torch cannot differentiate what it computes twice."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "not implemented" not in str(error):
+            raise
+        raise ValueError(
+            f"module {getattr(module, 'name', '')} has an operation that cannot be differentiated "
+            f"twice ({error}): return the output of a torch.nn.Linear layer as logits, with "
+            "virtual_step='head', or set weighting=None."
+        ) from error
 
 
 @contextmanager

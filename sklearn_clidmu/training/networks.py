@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from functools import partial
 from itertools import pairwise
 from threading import get_ident
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -126,11 +127,24 @@ class OneMaskDropout(nn.Dropout):
         return X * super().forward(torch.ones_like(X[:1]))
 
 
+class LinearCall(NamedTuple):
+    """What a linear layer was called with, and what it returned."""
+
+    name: str
+    features: Tensor
+    output: Tensor
+    version: int
+
+    def is_head(self, logits: Tensor) -> bool:
+        """Whether the output is the logits; not after an operation in place, as an activation."""
+        return self.output is logits and self.version == logits._version
+
+
 class FeatureTap(nn.Module):
     """Any module that computes logits, made to return (logits, features).
 
     A module that returns such a pair itself is taken at its word; of any other, the features
-    are the input of the linear layer that comes last in ``module.modules()``.
+    are the input of the linear layer whose output is the logits, or else of the last to be called.
 
     Both are converted to the floating-point type of the batch. A pass raises a ValueError if the
     module returns something else. The module gets a copy of the rows, because it may work in place,
@@ -142,44 +156,44 @@ class FeatureTap(nn.Module):
         self.module = module
         self.n_classes = n_classes
         # By thread: several may predict with one network at a time.
-        self._seen: dict[int, tuple[Tensor, Tensor, int]] = {}
-        self._exposes_head = False
-        last = self._last_linear()
-        if last is not None:
-            last.register_forward_hook(self._watch)
+        self._seen: dict[int, list[LinearCall]] = {}
+        self._head_name: str | None = None
+        for name, layer in module.named_modules():
+            if isinstance(layer, nn.Linear):
+                layer.register_forward_hook(partial(self._watch, name))
 
     @property
     def head(self) -> nn.Linear | None:
-        """The last linear layer where its output *is* the logits; known after one forward."""
-        return self._last_linear() if self._exposes_head else None
+        """The linear layer whose output *is* the logits, if there is one; known after one pass."""
+        layer = None if self._head_name is None else self.module.get_submodule(self._head_name)
+        return layer if isinstance(layer, nn.Linear) else None
 
-    def _last_linear(self) -> nn.Linear | None:
-        linear = [m for m in self.module.modules() if isinstance(m, nn.Linear)]
-        return linear[-1] if linear else None
-
-    def _watch(self, layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        self._seen[get_ident()] = inputs[0], output, output._version
+    def _watch(self, name: str, layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        call = LinearCall(name, inputs[0], output, output._version)
+        self._seen.setdefault(get_ident(), []).append(call)
 
     def forward(self, X: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of shape (n, n_classes) and features of shape (n, d)."""
+        self._seen.pop(get_ident(), None)
         try:
             output = self.module(X.clone())
         finally:
-            seen = self._seen.pop(get_ident(), None)
-        if isinstance(output, tuple) and len(output) == 2:
-            logits, features = output
-        elif seen is None:
+            calls = self._seen.pop(get_ident(), [])
+        is_pair = isinstance(output, tuple) and len(output) == 2
+        logits = output[0] if is_pair else output
+        heads = [call for call in calls if call.is_head(logits)]
+        if is_pair:
+            features = output[1]
+        elif calls:
+            features = (heads or calls)[-1].features
+        else:
             raise ValueError(
-                f"module {self.name} has no torch.nn.Linear layer to take the features from: let "
+                f"module {self.name} calls no torch.nn.Linear layer to take the features from: let "
                 "its forward return (logits, features)."
             )
-        else:
-            logits, features = output, seen[0]
         self._check(logits, features, X)
-        # The version tells of operations in place, such as an activation after the layer.
-        self._exposes_head = seen is not None and (
-            seen[0] is features and seen[1] is logits and seen[2] == logits._version
-        )
+        names = [call.name for call in heads if call.features is features]
+        self._head_name = names[-1] if names else None
         return logits.to(X.dtype), features.flatten(start_dim=1).to(X.dtype)
 
     @property
@@ -248,15 +262,24 @@ def build_network(
     name = type(built).__name__
     if not any(parameter.requires_grad for parameter in built.parameters()):
         raise ValueError(f"module {name} has no parameters to train: none requires a gradient.")
-    # A copy, since the caller may hand out the same network every time.
-    network = FeatureTap(deepcopy(built), n_classes)
+    try:  # A copy, since the caller may hand out the same network every time.
+        network = FeatureTap(deepcopy(built), n_classes)
+    except RuntimeError as error:
+        raise ValueError(
+            f"module {name} cannot be copied: {error}. Of torch.nn.utils.weight_norm and "
+            "spectral_norm, use those of torch.nn.utils.parametrizations."
+        ) from error
     try:
         network = network.to("cpu", dtype)  # wherever it was built; training moves it
-        logits, _ = _first_outputs(network, row_shape, dtype)  # an unfit module is found out here
-    except RuntimeError as error:  # torch's own, which do not know whose the module is
+        _first_outputs(network, row_shape, dtype)  # an unfit module is found out here
+        # With gradients in a copy: a module may keep what it computes, and is copied later.
+        logits, _ = deepcopy(network)(torch.zeros(2, *row_shape, dtype=dtype))
+    except Exception as error:  # which does not know whose the module is, unless it is our own
+        if f"module {name}" in str(error):
+            raise
         raise ValueError(
             f"module {name} cannot take a batch of shape {(2, *row_shape)} and type {dtype} on the "
-            f"CPU: {error}"
+            f"CPU: {error!r}"
         ) from error
     adds_up = (logits >= 0).all() and (logits.sum(dim=1) - 1).abs().max() < 1e-5
     if adds_up or type(logits.grad_fn).__name__ == "SigmoidBackward0":
@@ -272,6 +295,7 @@ def feature_width(network: nn.Module, row_shape: tuple[int, ...], dtype: torch.d
     return _first_outputs(network, row_shape, dtype)[1].shape[1]
 
 
+@torch.no_grad()
 def _first_outputs(
     network: nn.Module, row_shape: tuple[int, ...], dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:

@@ -143,7 +143,38 @@ WORKING = {
     "parameters that are integers": WithIntegers,
     "no linear layer, but a pair": lambda d, c: PairOfConvolution(d, c),
     "lazy layers": lambda d, c: nn.Sequential(nn.LazyLinear(6), nn.ReLU(), nn.LazyLinear(c)),
+    "what it has computed is kept": lambda d, c: Keeping(d, c),
+    "attention": lambda d, c: Attention(c),
+    "attention that ends in no linear layer": lambda d, c: Attention(c, scale=0.5),
+    "a linear layer that is not called comes last": lambda d, c: Attention(c, head_first=True),
 }
+
+
+class Keeping(nn.Module):
+    def __init__(self, d, c):
+        super().__init__()
+        self.body, self.head = nn.Linear(d, 6), nn.Linear(6, c)
+
+    def forward(self, rows):
+        self.hidden = self.body(rows).relu()
+        return self.head(self.hidden)
+
+
+class Attention(nn.Module):
+    """Each feature attends to the others."""
+
+    def __init__(self, c, scale=None, head_first=False):
+        super().__init__()
+        head = nn.Linear(4, c)
+        if head_first:
+            self.head = head
+        self.embedding, self.attention = nn.Linear(1, 4), nn.MultiheadAttention(4, 2)
+        self.head, self.scale = head, scale
+
+    def forward(self, rows):
+        tokens = self.embedding(rows.T[..., None])
+        logits = self.head(self.attention(tokens, tokens, tokens)[0].mean(dim=0))
+        return logits if self.scale is None else self.scale * logits
 
 
 class PairOfConvolution(nn.Module):
@@ -247,12 +278,17 @@ def untrained(d, c):
     return nn.Linear(d, c).requires_grad_(False)
 
 
+def with_attribute(layer):
+    layer.computed = 2 * layer.weight
+    return layer
+
+
 def fails(logits, rows):
     raise RuntimeError("out of cheese")
 
 
 UNFIT = {
-    "no linear layer": (NoLinear, r"NoLinear has no torch.nn.Linear layer"),
+    "no linear layer": (NoLinear, r"NoLinear calls no torch.nn.Linear layer"),
     "too many outputs": (lambda d, c: nn.Linear(d, c + 1), r"Linear .*, 2\), got \(2, 3\)"),
     "one output": (lambda d, c: nn.Linear(d, 1), r"Linear .*, 2\), got \(2, 1\)"),
     "a vector": (returning(lambda z, rows: z[:, 0]), r"Output .* got \(2,\)"),
@@ -280,7 +316,15 @@ UNFIT = {
         lambda d, c: nn.Sequential(nn.Linear(d, 3), Cast(), nn.Linear(3, c)),
         r"Sequential cannot take .* torch.float64",
     ),
-    "an error": (returning(fails), r"Output cannot take a batch .*: out of cheese"),
+    "an error": (returning(fails), r"Output cannot take a batch .*out of cheese"),
+    "too few columns": (
+        returning(lambda z, rows: z * rows[:, 9:].sum() + {}[0]),
+        r"Output cannot take a batch .* KeyError\(0\)",
+    ),
+    "a weight that is computed": (
+        lambda d, c: with_attribute(nn.Linear(d, c)),
+        r"Linear cannot be copied: .*parametrizations",
+    ),
 }
 
 
@@ -295,6 +339,23 @@ def test_module_that_is_unfit_is_refused_by_its_name(case, weighting, virtual_st
     module, message = UNFIT[case]
     with pytest.raises(ValueError, match=f"^module .*{message}"):
         fit(module, weighting, virtual_step)
+
+
+class Bag(nn.Module):
+    """An operation without a second derivative, before logits that no linear layer returns."""
+
+    def __init__(self, d, c):
+        super().__init__()
+        self.bag, self.head = nn.EmbeddingBag(3, 4), nn.Linear(4, c)
+
+    def forward(self, rows):
+        return 2 * self.head(self.bag((rows > 0).long()))
+
+
+def test_module_without_second_derivative_is_refused_by_its_name_where_one_is_needed():
+    with pytest.raises(ValueError, match=r"module Bag has an operation .* weighting=None"):
+        fit(Bag)
+    assert np.isfinite(fit(Bag, weighting=None).predict_proba(X)).all()
 
 
 class Breaking(nn.Module):

@@ -188,7 +188,7 @@ def test_feature_tap_head_is_none_where_a_pair_comes_with_other_features():
 
 def test_feature_tap_refuses_a_module_without_a_linear_layer_or_a_pair():
     network = FeatureTap(nn.Flatten(), N_FEATURES)
-    with pytest.raises(ValueError, match=r"Flatten has no torch\.nn\.Linear layer"):
+    with pytest.raises(ValueError, match=r"Flatten calls no torch\.nn\.Linear layer"):
         network(inputs())
 
 
