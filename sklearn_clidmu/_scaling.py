@@ -17,6 +17,9 @@ CLIP, FAR = 3.0, 1e6
 """Scaled values approach plus and minus the first, RealMLP's published value. Beyond the second
 they are as good as there, and their squares would overflow."""
 
+ROUNDING = 1e-3
+"""Largest rounding of a feature, in units of its spread."""
+
 MARGIN = 1 - 1e-9
 """Rounding of sample weights must not decide which row is a quantile."""
 
@@ -73,6 +76,15 @@ class RobustScaler(nn.Module):
         for buffer, values in zip(scaler.buffers(), found, strict=False):  # all but the relevance
             buffer.copy_(values)
         return scaler
+
+    def needs_double(self) -> bool:
+        """Whether a feature lies so far from 0 that single precision rounds it by too much.
+
+        As times in seconds do. What double precision would lose, too, is rounding already.
+        """
+        size = self.center.abs() * self.scale
+        rounding = [size * torch.finfo(dtype).eps for dtype in (torch.float32, torch.float64)]
+        return bool(((rounding[0] > ROUNDING) & (rounding[1] < ROUNDING)).any())
 
     def forward(self, X: Tensor) -> Tensor:
         """Scaled features and indicators of missing values, shape (n, d + n_missing)."""

@@ -102,6 +102,21 @@ def test_robust_scaler_finds_features_of_more_than_two_values():
     assert fit(X).continuous.tolist() == [1, 3]
 
 
+@pytest.mark.parametrize(
+    ("offset", "spread", "expected"),
+    [
+        (2000, 10, False),
+        (1.7e9, 1e7, False),
+        (1.7e9, 1e4, True),
+        (-1e12, 1, True),
+        (0.3, 1e-16, False),
+    ],
+)
+def test_robust_scaler_needs_double_precision_for_features_far_from_zero(offset, spread, expected):
+    X = offset + spread * rng.uniform(size=(200, 1))
+    assert fit(np.hstack([rng.normal(size=(200, 1)), X])).needs_double() == expected
+
+
 def test_robust_scaler_of_many_rows_is_near_that_of_all():
     X = rng.normal(size=(30_000, 1))
     scaler = fit(X)

@@ -269,12 +269,17 @@ def make_training_data(
     """Put the rows of one fit on the device; ValueError if a value is too large for the dtype.
 
     Labels are encoded, -1 for none. Rows of weight zero, and those held out, are not trained on.
+    Features that ``dtype`` would round by too much make it float64.
     """
 
     def tensor(values: np.ndarray, kind: torch.dtype) -> Tensor:
         return share_memory(values).to(device, kind)
 
-    sparse = not isinstance(X, np.ndarray)
+    sparse, scaler = not isinstance(X, np.ndarray), None
+    if not sparse and X.ndim == 2:
+        scaler = RobustScaler.fit(share_memory(X), torch.from_numpy(sample_weight))
+        dtype = torch.float64 if scaler.needs_double() else dtype
+        scaler = scaler.to(device, dtype)
     values = tensor(X.data if sparse else X, dtype)
     finite = torch.stack(values.aminmax()).isfinite().all() if values.numel() else True
     if not finite and values.isinf().any():
@@ -291,9 +296,6 @@ def make_training_data(
     training = table if trained.all() else table.take(tensor(np.flatnonzero(trained), torch.int64))
     validation = table.take(tensor(held_out, torch.int64)) if len(held_out) else None
     unlabeled = np.flatnonzero((sample_weight > 0) & (codes < 0))
-    scaler = None
-    if not sparse and values.ndim == 2:
-        scaler = RobustScaler.fit(values, table.sample_weight).to(dtype)
     pseudo_labeled = tensor(unlabeled, torch.int64)
     known = tensor(np.full(len(codes), -1) if confirmed is None else confirmed, torch.int64)
     return TrainingData(table, training, validation, pseudo_labeled, known, n_classes, scaler)

@@ -41,7 +41,7 @@ def build_net(
         one_mask=settings.one_batch,
         row_shape=tuple(data.training.X.shape[1:]),
         n_classes=data.n_classes,
-        dtype=settings.dtype,
+        dtype=data.training.X.dtype,
         scaler=data.scaler if settings.module is None else None,
     )
     weight_net = None
