@@ -119,7 +119,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
     batch_size : int or "auto", default="auto"
         Largest batch. "auto" is a sixteenth of the training set, from 64 to 256 rows. A training
         set that fits in one batch is always used whole, in float64, and there a row of integer
-        sample weight s counts exactly as s identical rows.
+        sample weight s counts exactly as s identical rows, if all have a label.
     meta_batch_size : int or None, default=None
         Rows on which the meta objective is measured at each meta step, drawn from the training
         set. None takes up to 64 rows of the training batch, whose features are already computed,
@@ -154,7 +154,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
     validation_fraction : float, default=0.1
         Fraction of the rows held out with ``early_stopping``, in (0, 1).
     class_weight : "balanced", dict or None, default=None
-        Weights of the classes, as in scikit-learn. They multiply ``sample_weight``.
+        Weights of the classes, as in scikit-learn. They multiply ``sample_weight``; "balanced"
+        gives all classes the same sum of weights.
     warm_start : bool, default=False
         Whether the first stage of ``fit`` continues with the network of the last fit instead of a
         new one. Stages on pseudo-labels start anew. Classes, features and ``hidden_layer_sizes``

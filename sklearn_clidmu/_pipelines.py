@@ -30,6 +30,14 @@ def _has_threshold(estimator: Any) -> bool:
     return isinstance(estimator, kinds) and hasattr(estimator, "estimator_") and all_rows
 
 
+def missing_label_of(estimator: Any) -> Any:
+    """``missing_label`` of the classifier inside pipelines and searches, fitted or not, or None."""
+    while estimator is not None and not hasattr(estimator, "missing_label"):
+        is_pipeline = isinstance(estimator, Pipeline)
+        estimator = estimator.steps[-1][1] if is_pipeline else getattr(estimator, "estimator", None)
+    return getattr(estimator, "missing_label", None)
+
+
 def layers(estimator: Any) -> Iterator[Any]:
     """Yield the pipelines around a fitted classifier, from the outermost, and the classifier."""
     estimator = unwrapped(estimator)

@@ -7,6 +7,7 @@ import math
 import struct
 import zlib
 from base64 import b64encode
+from collections.abc import Mapping
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
@@ -86,12 +87,16 @@ def _contents(show: Any, rows: np.ndarray) -> tuple[str, list[str], list[Any]]:
     if hasattr(type(show), "to_native"):  # of narwhals
         show = show.to_native()
     if hasattr(show, "columns"):
+        if not len(show.columns):
+            raise ValueError("show must have columns, got a data frame without any.")
         frame = _safe_indexing(show, rows)
         columns = [map(_text, _safe_indexing(frame, j, axis=1)) for j in range(frame.shape[1])]
         # The columns of pyarrow are arrays.
         names = show.column_names if hasattr(type(show), "column_names") else show.columns
         return "table", list(map(str, names)), list(zip(*columns, strict=True))
     show = as_numpy(show)
+    if isinstance(show, Mapping):
+        raise ValueError("show must be a data frame or a sequence, got a dict: make a data frame.")
     if getattr(show, "ndim", 1) not in (1, 3, 4):
         raise ValueError(
             "show must be a data frame, a sequence of texts or paths, or images of shape "
@@ -134,11 +139,13 @@ def _read_images(paths: list[Any]) -> list[tuple[str, bytes]]:
 
 def _scaled(images: list[Any]) -> list[np.ndarray]:
     """Images as uint8; other numbers are scaled by the range of them all."""
-    for shape in map(np.shape, images):
-        if len(shape) not in (2, 3) or (*shape, 1)[2] not in PNG_COLORS:
+    for shape, dtype in ((np.shape(image), np.asarray(image).dtype) for image in images):
+        drawable = len(shape) in (2, 3) and (*shape, 1)[2] in PNG_COLORS and min(shape) > 0
+        if not drawable or dtype.kind not in "biuf":
             raise ValueError(
-                "show must have images of shape (height, width) or with 1 (grey), 3 (RGB) or 4 "
-                f"(RGBA) channels in a last axis, got one of shape {shape}."
+                "show must have images of numbers, of shape (height, width) or with 1 (grey), 3 "
+                f"(RGB) or 4 (RGBA) channels in a last axis, got one of shape {shape} and type "
+                f"{dtype}."
             )
     if all(image.dtype == np.uint8 for image in images):
         return images

@@ -152,7 +152,10 @@ def _instance_probabilities(
     maps = rng.standard_normal((n_classes, X.shape[1], n_classes))
     scores = np.empty((len(X), n_classes))
     for target, projection in enumerate(maps):
-        scores[targets == target] = X[targets == target] @ projection
+        with np.errstate(over="ignore", invalid="ignore"):
+            scores[targets == target] = X[targets == target] @ projection
+    if not np.isfinite(scores).all():
+        raise ValueError("X has values too large for kind='instance': scale the features.")
     rows = np.arange(len(X))
     scores[rows, targets] = -np.inf  # a flip never keeps the label
     probabilities = flip_rates[:, None] * softmax(scores)

@@ -18,7 +18,7 @@ from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_method_params, _num_samples, check_is_fitted
 
-from sklearn_clidmu._pipelines import layers, trained_classifier
+from sklearn_clidmu._pipelines import missing_label_of, trained_classifier
 from sklearn_clidmu._review_page import review_page
 from sklearn_clidmu._settings import PARAMETER_CONSTRAINTS
 from sklearn_clidmu._validation.arrays import as_numpy, check_same_length, check_scores, row_names
@@ -124,8 +124,7 @@ def cross_val_noise_scores(
     validate_parameter_constraints(CONSTRAINTS, arguments, "cross_val_noise_scores")
     X, y = indexable(as_numpy(X), as_numpy(y))
     if missing_label is None:
-        *_, classifier = layers(estimator)
-        missing_label = getattr(classifier, "missing_label", None)
+        missing_label = missing_label_of(estimator)
     labels = check_labels(y)
     classes, given = encode_labels(labels, missing_label)
     if (given != NO_LABEL).all():

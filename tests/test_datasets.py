@@ -145,6 +145,11 @@ def test_instance_noise_has_the_expected_rate_in_every_class(rate, n_classes):
     assert set(labels) == set(range(n_classes))
 
 
+def test_instance_noise_refuses_features_that_overflow():
+    with pytest.raises(ValueError, match="X has values too large for kind='instance'"):
+        noisy("instance", X=np.full((N, 2), 1.7e308))
+
+
 def test_instance_noise_depends_on_features_and_true_class():
     side = np.where(np.arange(N) // 4 % 2, 1, -1)
     labels, flipped = noisy("instance", X=1000.0 * side[:, None])

@@ -297,7 +297,12 @@ def test_cross_val_noise_scores_pass_unlabeled_rows_to_fit(labels, missing, monk
 
 
 @pytest.mark.parametrize(
-    "wrap", [lambda clf: clf, lambda clf: make_pipeline(StandardScaler(), clf)]
+    "wrap",
+    [
+        lambda clf: clf,
+        lambda clf: make_pipeline(StandardScaler(), clf),
+        lambda clf: make_pipeline(StandardScaler(), GridSearchCV(clf, {"dropout": [0]}, cv=2)),
+    ],
 )
 def test_cross_val_noise_scores_read_the_missing_label_of_the_estimator(wrap):
     rng = np.random.RandomState(0)

@@ -231,6 +231,15 @@ def test_training_curve_display_draws_the_history_of_each_stage(staged):
     assert texts == ["stage 2", "stage 3"]
 
 
+@pytest.mark.parametrize("change", [{"xticks": [1, 2, 3]}, {"xscale": "log"}])
+def test_training_curve_display_leaves_ticks_of_the_caller_alone(change, clf):
+    axes = plt.subplots(4)[1]
+    axes[-1].set(**change)
+    locator = axes[-1].xaxis.get_major_locator()
+    TrainingCurveDisplay.from_estimator(clf, ax=axes)
+    assert axes[-1].xaxis.get_major_locator() is locator
+
+
 def test_training_curve_display_shows_the_validation_rows(wnet):
     loss, *_, shares = TrainingCurveDisplay.from_estimator(wnet).ax_
     validation, score = lines(loss)["validation"], lines(shares)["validation accuracy"]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from sklearn import config_context
 from sklearn.base import BaseEstimator
-from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
+from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from sklearn_clidmu._validation.arrays import as_numpy, check_numbers
@@ -126,7 +126,9 @@ def row_weights(
             factors = compute_class_weight(class_weight, classes=classes, y=classes)
             factors = factors[codes[labeled]]
         else:
-            factors = compute_sample_weight(class_weight, classes[codes[labeled]])
+            mass = np.bincount(codes[labeled], weight[labeled], minlength=len(classes))
+            factors = np.divide(mass.mean(), mass, out=np.ones_like(mass), where=mass > 0)
+            factors = factors[codes[labeled]]
         if not (np.isfinite(factors).all() and (factors >= 0).all()):
             raise ValueError(f"class_weight must be finite and not negative, got {class_weight!r}.")
         weight[labeled] *= bounded(factors)

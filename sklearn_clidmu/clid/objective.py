@@ -112,8 +112,8 @@ def clid_loss(
     -------
     Tensor of shape ()
         The divergence, in nats. It grows with the number of rows: compare it only after
-        taking off log n, the log of the total weight. That is the value of a constant predictor,
-        but for ``n * EPSILON``.
+        taking off log n, the log of the total weight. That is the least value of a constant
+        predictor, but for ``n * EPSILON``.
 
     Raises
     ------
@@ -142,6 +142,8 @@ def clid_loss(
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}.")
+        if name != "sample_weight" and not tensor.is_floating_point():
+            raise ValueError(f"{name} must be of a floating-point type, got {tensor.dtype}.")
     if features.ndim != 2 or logits.ndim != 2 or len(features) != len(logits) or not len(logits):
         raise ValueError(
             "features and logits must be 2-d with one row per sample each, got shapes "
@@ -152,6 +154,10 @@ def clid_loss(
             f"sample_weight must have one entry per row, got shape {tuple(sample_weight.shape)} "
             f"for {len(logits)} rows."
         )
+    if sample_weight is not None:
+        sample_weight = sample_weight.to(logits.dtype)
+        if not (sample_weight >= 0).all() or not sample_weight.sum() > 0:
+            raise ValueError("sample_weight must be positive.")
     P = prediction_graph(logits, gradient, sample_weight)
     log_S = (feature_graph(features, temperature, sample_weight) + EPSILON).log()
     if sample_weight is None:

@@ -95,7 +95,11 @@ class TrainingCurveDisplay:
                 axes.axvline(last + 1.5, color="#999999", linewidth=1, zorder=0)
             self.ax_[0].text(last + 1.5, 0.96, f" stage {stage[last + 1]}", va="top", transform=top)
         self.ax_[-1].set_xlabel("epoch")
-        self.ax_[-1].xaxis.get_major_locator().set_params(integer=True)
+        from matplotlib.ticker import MaxNLocator
+
+        locator = self.ax_[-1].xaxis.get_major_locator()
+        if isinstance(locator, MaxNLocator):  # not ticks of the caller's
+            locator.set_params(integer=True)
         return self
 
     def _draw(self, axes: Any, key: str, label: str | None, color: str, dash: str) -> None:

@@ -44,9 +44,11 @@ def test_class_weight_equals_the_sample_weight_it_stands_for(class_weight, batch
     given = np.linspace(0.5, 2, len(rare))
     rows, labels = X[rare], y[rare]
     clf = small(batch_size=batch_size, max_epochs=6)
-    by_rows = copy.deepcopy(clf).fit(
-        rows, labels, given * compute_sample_weight(class_weight, labels)
-    )
+    factors = compute_sample_weight(class_weight, labels)
+    if class_weight == "balanced":
+        mass = np.bincount(labels, given)
+        factors = (mass.mean() / mass)[labels]
+    by_rows = copy.deepcopy(clf).fit(rows, labels, given * factors)
     by_class = clf.set_params(class_weight=class_weight).fit(rows, labels, given)
     assert_equal_fits(by_class, by_rows)
 
@@ -65,6 +67,17 @@ def test_fit_keeps_a_class_whose_rows_weigh_nothing():
 
 
 # Number type and device
+
+
+@pytest.mark.parametrize("weighting", ["evidence", None])
+def test_fit_learns_from_features_far_from_zero(weighting):
+    rows, labels, _ = make_rows(300, n_classes=3)
+    clf = small(weighting=weighting, batch_size=64, max_epochs=6)
+    near = copy.deepcopy(clf).fit(rows, labels).score(rows, labels)
+    for kind in (float, np.int64):
+        far = np.round(rows * 1000).astype(kind) + 10**9
+        assert copy.deepcopy(clf).fit(far, labels).score(far, labels) > near - 0.05
+    assert near > 0.7
 
 
 @pytest.mark.parametrize(

@@ -206,7 +206,7 @@ def test_clid_loss_counts_a_row_of_weight_s_as_s_rows(gradient):
     features, logits = batch()
     times = torch.tensor([1, 3, 2, 1, 1, 4, 2, 1, 1, 2])
     copies = logits.detach().repeat_interleave(times, dim=0).requires_grad_()
-    weighted = clid_loss(features, logits, 0.3, gradient, times.double())
+    weighted = clid_loss(features, logits, 0.3, gradient, times)
     repeated = clid_loss(features.repeat_interleave(times, dim=0), copies, 0.3, gradient)
     torch.testing.assert_close(weighted, repeated, rtol=1e-12, atol=0)
     expected = sum_copies(gradient_of(repeated, copies), times)
@@ -246,6 +246,10 @@ def test_clid_loss_refuses_shapes_that_do_not_belong_together(features, logits):
             ValueError,
             r"one entry per row, got shape \(5,\) for 4",
         ),
+        ({"sample_weight": torch.zeros(4)}, ValueError, "sample_weight must be positive"),
+        ({"sample_weight": -torch.ones(4)}, ValueError, "sample_weight must be positive"),
+        ({"features": torch.ones(4, 2).long()}, ValueError, "features must be .* got torch.int64"),
+        ({"logits": torch.ones(4, 2).long()}, ValueError, "logits must be .* got torch.int64"),
         ({"temperature": 0}, ValueError, "temperature must be positive, got 0"),
         ({"temperature": math.nan}, ValueError, "temperature must be positive, got nan"),
         ({"features": torch.zeros(0, 2), "logits": torch.zeros(0, 2)}, ValueError, "one row per"),
