@@ -6,10 +6,11 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
+from classifier.data import small
 from dask.distributed import Client, LocalCluster
 from sklearn.model_selection import GridSearchCV
 
-from sklearn_clidmu import CLIDMUClassifier, find_label_issues, noisy_label_scorer
+from sklearn_clidmu import find_label_issues, noisy_label_scorer
 
 NAMES = np.array(["ant", "bee", "cat"])
 BLOCKS = ((100, 7, 1, 92), (4,))  # rows and features of the blocks
@@ -25,11 +26,6 @@ def make_rows():
 
 
 X, y = make_rows()
-
-
-def small(**params):
-    params = {"hidden_layer_sizes": (12, 8), "max_epochs": 3, "random_state": 0, **params}
-    return CLIDMUClassifier(**params)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
+from classifier.data import small
 from cleanlab.classification import CleanLearning
 from cleanlab.rank import get_label_quality_scores
 from dask.distributed import Client, LocalCluster, get_worker
@@ -44,11 +45,6 @@ def make_rows(n_samples, noise, distance):
 
 
 X, y, y_true = make_rows(60, 0.2, distance=3)
-
-
-def small(**params):
-    params = {"hidden_layer_sizes": (12, 8), "max_epochs": 3, "random_state": 0, **params}
-    return CLIDMUClassifier(**params)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from classifier.data import small
 from scipy import sparse
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
@@ -25,8 +26,7 @@ X = rng.normal(size=(60, 4)) + 3 * np.eye(3, 4)[y]
 
 
 def fitted(labels=y, rows=X, **params):
-    params = {"hidden_layer_sizes": (12, 8), "max_epochs": 3, "random_state": 0, **params}
-    return CLIDMUClassifier(**params).fit(rows, labels)
+    return small(**params).fit(rows, labels)
 
 
 def run(clf, path, rows):

@@ -9,12 +9,12 @@ import pandas as pd
 import polars as pl
 import pytest
 import torch
+from classifier.data import small
 from scipy import sparse
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import DataConversionWarning
 from torch import nn
 
-from sklearn_clidmu import CLIDMUClassifier
 from sklearn_clidmu._validation.arrays import (
     as_numpy,
     check_numbers,
@@ -556,8 +556,7 @@ ROWS_UNIT = 2.0 ** round(np.log2(np.mean(ROWS**2)) / 2)
 
 
 def fitted(rows, labels=y, **params):
-    params = {"hidden_layer_sizes": (12, 8), "max_epochs": 3, "random_state": 0, **params}
-    return CLIDMUClassifier(**params).fit(rows, labels)
+    return small(**params).fit(rows, labels)
 
 
 def assert_same_results(clf, rows, other, other_rows, atol=0.0):

@@ -1,8 +1,14 @@
-"""Rows that several test files share, and settings that make a fit take a moment."""
+"""Rows that several test files share, and classifiers that are fitted in a moment."""
 
 import numpy as np
 
+from sklearn_clidmu import CLIDMUClassifier
+
 SMALL = {"hidden_layer_sizes": (12, 8), "max_epochs": 3, "random_state": 0}
+
+
+def small(**params):
+    return CLIDMUClassifier(**{**SMALL, **params})
 
 
 def make_rows(n_samples=40, n_classes=2, noise=0.2, seed=0):

@@ -12,15 +12,11 @@ from torch import nn
 from sklearn_clidmu import CLIDMUClassifier
 from sklearn_clidmu._settings import PARAMETER_CONSTRAINTS
 
-from .data import SMALL, make_rows
+from .data import make_rows, small
 
 pytestmark = pytest.mark.usefixtures("coarse_kernel", "few_steps")
 
 X, y, _ = make_rows()
-
-
-def small(**params):
-    return CLIDMUClassifier(**{**SMALL, **params})
 
 
 def with_entry(value):

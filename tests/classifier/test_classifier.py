@@ -11,19 +11,15 @@ import torch
 from sklearn.utils.class_weight import compute_sample_weight
 from torch import nn
 
-from sklearn_clidmu import CLIDMUClassifier, clid_loss
+from sklearn_clidmu import clid_loss
 from sklearn_clidmu._settings import L2_PENALTIES, WEIGHT_DECAY
 
-from .data import SMALL, make_rows
+from .data import make_rows, small
 
 pytestmark = pytest.mark.usefixtures("coarse_kernel", "few_steps")
 
 X, y, _ = make_rows()
 X_three, y_three, _ = make_rows(60, n_classes=3)
-
-
-def small(**params):
-    return CLIDMUClassifier(**{**SMALL, **params})
 
 
 def assert_equal_fits(first, second):

@@ -26,17 +26,13 @@ from sklearn.utils import estimator_html_repr
 
 from sklearn_clidmu import CLIDMUClassifier, noisy_label_scorer
 
-from .data import SMALL, make_rows
+from .data import make_rows, small
 
 pytestmark = pytest.mark.usefixtures("coarse_kernel", "few_steps")
 
 X, y, _ = make_rows(60, n_classes=3)
 WEIGHT = np.linspace(0, 2, len(X))
 NAMES = np.array(["ant", "bee", "cat"])
-
-
-def small(**params):
-    return CLIDMUClassifier(**{**SMALL, **params})
 
 
 def assert_sound(clf, rows):

@@ -8,9 +8,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score
 from sklearn.model_selection import GridSearchCV, KFold
 
-from classifier.data import SMALL
+from classifier.data import small
 from sklearn_clidmu import (
-    CLIDMUClassifier,
     cross_val_noise_scores,
     find_label_issues,
     noisy_label_scorer,
@@ -63,9 +62,9 @@ except ImportError:  # which pandas and polars can do without
     pass
 
 
-def quick(marked, kind, **params):
+def quick(marked, kind):
     marker = "" if kind == "variable-width strings" else NAN
-    return CLIDMUClassifier(n_folds=None, missing_label=marker if marked else None, **SMALL)
+    return small(n_folds=None, missing_label=marker if marked else None)
 
 
 @pytest.mark.parametrize("marked", [False, True], ids=["all", "some missing"])
@@ -102,13 +101,13 @@ def test_labels_that_fit_takes_are_taken_by_a_grid_search(kind, scoring):
 
 
 def test_score_is_the_accuracy_on_labels_of_any_class():
-    clf = CLIDMUClassifier(**SMALL).fit(X, codes)
+    clf = small().fit(X, codes)
     y = np.where(np.arange(60) < 9, 7, codes)
     weight = rng.uniform(size=60)
     for sample_weight in (None, weight, list(weight)):
         expected = accuracy_score(y, clf.predict(X), sample_weight=sample_weight)
         assert clf.score(X, y, sample_weight) == expected
-    clf, kept = CLIDMUClassifier(missing_label=7, **SMALL).fit(X, y), slice(9, None)
+    clf, kept = small(missing_label=7).fit(X, y), slice(9, None)
     expected = accuracy_score(codes[kept], clf.predict(X)[kept], sample_weight=weight[kept])
     assert clf.score(X, y, weight) == expected
 
@@ -118,7 +117,7 @@ def test_partial_fit_leaves_the_missing_label_out_of_the_classes(marker):
     known = names if marker is pd.NA or marker == "?" else codes
     y = np.where(gaps, marker, known)
     classes = pd.unique(pd.Series(y))
-    clf = CLIDMUClassifier(missing_label=marker, **SMALL).partial_fit(X, y, classes=classes)
+    clf = small(missing_label=marker).partial_fit(X, y, classes=classes)
     clf.partial_fit(X, y, classes=classes)
     np.testing.assert_array_equal(clf.classes_, np.unique(known))
 
@@ -142,11 +141,11 @@ def test_partial_fit_leaves_the_missing_label_out_of_the_classes(marker):
 )
 def test_partial_fit_names_classes_that_are_no_labels(classes, message):
     with pytest.raises((ValueError, TypeError), match=message):
-        CLIDMUClassifier(**SMALL).partial_fit(X, codes, classes=classes)
+        small().partial_fit(X, codes, classes=classes)
 
 
 def test_score_names_a_weight_that_is_infinite():
-    clf = CLIDMUClassifier(**SMALL).fit(X, codes)
+    clf = small().fit(X, codes)
     with pytest.raises(ValueError, match="sample_weight contains infinity"):
         clf.score(X, codes, np.where(gaps, np.inf, 1))
 
@@ -164,7 +163,7 @@ SPOILED = {
 @pytest.mark.parametrize("case", SPOILED)
 def test_score_names_labels_that_cannot_be_compared(case):
     y, message = SPOILED[case]
-    clf = CLIDMUClassifier(**SMALL).fit(X, codes)
+    clf = small().fit(X, codes)
     with pytest.raises((ValueError, TypeError), match=message):
         clf.score(X, y)
     if case == "nan":

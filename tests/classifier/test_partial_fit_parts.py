@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from classifier.data import SMALL, make_rows
-from sklearn_clidmu import CLIDMUClassifier
+from classifier.data import make_rows, small
 
 pytestmark = pytest.mark.usefixtures("few_steps", "coarse_kernel")
 
@@ -16,10 +15,10 @@ PARTS = {"plain": X, "gaps": GAPS, "two values": np.sign(X), "constant": 0 * X}
 @pytest.mark.parametrize("second", PARTS)
 @pytest.mark.parametrize("first", PARTS)
 def test_training_goes_on_with_columns_of_another_kind(first, second):
-    clf = CLIDMUClassifier(**SMALL).partial_fit(PARTS[first], y, classes=[0, 1])
+    clf = small().partial_fit(PARTS[first], y, classes=[0, 1])
     clf.partial_fit(PARTS[second], y)
     assert np.isfinite(clf.predict_proba(GAPS)).all()
     assert len(clf.noise_scores_) == 400
     if first != "constant" and second != "constant":
-        warm = CLIDMUClassifier(warm_start=True, **SMALL).fit(PARTS[first], y)
+        warm = small(warm_start=True).fit(PARTS[first], y)
         assert np.isfinite(warm.fit(PARTS[second], y).predict_proba(GAPS)).all()

@@ -15,7 +15,7 @@ from torch import nn
 
 from sklearn_clidmu import CLIDMUClassifier, find_label_issues
 
-from .data import SMALL, make_rows
+from .data import make_rows, small
 from .graph import names_of_cuda, tensors
 
 cloudpickle = pytest.importorskip("cloudpickle")
@@ -27,7 +27,7 @@ OWN_TYPE = "sklearn_clidmu._classifier.CLIDMUClassifier"
 
 
 def fitted(labels=y, rows=X, **params):
-    return CLIDMUClassifier(**{**SMALL, **params}).fit(rows, labels)
+    return small(**params).fit(rows, labels)
 
 
 def normalizing(n_features, n_classes, width=6):

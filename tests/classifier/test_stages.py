@@ -11,14 +11,10 @@ from sklearn.preprocessing import StandardScaler
 from sklearn_clidmu import CLIDMUClassifier, _settings, find_label_issues
 from sklearn_clidmu.datasets import make_label_noise
 
-from .data import SMALL, make_rows
+from .data import make_rows, small
 
 REGIMES = {"one batch": 256, "several batches": 32}
 NAN = float("nan")
-
-
-def small(**params):
-    return CLIDMUClassifier(**{**SMALL, **params})
 
 
 def blobs(kind="pairs", rate=0.4, n_classes=4, n_rows=240):

@@ -8,7 +8,7 @@ import textwrap
 
 import numpy as np
 import pytest
-from classifier.data import make_rows
+from classifier.data import make_rows, small
 from sklearn.model_selection import GridSearchCV
 
 from sklearn_clidmu import CLIDMUClassifier, _classifier
@@ -22,8 +22,7 @@ X, y, _ = make_rows(90, n_classes=3)
 
 
 def make(**params):
-    small = {"hidden_layer_sizes": (12, 8), "max_epochs": 3, "random_state": 0, "batch_size": 32}
-    return CLIDMUClassifier(**{**small, "warmup_epochs": 1, **params})
+    return small(batch_size=32, warmup_epochs=1, **params)
 
 
 def send_sigint(patch, owner, name, n_calls):

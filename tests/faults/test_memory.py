@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from classifier.data import SMALL, make_rows
+from classifier.data import make_rows, small
 
-from sklearn_clidmu import CLIDMUClassifier
 from sklearn_clidmu.training.networks import MLP
 
 X, y, _ = make_rows()
@@ -22,14 +21,10 @@ def no_memory(monkeypatch):
     return lambda: monkeypatch.setattr(MLP, "forward", fail)
 
 
-def make():
-    return CLIDMUClassifier(**SMALL)
-
-
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
 def test_fit_without_memory_says_what_to_set_and_leaves_no_trace(method, no_memory):
     no_memory()
-    clf = make()
+    clf = small()
     args = (X, y) if method == "fit" else (X, y, [0, 1])
     with pytest.raises(MemoryError, match=ADVICE):
         getattr(clf, method)(*args)
@@ -37,7 +32,7 @@ def test_fit_without_memory_says_what_to_set_and_leaves_no_trace(method, no_memo
 
 
 def test_predict_without_memory_says_what_to_set(no_memory, monkeypatch):
-    clf = make().fit(X, y)
+    clf = small().fit(X, y)
     expected = clf.predict_proba(X)
     no_memory()
     with pytest.raises(MemoryError, match=ADVICE):
