@@ -324,7 +324,9 @@ def test_known_classes_are_those_of_the_first_call():
         np.testing.assert_array_equal(known_classes(classes, before), before)
     with pytest.raises(ValueError, match="classes must be passed to the first call"):
         known_classes(None, None)
-    with pytest.raises(ValueError, match=r"classes must be at least two, got \[1\]"):
+    with pytest.raises(
+        ValueError, match="classes must have labels of at least two classes, got one class: 1"
+    ):
         known_classes([1], None)
     with pytest.raises(ValueError, match=r"classes=\[1, 2\] differ from those of earlier calls"):
         known_classes([1, 2], before)

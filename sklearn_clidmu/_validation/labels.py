@@ -182,11 +182,7 @@ def known_classes(classes: Any, before: np.ndarray | None, missing_label: Any = 
         if before is None:
             raise ValueError("classes must be passed to the first call of partial_fit.")
         return before
-    labels = check_labels(classes, "classes")
-    given = labels[~is_missing(labels, missing_label)]
-    if len(set(given.tolist())) < 2:
-        raise ValueError(f"classes must be at least two, got {list(classes)}.")
-    found, _ = encode_labels(given, missing_label, "classes")
+    found, _ = encode_labels(classes, missing_label, "classes")
     if before is not None and not np.array_equal(found, before):
         raise ValueError(f"classes={list(classes)} differ from those of earlier calls: {before}.")
     return found

@@ -128,7 +128,7 @@ def test_partial_fit_takes_parts_without_some_classes_and_labels():
     ("calls", "message"),
     [
         ([{}], "classes must be passed"),
-        ([{"classes": ["a"]}], "classes must be at least two"),
+        ([{"classes": ["a"]}], "classes must have labels of at least two classes"),
         ([{"classes": ["a", "b"]}], "not among the classes"),
         (
             [{"classes": CLASSES}, {"classes": ["a", "b", "d"]}],
