@@ -26,7 +26,7 @@ from sklearn_clidmu._torch_state import (
     explained_memory_errors,
     fresh_torch,
 )
-from sklearn_clidmu._validation.arrays import check_numbers, plain_names, row_names
+from sklearn_clidmu._validation.arrays import check_numbers, join_row_names, plain_names, row_names
 from sklearn_clidmu._validation.labels import (
     NO_LABEL,
     encode_known,
@@ -373,7 +373,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
                     "without a label are marked by missing_label."
                 )
             start = getattr(self, "net_", None) if self.warm_start else None
-            names, levels = row_names(y, X)
+            self._row_names, self._level_names = row_names(y, X)
             X = self._check_rows(X, reset=start is None)
             classes, codes, known = encode_with_confirmed(y, confirmed, self.missing_label)
             if start is not None and not np.array_equal(classes, self.classes_):
@@ -388,7 +388,6 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
             if start is None:
                 X = self._set_unit(X, weight)
             self._train(X, codes, weight, classes, start, known)
-            self._row_names, self._level_names = names, levels
         return self
 
     def partial_fit(
@@ -444,7 +443,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
                     )
             earlier = dict(vars(self)) if hasattr(self, "net_") else {}
             known = known_classes(classes, earlier.get("classes_"), self.missing_label)
-            names, levels = row_names(y, X)
+            self._row_names, self._level_names = row_names(y, X)
             X = self._check_rows(X, reset=not earlier)
             codes = encode_known(y, known, self.missing_label)
             check_consistent_length(X, codes)
@@ -453,7 +452,6 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
                 X = self._set_unit(X, weight)
             n_epochs, start = earlier.get("n_iter_", 0), earlier.get("net_")
             self._train(X, codes, weight, known, start, n_epochs_before=n_epochs)
-            self._row_names, self._level_names = names, levels
             if earlier:
                 self._append_to(earlier)
         return self
@@ -703,17 +701,10 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
 
     def _append_to(self, earlier: dict[str, Any]) -> None:
         """Append what is known of rows and epochs to what was known of ``earlier`` ones."""
-        parts = (earlier, vars(self))
-        if any(part["_row_names"] is not None for part in parts):  # None is the index 0, 1, ...
-            names = [
-                np.arange(len(part["_given"])) if part["_row_names"] is None else part["_row_names"]
-                for part in parts
-            ]
-            if len({part.dtype.kind for part in names}) > 1:  # such as dates and numbers
-                names = [np.fromiter(part, object, len(part)) for part in names]
-            self._row_names = np.concatenate(names)
-            if self._level_names != earlier["_level_names"]:
-                self._level_names = None
+        names = earlier["_row_names"], self._row_names
+        self._row_names = join_row_names(names, (len(earlier["_given"]), len(self._given)))
+        if self._level_names != earlier["_level_names"]:
+            self._level_names = None
         for name in ROW_ATTRIBUTES:
             setattr(self, name, np.concatenate([earlier[name], getattr(self, name)]))
         self._count(earlier["_joint"] + self._joint)
@@ -730,26 +721,23 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
 
     def _warn(self, doubtful: bool) -> None:
         """Warn of training that failed, in the line that called ``fit``."""
-        if doubtful and self.collapse_epoch_ is None and not self.net_.diverged_:
-            warnings.warn(
-                f"The classifier knows no more than the class frequencies: {self._doubt}.",
-                ConvergenceWarning,
-                stacklevel=5,
-            )
+        messages = []
         if self.collapse_epoch_ is not None:
-            warnings.warn(
+            messages.append(
                 f"The weighting collapsed in epoch {self.collapse_epoch_}: training continued with "
-                "equal weights. Raise warmup_epochs or lower meta_lr.",
-                ConvergenceWarning,
-                stacklevel=5,
+                "equal weights. Raise warmup_epochs or lower meta_lr."
             )
         if self.net_.diverged_:
-            warnings.warn(
+            messages.append(
                 f"Training diverged in epoch {self.n_iter_} and ended with the last finite "
-                "network. Lower lr, or scale the features.",
-                ConvergenceWarning,
-                stacklevel=5,
+                "network. Lower lr, or scale the features."
             )
+        if doubtful and not messages:
+            messages.append(
+                f"The classifier knows no more than the class frequencies: {self._doubt}."
+            )
+        for message in messages:
+            warnings.warn(message, ConvergenceWarning, stacklevel=5)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,16 @@ def row_names(*tables: Any) -> tuple[np.ndarray | None, list[Any] | None]:
             if levels != [None] or not np.array_equal(names, np.arange(len(names))):
                 return names, levels
     return None, None
+
+
+def join_row_names(parts: Sequence[np.ndarray | None], lengths: Sequence[int]) -> np.ndarray | None:
+    """Names of the rows of several tables, one after the other; None for plain positions."""
+    if all(names is None for names in parts):
+        return None
+    known = [np.arange(n) if one is None else one for one, n in zip(parts, lengths, strict=True)]
+    if len({names.dtype.kind for names in known}) > 1:  # such as dates and numbers
+        known = [np.fromiter(names, object, len(names)) for names in known]
+    return np.concatenate(known)
 
 
 def plain_names(names: np.ndarray) -> np.ndarray:
