@@ -242,18 +242,26 @@ def build_network(
     scaler: RobustScaler | None = None,
 ) -> nn.Module:
     """Build the network: the caller's module, tapped for its features, or an MLP."""
+    if module is None:
+        sizes = row_shape[0], n_classes, hidden_layer_sizes
+        return MLP(*sizes, dropout, one_mask, scaler).to(dtype)
+    return _build_tapped(module, row_shape, n_classes, dtype)
+
+
+def _build_tapped(
+    module: Callable[[Any, int], nn.Module],
+    row_shape: tuple[int, ...],
+    n_classes: int,
+    dtype: torch.dtype,
+) -> FeatureTap:
+    """Build the caller's module and tap it; an error says what makes it unfit for training."""
     if isinstance(module, nn.Module):
         raise TypeError(
             "module must be a class or a function that builds the network when called as "
             f"module(n_features, n_classes), got a network, an instance of {type(module).__name__}:"
             " pass lambda n_features, n_classes: network, which is copied."
         )
-    n_features = row_shape[0] if len(row_shape) == 1 else row_shape
-    if module is None:
-        sizes = row_shape[0], n_classes, hidden_layer_sizes
-        network: nn.Module = MLP(*sizes, dropout, one_mask, scaler)
-        return network.to(dtype)
-    built = module(n_features, n_classes)
+    built = module(row_shape[0] if len(row_shape) == 1 else row_shape, n_classes)
     if not isinstance(built, nn.Module):
         raise TypeError(
             "module must build a torch.nn.Module when called as module(n_features, n_classes), "
