@@ -420,11 +420,6 @@ def test_check_rows_accepts_a_column_of_any_name():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (X + 1j, "Complex data not supported"),
-        (X[:, :, None], "dim 3"),
-        (X[:, 0], "Expected 2D array"),
-        (X[:0], "0 sample"),
-        (X[:, :0], "0 feature"),
         (np.array([["a", "b"]]), r"X has strings.*TableVectorizer.*ColumnTransformer"),
         (pd.Series(["a text", "another"]), r"X has strings.*TfidfVectorizer"),
         (pl.Series(["a text", "another"]), r"X has strings.*TfidfVectorizer"),
@@ -525,12 +520,7 @@ def test_row_weights_underflow_to_zero_where_numpy_may_raise():
 @pytest.mark.parametrize(
     ("sample_weight", "class_weight", "message"),
     [
-        (np.zeros(5), None, "must"),  # scikit-learn's words, from some version on
         ([0, 0, 0, 0, 1], None, "sample_weight must have a positive entry"),
-        ([1, 1, 1, -1, 1], None, "Negative values"),
-        ([1, 1, 1, NAN, 1], None, "sample_weight contains NaN"),
-        (np.ones(4), None, "sample_weight.shape"),
-        (np.ones((5, 2)), None, "must be 1D"),
         ("abc", None, "sample_weight must be numbers"),
         (["a"] * 5, None, "sample_weight must be numbers"),
         ([None] * 4 + [{}], None, "sample_weight must be numbers"),

@@ -151,19 +151,17 @@ def test_tensors_give_what_arrays_give_as_numpy(dispatch):
 # Frames
 
 
-def pandas_frame():
-    pandas = pytest.importorskip("pandas")
-    return pandas.DataFrame(X, columns=list("wxyz"), index=np.arange(len(X))[::-1])
-
-
-def test_pandas_frame_gives_its_names_and_nothing_else():
-    frame = pandas_frame()
-    clf, plain = small().fit(frame, y), small().fit(X, y)
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_frame_gives_its_names_and_nothing_else(library):
+    frames = pytest.importorskip(library)
+    frame = frames.DataFrame(dict(zip("wxyz", X.T, strict=True)))
+    clf, plain = small().fit(frame, frames.Series(NAMES[y])), small().fit(X, y)
     assert list(clf.feature_names_in_) == list("wxyz")
     assert not hasattr(plain, "feature_names_in_")
     for key in ("noise_scores_", "sample_weights_"):
         np.testing.assert_array_equal(getattr(clf, key), getattr(plain, key))
     np.testing.assert_array_equal(clf.predict_proba(frame), plain.predict_proba(X))
+    np.testing.assert_array_equal(clf.predict(frame), NAMES[plain.predict(X)])
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])
@@ -258,7 +256,7 @@ def test_missing_label_may_be_pandas_na():
 @pytest.mark.parametrize("dtype", [object, "string", "category"])
 def test_labels_may_be_a_pandas_series(dtype):
     pandas = pytest.importorskip("pandas")
-    frame = pandas_frame()
+    frame = pandas.DataFrame(X, index=np.arange(len(X))[::-1])
     labels = pandas.Series(NAMES[y], index=frame.index, dtype=dtype)
     clf = small().fit(frame, labels, pandas.Series(np.ones(len(X)), index=frame.index))
     plain = small().fit(X, y)
@@ -266,16 +264,6 @@ def test_labels_may_be_a_pandas_series(dtype):
     np.testing.assert_array_equal(clf.noise_scores_, plain.noise_scores_)
     np.testing.assert_array_equal(clf.predict(frame), NAMES[plain.predict(X)])
     assert clf.score(frame, labels) == plain.score(X, y)
-
-
-def test_polars_frame_gives_its_names_and_nothing_else():
-    polars = pytest.importorskip("polars")
-    frame = polars.DataFrame(X, schema=list("wxyz"))
-    clf = small().fit(frame, polars.Series(NAMES[y]))
-    plain = small().fit(X, y)
-    assert list(clf.feature_names_in_) == list("wxyz")
-    np.testing.assert_array_equal(clf.noise_scores_, plain.noise_scores_)
-    np.testing.assert_array_equal(clf.predict(frame), NAMES[plain.predict(X)])
 
 
 @pytest.mark.parametrize("kind", ["narwhals", "pyarrow", "pyarrow of narwhals"])
