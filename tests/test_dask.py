@@ -6,7 +6,7 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
-from classifier.data import small
+from classifier.data import make_rows, small
 from dask.distributed import Client, LocalCluster
 from sklearn.model_selection import GridSearchCV
 
@@ -16,16 +16,8 @@ NAMES = np.array(["ant", "bee", "cat"])
 BLOCKS = ((100, 7, 1, 92), (4,))  # rows and features of the blocks
 
 
-def make_rows():
-    """Three blobs; one label in five is that of the next blob."""
-    rng = np.random.RandomState(0)
-    true = np.arange(200) % 3
-    rows = rng.normal(size=(200, 4)) + 3 * np.eye(3, 4)[true]
-    wrong = rng.uniform(size=200) < 0.2
-    return rows, NAMES[np.where(wrong, (true + 1) % 3, true)]
-
-
-X, y = make_rows()
+X, codes, _ = make_rows(200, n_classes=3)
+y = NAMES[codes]
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
-from classifier.data import small
+from classifier.data import make_rows, small
 from cleanlab.classification import CleanLearning
 from cleanlab.rank import get_label_quality_scores
 from dask.distributed import Client, LocalCluster, get_worker
@@ -35,16 +35,10 @@ ORDER = np.argsort(np.argsort(NAMES))  # position of each name among the sorted 
 NAN = float("nan")
 
 
-def make_rows(n_samples, noise, distance):
-    """Three blobs, their given labels and their true ones."""
-    rng = np.random.RandomState(0)
-    true = np.arange(n_samples) % 3
-    rows = rng.normal(size=(n_samples, 4)) + distance * np.eye(3, 4)[true]
-    wrong = rng.uniform(size=n_samples) < noise
-    return rows, np.where(wrong, (true + 1) % 3, true), true
-
-
-X, y, y_true = make_rows(60, 0.2, distance=3)
+X, y, WRONG = make_rows(60, n_classes=3)
+# Classes so far apart that every wrong label is found.
+FAR, GIVEN, _ = make_rows(240, n_classes=3, noise=0.3, distance=12)
+TRUE = np.arange(240) % 3
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +48,7 @@ def clf():
 
 @pytest.fixture(scope="module")
 def separated():
-    """A classifier of classes so far apart that every wrong label is found, and its labels."""
-    rows, given, true = make_rows(240, 0.3, distance=12)
-    return small(max_epochs=15, random_state=2).fit(rows, NAMES[given]), rows, given, true
+    return small(max_epochs=15, random_state=2).fit(FAR, NAMES[GIVEN])
 
 
 # Estimates of a fit
@@ -70,20 +62,17 @@ def assert_estimates_match(clf, given, true):
 
 
 def test_fit_estimates_rate_and_matrix_of_the_flips(separated):
-    clf, _, given, true = separated
-    assert_estimates_match(clf, ORDER[given], ORDER[true])
+    assert_estimates_match(separated, ORDER[GIVEN], ORDER[TRUE])
 
 
 @pytest.mark.parametrize("weighting", ["wnet", "vri", None])
 def test_fit_estimates_rate_and_matrix_with_any_weighting(weighting):
-    rows, given, true = make_rows(240, 0.3, distance=12)
-    clf = small(max_epochs=8, weighting=weighting, random_state=2).fit(rows, given)
-    assert_estimates_match(clf, given, true)
+    clf = small(max_epochs=8, weighting=weighting, random_state=2).fit(FAR, GIVEN)
+    assert_estimates_match(clf, GIVEN, TRUE)
 
 
 def test_fit_counts_no_label_as_wrong_if_all_are_right():
-    rows, given, _ = make_rows(240, 0, distance=12)
-    clf = small(max_epochs=15).fit(rows, given)
+    clf = small(max_epochs=15).fit(FAR, TRUE)
     assert clf.noise_rate_ == 0
     np.testing.assert_array_equal(clf.transition_matrix_, np.eye(3))
     assert len(find_label_issues(clf)) == 0
@@ -140,18 +129,17 @@ def test_transition_matrix_of_a_class_without_rows_is_the_identity():
 
 
 def test_noise_report_gives_counts_the_worst_class_and_the_first_rows(separated):
-    clf, _, given, true = separated
-    lines = clf.noise_report().splitlines()
-    issues = find_label_issues(clf)
+    lines = separated.noise_report().splitlines()
+    issues = find_label_issues(separated)
     assert lines[0] == "240 labels in 3 classes."
-    assert lines[1].startswith(f"About {len(issues)} of the labels ({clf.noise_rate_:.0%})")
+    assert lines[1].startswith(f"About {len(issues)} of the labels ({separated.noise_rate_:.0%})")
     [bees] = [line.split() for line in lines if line.startswith("bee")]
     count = np.count_nonzero(issues.given_label == "bee")
-    assert bees == ["bee", str((given == 1).sum()), str(count), "ant", f"({count})"]
+    assert bees == ["bee", str((GIVEN == 1).sum()), str(count), "ant", f"({count})"]
     [first] = [line for line in lines if line.startswith("Rows to look at first")]
     listed = [int(row) for row in first.rstrip(".").split(":")[1].split(",")]
-    assert (given != true)[listed].all()
-    assert clf.noise_scores_[listed[0]] == clf.noise_scores_.max()
+    assert (GIVEN != TRUE)[listed].all()
+    assert separated.noise_scores_[listed[0]] == separated.noise_scores_.max()
     assert lines[-1] == "Check them on a page: find_label_issues(clf).to_html('review.html')."
 
 
@@ -166,7 +154,7 @@ def not_a_number(_features, logits, _targets, _sample_weight):
     ids=["wnet", "none", "collapse"],
 )
 def test_noise_report_advises_other_scores_where_the_network_has_seen_the_labels(params):
-    rows, given, _ = make_rows(150, 0.2, distance=3)
+    rows, given, _ = make_rows(150, n_classes=3)
     report = small(**params).fit(rows, given).noise_report()
     assert "may have memorized" in report
     assert "cross_val_noise_scores" in report
@@ -219,9 +207,9 @@ def test_cross_val_noise_scores_do_not_depend_on_names_frames_or_the_form_of_spl
 
 
 def test_cross_val_noise_scores_of_the_classifier_find_wrong_labels():
-    rows, given, true = make_rows(240, 0.3, distance=12)
+    rows, given, wrong = make_rows(240, n_classes=3, noise=0.3, distance=12)
     scores = cross_val_noise_scores(small(max_epochs=8, n_folds=None), rows, NAMES[given], cv=2)
-    assert scores[given != true].min() > scores[given == true].max()
+    assert scores[wrong].min() > scores[~wrong].max()
 
 
 def test_cross_val_noise_scores_cut_fit_parameters_to_each_fold():
@@ -289,7 +277,7 @@ def test_cross_val_noise_scores_pass_unlabeled_rows_to_fit(labels, missing, monk
     known = np.array(labels[~unlabeled].tolist())
     np.testing.assert_array_equal(np.unique(suggested), np.unique(known))
     assert len(suggested) == len(labels)
-    assert (scores[~unlabeled & (y == y_true)] < 0.5).mean() > 0.9
+    assert (scores[~unlabeled & ~WRONG] < 0.5).mean() > 0.9
 
 
 @pytest.mark.parametrize(
@@ -369,15 +357,14 @@ def test_cross_val_noise_scores_name_the_invalid_argument(arguments, message):
 
 
 def test_find_label_issues_of_a_classifier_are_the_labels_that_its_rate_counts(separated):
-    clf, _, given, _ = separated
-    issues = find_label_issues(clf)
-    assert len(issues) == round(clf.noise_rate_ * len(given)) > 0
-    np.testing.assert_array_equal(issues.score, clf.noise_scores_[issues.index])
+    issues = find_label_issues(separated)
+    assert len(issues) == round(separated.noise_rate_ * len(GIVEN)) > 0
+    np.testing.assert_array_equal(issues.score, separated.noise_scores_[issues.index])
     assert (np.diff(issues.score) <= 0).all()
-    np.testing.assert_array_equal(issues.given_label, NAMES[given][issues.index])
-    np.testing.assert_array_equal(issues.suggested_label, clf.suggested_labels_[issues.index])
+    np.testing.assert_array_equal(issues.given_label, NAMES[GIVEN][issues.index])
+    np.testing.assert_array_equal(issues.suggested_label, separated.suggested_labels_[issues.index])
     assert (issues.given_label != issues.suggested_label).all()
-    assert issues.noise_rate == clf.noise_rate_
+    assert issues.noise_rate == separated.noise_rate_
 
 
 def test_find_label_issues_of_a_pipeline_are_those_of_its_last_step(clf):
@@ -502,19 +489,17 @@ def test_label_issues_make_a_frame_with_cleanlabs_columns(clf, monkeypatch):
 
 
 def test_label_issues_are_left_out_by_cleanlab(separated):
-    clf, rows, given, true = separated
-    issues = find_label_issues(clf.noise_scores_, given, suggested=true)
-    cleaned = CleanLearning(GaussianNB()).fit(rows, given, label_issues=issues.to_frame())
+    issues = find_label_issues(separated.noise_scores_, GIVEN, suggested=TRUE)
+    cleaned = CleanLearning(GaussianNB()).fit(FAR, GIVEN, label_issues=issues.to_frame())
     kept = ~issues.mask
     assert not kept.all()
-    np.testing.assert_allclose(cleaned.clf.theta_, GaussianNB().fit(rows[kept], given[kept]).theta_)
+    np.testing.assert_allclose(cleaned.clf.theta_, GaussianNB().fit(FAR[kept], GIVEN[kept]).theta_)
     assert cleaned.get_label_issues()["is_label_issue"].sum() == len(issues)
 
 
 def test_sample_weights_help_any_estimator(separated):
-    clf, rows, given, true = separated
-    plain = LogisticRegression().fit(rows, given)
-    weighted = LogisticRegression().fit(rows, given, sample_weight=clf.sample_weights_)
-    truth = np.arange(len(true)), true
-    assert plain.predict_proba(rows)[truth].mean() < 0.75  # it follows the wrong labels
-    assert weighted.predict_proba(rows)[truth].mean() > 0.85
+    plain = LogisticRegression().fit(FAR, GIVEN)
+    weighted = LogisticRegression().fit(FAR, GIVEN, sample_weight=separated.sample_weights_)
+    truth = np.arange(len(TRUE)), TRUE
+    assert plain.predict_proba(FAR)[truth].mean() < 0.75  # it follows the wrong labels
+    assert weighted.predict_proba(FAR)[truth].mean() > 0.85

@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from classifier.data import make_rows
 from scipy import sparse
 from scipy.optimize import minimize
 from scipy.special import log_softmax
@@ -28,15 +29,7 @@ NAMES = np.array(["ant", "bee", "cat"])
 BOTH = {"clid": clid_score, "noisy": noisy_label_scorer}
 
 
-def make_rows(n_samples, rate=0.2, seed=0):
-    """Three blobs, true labels, and labels of which a share are those of the next class."""
-    rng = np.random.RandomState(seed)
-    true = np.arange(n_samples) % 3
-    rows = rng.normal(size=(n_samples, 4)) + 3 * np.eye(3, 4)[true]
-    return rows, true, np.where(rng.uniform(size=n_samples) < rate, (true + 1) % 3, true)
-
-
-X, _, y = make_rows(60)
+X, y, _ = make_rows(60, n_classes=3)
 
 
 def small(**params):
@@ -86,7 +79,7 @@ def test_clid_score_of_a_pipeline_scores_the_last_step_on_transformed_rows():
 
 
 def test_clid_score_compares_samples_of_any_order_and_size(fitted):
-    rows, _, _ = make_rows(3 * CLID_ROWS, seed=1)
+    rows, _, _ = make_rows(3 * CLID_ROWS, n_classes=3, seed=1)
     few = rows[:CLID_ROWS]
     assert clid_score(fitted, few[::-1]) == pytest.approx(clid_score(fitted, few), abs=1e-6)
     drawn = np.random.RandomState(0).choice(len(rows), CLID_ROWS, replace=False)
@@ -165,8 +158,8 @@ def test_noisy_label_scorer_sums_likelihood_probability_and_agreement(fitted):
 
 
 def test_noisy_label_scorer_of_the_true_classes_follows_from_the_noise_rate():
-    rows, true, noisy = make_rows(3000, rate=0.4)
-    rate = (true != noisy).mean()
+    rows, noisy, wrong = make_rows(3000, n_classes=3, noise=0.4)
+    true, rate = np.arange(3000) % 3, wrong.mean()
     entropy = -rate * np.log(rate) - (1 - rate) * np.log(1 - rate)
     agreement = proportions(rows, noisy)[np.arange(len(true)), true].mean()
     score = noisy_label_scorer(Predicts(np.eye(3)[true]), rows, noisy)
@@ -174,7 +167,8 @@ def test_noisy_label_scorer_of_the_true_classes_follows_from_the_noise_rate():
 
 
 def test_noisy_label_scorer_ranks_the_truth_first():
-    rows, true, noisy = make_rows(600, rate=0.4)
+    rows, noisy, _ = make_rows(600, n_classes=3, noise=0.4)
+    true = np.arange(600) % 3
     right = 0.97 * np.eye(3)[true] + 0.01
     merged = right[:, [0, 1, 1]] / right[:, [0, 1, 1]].sum(axis=1, keepdims=True)
     blank = np.full_like(right, 1 / 3)

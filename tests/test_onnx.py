@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from classifier.data import small
+from classifier.data import make_rows, small
 from scipy import sparse
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
@@ -20,9 +20,7 @@ from torch.torch_version import TorchVersion
 
 from sklearn_clidmu import CLIDMUClassifier, export_onnx
 
-rng = np.random.RandomState(0)
-y = np.arange(60) % 3
-X = rng.normal(size=(60, 4)) + 3 * np.eye(3, 4)[y]
+X, y, _ = make_rows(60, n_classes=3, noise=0)
 
 
 def fitted(labels=y, rows=X, **params):

@@ -7,6 +7,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
+from classifier.data import make_rows
 from scipy.special import expit
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import precision_recall_curve, roc_auc_score, roc_curve
@@ -28,11 +29,7 @@ import matplotlib.pyplot as plt
 N_AXES = {NoiseScoreDisplay: 1, TrainingCurveDisplay: 4, WeightFunctionDisplay: 2}
 every_display = pytest.mark.parametrize("display", N_AXES)
 
-rng = np.random.RandomState(0)
-y_true = np.arange(80) % 3
-X = rng.normal(size=(80, 4)) + 3 * np.eye(3, 4)[y_true]
-WRONG = rng.uniform(size=80) < 0.3
-y = np.where(WRONG, (y_true + 1) % 3, y_true)
+X, y, WRONG = make_rows(80, n_classes=3, noise=0.3)
 
 
 def small(**params):

@@ -11,10 +11,10 @@ def small(**params):
     return CLIDMUClassifier(**{**SMALL, **params})
 
 
-def make_rows(n_samples=40, n_classes=2, noise=0.2, seed=0):
+def make_rows(n_samples=40, n_classes=2, noise=0.2, seed=0, distance=3):
     """Blobs in four dimensions: rows, noisy labels and a mask of the wrong ones."""
     rng = np.random.RandomState(seed)
     y = np.arange(n_samples) % n_classes
-    X = rng.normal(size=(n_samples, 4)) + 3 * np.eye(n_classes, 4)[y]
+    X = rng.normal(size=(n_samples, 4)) + distance * np.eye(n_classes, 4)[y]
     flipped = rng.uniform(size=n_samples) < noise
     return X, np.where(flipped, (y + 1) % n_classes, y), flipped

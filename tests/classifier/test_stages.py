@@ -35,15 +35,11 @@ def batch_size(request):
 # The estimates of the noise
 
 
-def cyclic_noise(rate=0.3):
+def cyclic_noise():
     """Wrong labels are those of the next class."""
-    rng = np.random.RandomState(0)
-    true = np.arange(300) % 3
-    X = rng.normal(size=(300, 4)) + 5 * np.eye(3, 4)[true]
-    flipped = rng.uniform(size=300) < rate
-    y = np.where(flipped, (true + 1) % 3, true)
+    X, y, flipped = make_rows(300, n_classes=3, noise=0.3, distance=5)
     counts = np.zeros((3, 3))
-    np.add.at(counts, (true, y), 1)
+    np.add.at(counts, (np.arange(300) % 3, y), 1)
     return X, y, flipped, counts / 100
 
 
