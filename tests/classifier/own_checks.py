@@ -1,8 +1,7 @@
 """Checks of the package's own promises, in the manner of scikit-learn's estimator checks.
 
 Every check takes a name, to be called by in messages, and an unfitted estimator, which it leaves
-as it is. It raises AssertionError where a promise is broken. :data:`all_checks` holds them all,
-for ``pytest.mark.parametrize``.
+as it is. It raises AssertionError where a promise is broken.
 """
 
 from __future__ import annotations
@@ -103,7 +102,7 @@ def _assert_same_fits(name: str, estimator: BaseEstimator, message: str, *inputs
         _assert_same(actual, expected, f"{name} ({regime}): {message}")
 
 
-def _assert_sound(name: str, fitted: Any, X: np.ndarray) -> None:
+def assert_sound(name: str, fitted: Any, X: np.ndarray) -> None:
     """Assert what holds of every fitted estimator, however poor its data were."""
     n_samples = len(X)
     weights, scores = fitted.sample_weights_, fitted.noise_scores_
@@ -215,7 +214,7 @@ def check_row_attributes_are_sound(name: str, estimator: BaseEstimator) -> None:
     """Check shape, range and mean of ``sample_weights_`` and ``noise_scores_``."""
     X, y = _noisy_rows(n_classes=3)
     for regime, clf in _regimes(estimator):
-        _assert_sound(f"{name} ({regime})", clf.fit(X, y), X)
+        assert_sound(f"{name} ({regime})", clf.fit(X, y), X)
         if clf.weighting is None:
             ones = np.ones(len(X))
             np.testing.assert_array_equal(clf.sample_weights_, ones, f"{name} has no weighting")
@@ -245,7 +244,7 @@ def check_zero_weight_rows_are_scored(name: str, estimator: BaseEstimator) -> No
     weight[::4] = 0
     flipped = np.where(weight == 0, 1 - y, y)
     for regime, clf in _regimes(estimator):
-        _assert_sound(f"{name} ({regime})", clf.fit(X, y, weight), X)
+        assert_sound(f"{name} ({regime})", clf.fit(X, y, weight), X)
         other = clone(clf).fit(X, flipped, weight)
         np.testing.assert_array_equal(
             other.predict_proba(X),
@@ -265,7 +264,7 @@ def check_zero_weight_rows_far_away_are_scored(name: str, estimator: BaseEstimat
     X[:120] += 20
     for params in ({"batch_size": 32}, {"batch_size": 128}):
         clf = _new(estimator, **params).fit(X, y, weight)
-        _assert_sound(f"{name} ({params})", clf, X)
+        assert_sound(f"{name} ({params})", clf, X)
 
 
 @_quiet
@@ -276,7 +275,7 @@ def check_a_class_with_one_row(name: str, estimator: BaseEstimator) -> None:
     for regime, clf in _regimes(estimator):
         clf.fit(X, y)
         assert list(clf.classes_) == [0, 1, 2], f"{name} ({regime}): classes_ {clf.classes_}"
-        _assert_sound(f"{name} ({regime})", clf, X)
+        assert_sound(f"{name} ({regime})", clf, X)
 
 
 @_quiet
@@ -284,7 +283,7 @@ def check_one_row_more_than_a_batch(name: str, estimator: BaseEstimator) -> None
     """Check data that would leave a last batch of one row."""
     X, y = _noisy_rows()
     clf = _new(estimator, batch_size=len(X) - 1).fit(X, y)
-    _assert_sound(name, clf, X)
+    assert_sound(name, clf, X)
 
 
 # Labels, inputs and weights
@@ -391,7 +390,7 @@ def check_tiny_and_huge_sample_weights(name: str, estimator: BaseEstimator) -> N
     X, y = _noisy_rows()
     for value in (1e-50, 1e50):
         clf = _new(estimator, batch_size=16).fit(X, y, np.full(len(X), value))
-        _assert_sound(f"{name} (sample weights of {value})", clf, X)
+        assert_sound(f"{name} (sample weights of {value})", clf, X)
 
 
 # Randomness
@@ -538,7 +537,7 @@ def check_collapse_is_survived(name: str, estimator: BaseEstimator) -> None:
         ones = np.ones(len(X))
         message = f"{name} ({regime}): sample_weights_ after a collapse"
         np.testing.assert_array_equal(clf.sample_weights_, ones, message)
-        _assert_sound(f"{name} ({regime})", clf, X)
+        assert_sound(f"{name} ({regime})", clf, X)
 
 
 def check_divergence_is_survived(name: str, estimator: BaseEstimator) -> None:
@@ -548,30 +547,4 @@ def check_divergence_is_survived(name: str, estimator: BaseEstimator) -> None:
         for regime, clf in _regimes(estimator):
             with _convergence_warnings():
                 clf.set_params(lr=1e6).fit(scale * X, y)
-            _assert_sound(f"{name} ({regime}, features times {scale})", clf, scale * X)
-
-
-all_checks: tuple[Check, ...] = (
-    check_row_attributes_are_sound,
-    check_row_attributes_follow_a_permutation,
-    check_zero_weight_rows_are_scored,
-    check_zero_weight_rows_far_away_are_scored,
-    check_a_class_with_one_row,
-    check_one_row_more_than_a_batch,
-    check_label_names_change_nothing,
-    check_inputs_are_never_written_to,
-    check_read_only_inputs,
-    check_memory_layout_changes_nothing,
-    check_unit_sample_weight_is_none,
-    check_scale_of_sample_weight_does_not_matter,
-    check_integer_sample_weights_are_repetitions,
-    check_tiny_and_huge_sample_weights,
-    check_global_generators_are_left_alone,
-    check_global_generators_do_not_matter,
-    check_settings_of_torch_are_left_alone,
-    check_copies_predict_the_same,
-    check_history_has_every_curve,
-    check_collapse_is_survived,
-    check_divergence_is_survived,
-)
-"""Every check, in the order of this file."""
+            assert_sound(f"{name} ({regime}, features times {scale})", clf, scale * X)

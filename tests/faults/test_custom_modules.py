@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from classifier.data import make_rows
-from classifier.own_checks import _assert_sound as assert_sound
+from classifier.own_checks import assert_sound
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from torch import nn
 from torch.nn.utils import parametrizations

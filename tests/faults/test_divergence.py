@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 from classifier.data import make_rows
-from classifier.own_checks import _assert_sound as assert_sound
+from classifier.own_checks import assert_sound
 from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_clidmu import CLIDMUClassifier
