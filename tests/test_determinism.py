@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from classifier.data import SMALL, make_rows
+from classifier.own_checks import assert_same, results
 from joblib import parallel_backend
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
@@ -29,34 +30,16 @@ def fitted(name, labels=y, **params):
     return CLIDMUClassifier(**{**SMALL, "max_epochs": 2, **SETTINGS[name], **params}).fit(X, labels)
 
 
-def results(clf, rows=X):
-    """Everything that a user reads out of a fitted classifier, as numbers."""
-    return {
-        "probabilities": clf.predict_proba(rows),
-        "sample_weights_": clf.sample_weights_,
-        "noise_scores_": clf.noise_scores_,
-        "suggested_labels_": clf.suggested_labels_,
-        "transition_matrix_": clf.transition_matrix_,
-        **clf.history_,
-    }
-
-
-def assert_same(actual, expected, tolerance=0.0):
-    assert actual.keys() == expected.keys()
-    for key, values in expected.items():
-        np.testing.assert_allclose(actual[key], values, rtol=0, atol=tolerance, err_msg=key)
-
-
 @cache
 def once(name):
-    return results(fitted(name))
+    return results(fitted(name), X)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_fit_gives_the_same_twice_to_the_bit(name):
-    assert_same(results(fitted(name)), once(name))
-    other = results(fitted(name, random_state=1))
-    assert not np.array_equal(other["probabilities"], once(name)["probabilities"])
+    assert_same(results(fitted(name), X), once(name))
+    other = results(fitted(name, random_state=1), X)
+    assert not np.array_equal(other["predict_proba"], once(name)["predict_proba"])
 
 
 def test_fit_gives_the_same_in_a_new_process_to_the_bit(tmp_path):
@@ -66,7 +49,7 @@ import numpy as np
 import test_determinism as t
 t.torch.set_num_threads(1)
 for i, name in enumerate(t.SETTINGS):
-    np.savez(f"{tmp_path.as_posix()}/{{i}}.npz", **t.results(t.fitted(name)))
+    np.savez(f"{tmp_path.as_posix()}/{{i}}.npz", **t.results(t.fitted(name), t.X))
 """
     paths = [p for p in sys.path if p]
     code = f"import sys; sys.path[:0] = {paths!r}\n{code}"
@@ -79,7 +62,7 @@ for i, name in enumerate(t.SETTINGS):
 @pytest.mark.parametrize("verbose", [1, 2])
 @pytest.mark.parametrize("name", ["whole", "batches"])
 def test_fit_does_not_depend_on_verbose(name, verbose):
-    assert_same(results(fitted(name, verbose=verbose)), once(name))
+    assert_same(results(fitted(name, verbose=verbose), X), once(name))
 
 
 def test_search_does_not_depend_on_the_number_of_jobs():
@@ -89,7 +72,7 @@ def test_search_does_not_depend_on_the_number_of_jobs():
     def search(n_jobs):
         found = GridSearchCV(clone(clf), {"dropout": [0.0, 0.5]}, cv=folds, n_jobs=n_jobs)
         found.fit(X, y)
-        return results(found.best_estimator_), found.cv_results_["mean_test_score"]
+        return results(found.best_estimator_, X), found.cv_results_["mean_test_score"]
 
     with parallel_backend("threading"):
         alone, together = search(1), search(4)
@@ -118,7 +101,7 @@ def test_fit_depends_on_threads_of_torch_by_rounding_alone():
 @pytest.mark.parametrize("name", ["whole"])
 def test_fit_on_cuda_gives_the_same_twice_up_to_rounding(name):
     # Sums by index are made in no fixed order there.
-    first, second = (results(fitted(name, device="cuda")) for _ in range(2))
+    first, second = (results(fitted(name, device="cuda"), X) for _ in range(2))
     assert_same(first, second, tolerance=1e-6)
 
 

@@ -66,7 +66,7 @@ def _regimes(estimator: BaseEstimator) -> Iterator[tuple[str, Any]]:
     yield "batches with a hold-out", _new(estimator, batch_size=16, early_stopping=True)
 
 
-def _results(fitted: Any, X: np.ndarray) -> dict[str, np.ndarray]:
+def results(fitted: Any, X: np.ndarray) -> dict[str, np.ndarray]:
     """Collect what a user reads out of a fitted estimator."""
     return {
         "predict_proba": fitted.predict_proba(X),
@@ -79,10 +79,10 @@ def _results(fitted: Any, X: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def _assert_same(
+def assert_same(
     actual: dict[str, np.ndarray],
     expected: dict[str, np.ndarray],
-    message: str,
+    message: str = "this",
     tolerance: float = 0.0,
 ) -> None:
     """Compare two results, bit for bit unless a tolerance is given."""
@@ -97,9 +97,9 @@ def _assert_same_fits(name: str, estimator: BaseEstimator, message: str, *inputs
     """Compare fits on these inputs with plain ones on the rows of :func:`_noisy_rows`."""
     X, y = _noisy_rows()
     for regime, clf in _regimes(estimator):
-        expected = _results(clf.fit(X, y), X)
-        actual = _results(clone(clf).fit(*inputs), X)
-        _assert_same(actual, expected, f"{name} ({regime}): {message}")
+        expected = results(clf.fit(X, y), X)
+        actual = results(clone(clf).fit(*inputs), X)
+        assert_same(actual, expected, f"{name} ({regime}): {message}")
 
 
 def assert_sound(name: str, fitted: Any, X: np.ndarray) -> None:
@@ -228,12 +228,12 @@ def check_row_attributes_follow_a_permutation(name: str, estimator: BaseEstimato
     order = np.random.RandomState(2).permutation(len(X))
     for sample_weight in (np.ones(len(X)), weight):
         clf = _full_batch(estimator).fit(X, y, sample_weight)
-        expected = _results(clf, X)
+        expected = results(clf, X)
         for key in ("sample_weights_", "noise_scores_", "suggested_labels_, as codes"):
             expected[key] = expected[key][order]
         permuted = _full_batch(estimator).fit(X[order], y[order], sample_weight[order])
         message = f"{name}: the order of the rows"
-        _assert_same(_results(permuted, X), expected, message, FULL_BATCH_TOLERANCE)
+        assert_same(results(permuted, X), expected, message, FULL_BATCH_TOLERANCE)
 
 
 @_quiet
@@ -294,13 +294,13 @@ def check_label_names_change_nothing(name: str, estimator: BaseEstimator) -> Non
     """Check that numbers, strings and booleans as labels give the same, bit for bit."""
     X, y = _noisy_rows()
     for regime, clf in _regimes(estimator):
-        expected = _results(clf.fit(X, y), X)
+        expected = results(clf.fit(X, y), X)
         predicted = clf.predict(X)
         for names in (["no", "yes"], [False, True], [-1.0, 3.0]):
             labels = np.array(names)
             renamed = clone(clf).fit(X, labels[y])
             message = f"{name} ({regime}): renaming the labels to {names}"
-            _assert_same(_results(renamed, X), expected, message)
+            assert_same(results(renamed, X), expected, message)
             np.testing.assert_array_equal(renamed.predict(X), labels[predicted], message)
             assert renamed.classes_.dtype == labels.dtype, f"{message} loses their dtype"
 
@@ -324,19 +324,19 @@ def check_read_only_inputs(name: str, estimator: BaseEstimator) -> None:
     X, y = _noisy_rows()
     inputs = {"X": X, "y": y, "sample_weight": np.linspace(0, 2, len(X))}
     clf = _new(estimator, batch_size=16)
-    expected = _results(clf.fit(**inputs), X)
+    expected = results(clf.fit(**inputs), X)
     frozen = copy.deepcopy(inputs)
     for value in frozen.values():
         value.flags.writeable = False
-    actual = _results(clone(clf).fit(**frozen), frozen["X"])
-    _assert_same(actual, expected, f"{name}: that inputs are read-only")
+    actual = results(clone(clf).fit(**frozen), frozen["X"])
+    assert_same(actual, expected, f"{name}: that inputs are read-only")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "inputs.joblib")
         joblib.dump(inputs, path)
         mapped = joblib.load(path, mmap_mode="r")
-        actual = _results(clone(clf).fit(**mapped), mapped["X"])
+        actual = results(clone(clf).fit(**mapped), mapped["X"])
         del mapped
-    _assert_same(actual, expected, f"{name}: that inputs are memory-mapped")
+    assert_same(actual, expected, f"{name}: that inputs are memory-mapped")
 
 
 @_quiet
@@ -358,10 +358,10 @@ def check_scale_of_sample_weight_does_not_matter(name: str, estimator: BaseEstim
     """Check that sample weights twice as large give the same, up to rounding."""
     X, y = _noisy_rows(n_classes=3)
     weight = np.random.RandomState(1).uniform(0.1, 3, len(X))
-    expected = _results(_full_batch(estimator).fit(X, y, weight), X)
-    actual = _results(_full_batch(estimator).fit(X, y, 2 * weight), X)
+    expected = results(_full_batch(estimator).fit(X, y, weight), X)
+    actual = results(_full_batch(estimator).fit(X, y, 2 * weight), X)
     message = f"{name}: doubling all sample weights"
-    _assert_same(actual, expected, message, FULL_BATCH_TOLERANCE)
+    assert_same(actual, expected, message, FULL_BATCH_TOLERANCE)
 
 
 @_quiet
@@ -446,14 +446,14 @@ def check_global_generators_do_not_matter(name: str, estimator: BaseEstimator) -
     """Check that an integer ``random_state`` alone decides the result, bit for bit."""
     X, y = _noisy_rows()
     clf = _new(estimator, batch_size=16, early_stopping=True)
-    expected = _results(clf.fit(X, y), X)
+    expected = results(clf.fit(X, y), X)
     state = np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng():
         np.random.random()  # noqa: NPY002
         torch.rand(1)
-        actual = _results(clone(clf).fit(X, y), X)
+        actual = results(clone(clf).fit(X, y), X)
     np.random.set_state(state)  # noqa: NPY002
-    _assert_same(actual, expected, f"{name}: the state of the global generators")
+    assert_same(actual, expected, f"{name}: the state of the global generators")
     first, second = (
         clone(clf).set_params(random_state=np.random.RandomState(5)).fit(X, y).predict_proba(X)
         for _ in range(2)
@@ -479,13 +479,13 @@ def check_copies_predict_the_same(name: str, estimator: BaseEstimator) -> None:
     """Check that a copy predicts as the original does, and that a clone fits as it did."""
     X, y = _noisy_rows()
     for regime, clf in _regimes(estimator):
-        expected = _results(clf.fit(X, y), X)
+        expected = results(clf.fit(X, y), X)
         for way, copied in _copies(clf):
-            _assert_same(_results(copied, X), expected, f"{name} ({regime}): {way}")
+            assert_same(results(copied, X), expected, f"{name} ({regime}): {way}")
         message = f"{name} ({regime}): fitting a copy again"
-        _assert_same(_results(copied.fit(X, y), X), expected, message)
+        assert_same(results(copied.fit(X, y), X), expected, message)
         message = f"{name} ({regime}): clone"
-        _assert_same(_results(clone(clf).fit(X, y), X), expected, message)
+        assert_same(results(clone(clf).fit(X, y), X), expected, message)
 
 
 # Training
