@@ -7,7 +7,6 @@ import re
 import numpy as np
 import pytest
 from sklearn.exceptions import NotFittedError
-from torch import nn
 
 from sklearn_clidmu import CLIDMUClassifier
 from sklearn_clidmu._settings import PARAMETER_CONSTRAINTS
@@ -183,36 +182,6 @@ def test_meta_objective_that_is_no_scalar_of_the_logits_is_named(value, message,
     clf = small(meta_objective=lambda h, logits, y, s: value(logits), batch_size=batch_size)
     with pytest.raises(ValueError, match=f"scalar tensor that depends on logits, got {message}"):
         clf.fit(X, y)
-
-
-# Modules
-
-
-def build_something_else(n_features, n_classes):
-    return f"a network of {n_features} features"
-
-
-def build_too_narrow(n_features, n_classes):
-    return nn.Linear(n_features, n_classes + 1)
-
-
-def build_without_linear(n_features, n_classes):
-    convolution = nn.Conv1d(1, n_classes, n_features)
-    return nn.Sequential(nn.Unflatten(1, (1, n_features)), convolution, nn.Flatten())
-
-
-@pytest.mark.parametrize(
-    ("module", "error", "message"),
-    [
-        (build_something_else, TypeError, "module must build a torch.nn.Module"),
-        (build_too_narrow, ValueError, r"logits of shape \(n_samples, 2\)"),
-        (build_without_linear, ValueError, r"calls no .*Linear.*return \(logits, features\)"),
-    ],
-)
-@pytest.mark.parametrize("weighting", ["evidence", "vri", None])
-def test_module_that_is_unfit_is_refused_with_advice(module, error, message, weighting):
-    with pytest.raises(error, match=message):
-        small(module=module, weighting=weighting).fit(X, y)
 
 
 # The constructor

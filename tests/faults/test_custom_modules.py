@@ -288,7 +288,10 @@ def fails(logits, rows):
 
 
 UNFIT = {
-    "no linear layer": (NoLinear, r"NoLinear calls no torch.nn.Linear layer"),
+    "no linear layer": (
+        NoLinear,
+        r"NoLinear calls no torch.nn.Linear.*return \(logits, features\)",
+    ),
     "too many outputs": (lambda d, c: nn.Linear(d, c + 1), r"Linear .*, 2\), got \(2, 3\)"),
     "one output": (lambda d, c: nn.Linear(d, 1), r"Linear .*, 2\), got \(2, 1\)"),
     "a vector": (returning(lambda z, rows: z[:, 0]), r"Output .* got \(2,\)"),
@@ -333,7 +336,7 @@ class Cast(nn.Module):
         return rows.float()
 
 
-@pytest.mark.parametrize(("weighting", "virtual_step"), [("evidence", "head"), ("vri", "full")])
+@pytest.mark.parametrize(("weighting", "virtual_step"), PASSES)
 @pytest.mark.parametrize("case", UNFIT)
 def test_module_that_is_unfit_is_refused_by_its_name(case, weighting, virtual_step):
     module, message = UNFIT[case]
@@ -341,21 +344,10 @@ def test_module_that_is_unfit_is_refused_by_its_name(case, weighting, virtual_st
         fit(module, weighting, virtual_step)
 
 
-class Bag(nn.Module):
-    """An operation without a second derivative, before logits that no linear layer returns."""
-
-    def __init__(self, d, c):
-        super().__init__()
-        self.bag, self.head = nn.EmbeddingBag(3, 4), nn.Linear(4, c)
-
-    def forward(self, rows):
-        return 2 * self.head(self.bag((rows > 0).long()))
-
-
-def test_module_without_second_derivative_is_refused_by_its_name_where_one_is_needed():
-    with pytest.raises(ValueError, match=r"module Bag has an operation .* weighting=None"):
-        fit(Bag)
-    assert np.isfinite(fit(Bag, weighting=None).predict_proba(X)).all()
+@pytest.mark.parametrize(("weighting", "virtual_step"), PASSES)
+def test_module_that_builds_no_network_is_refused(weighting, virtual_step):
+    with pytest.raises(TypeError, match=r"module must build a torch\.nn\.Module .*got 'a network'"):
+        fit(lambda d, c: "a network", weighting, virtual_step)
 
 
 class Breaking(nn.Module):
