@@ -25,7 +25,7 @@ RINGS = [
     {"clid", "_scaling"},
     {"noise"},
     {"training"},
-    {"_persistence", "_review", "_review_page"},
+    {"_cross_val_scores", "_persistence", "_review", "_review_page"},
     {"label_issues"},
     {"_classifier"},
     {"metrics", "plotting", "_onnx", "datasets"},
