@@ -79,9 +79,10 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
     module : callable or None, default=None
         A ``torch.nn.Module`` class, or any callable, that builds the network when called as
         ``module(n_features, n_classes)``. Its output is the logits, of shape (n_samples,
-        n_classes); the features are the input of its last linear layer. It may also return the
-        pair (logits, features). Rows of X may then have any shape; if they are not vectors, the
-        first argument is that shape. None builds a multi-layer perceptron.
+        n_classes); the features are the input of the linear layer that returns them, or else of
+        the last one called. It may also return the pair (logits, features). Rows of X may then have
+        any shape; if they are not vectors, the first argument is that shape. None builds a
+        multi-layer perceptron.
     weighting : {"evidence", "wnet", "vri"} or None, default="evidence"
         Input of the weighting net and effect of the weights.
 
