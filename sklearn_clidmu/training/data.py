@@ -278,7 +278,8 @@ def make_training_data(
     sparse, scaler = not isinstance(X, np.ndarray), None
     if not sparse and X.ndim == 2:
         scaler = RobustScaler.fit(share_memory(X), torch.from_numpy(sample_weight))
-        dtype = torch.float64 if scaler.needs_double() else dtype
+        if X.dtype == np.float64 and scaler.needs_double():  # others are rounded already
+            dtype = torch.float64
         scaler = scaler.to(device, dtype)
     values = tensor(X.data if sparse else X, dtype)
     finite = torch.stack(values.aminmax()).isfinite().all() if values.numel() else True

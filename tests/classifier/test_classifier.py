@@ -73,6 +73,8 @@ def test_fit_learns_from_features_far_from_zero(weighting):
     for kind in (float, np.int64):
         far = np.round(rows * 1000).astype(kind) + 10**9
         assert copy.deepcopy(clf).fit(far, labels).score(far, labels) > near - 0.05
+    rounded = clf.fit(far.astype(np.float32), labels)
+    assert next(rounded.net_.module_.parameters()).dtype == torch.float32
     assert near > 0.7
 
 
