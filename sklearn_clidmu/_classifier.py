@@ -140,10 +140,9 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         Weight decay of the network. The more labels are wrong, the higher it should be. "auto"
         chooses among 6, 30, 150, 750, 3,750 and 18,000, divided by the number of rows, by the Brier
         score on a fifth of up to 5,000 rows, with noisy labels, after a third of the epochs on the
-        others. It is at most ``1.2 / lr``, since more would make training unstable.
-        "evidence" weighting then chooses again, on labels weighted by how probable they are to be
-        right. In :meth:`partial_fit`, with ``early_stopping`` and where all rows fit in one batch,
-        it is 0.0075.
+        others. It is at most ``1.2 / lr``, since more would make training unstable. In
+        :meth:`partial_fit`, with ``early_stopping`` and where all rows fit in one batch, it is
+        0.0075.
     n_folds : int or None, default=5
         Folds in which, with "evidence" weighting, networks predict the labels of the rows they have
         not been trained on, before training. From that and the kernel regression follows how
