@@ -42,8 +42,8 @@ def export_onnx(clf: CLIDMUClassifier, path: str | PathLike[str]) -> None:
 
     The input ``X`` has shape (n_samples, n_features) and the network's dtype: float64 if the
     training set fitted in one batch or has features that float32 would round by too much, else
-    float32. The outputs are ``label``, shape (n_samples,),
-    and ``probabilities``, shape (n_samples, n_classes). Other steps of a pipeline are left out.
+    float32. The outputs are ``label``, shape (n_samples,), and ``probabilities``, shape
+    (n_samples, n_classes). Other steps of a pipeline are left out.
 
     Parameters
     ----------

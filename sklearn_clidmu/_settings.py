@@ -207,6 +207,7 @@ class Settings:
     one_batch: bool
     """Whether the training set fits in one batch, where a row of weight s counts as s rows."""
     dtype: torch.dtype
+    """Of the rows and the network, unless a feature needs float64."""
     verbose: int
 
     def decay_of(self, n_rows: int) -> float | None:

@@ -151,8 +151,8 @@ def _instance_probabilities(
         flip_rates = 1 - ((1 - flip_rates) * (1 - rate) / (1 - flip_rates).mean()).clip(max=1)
     maps = rng.standard_normal((n_classes, X.shape[1], n_classes))
     scores = np.empty((len(X), n_classes))
-    for target, projection in enumerate(maps):
-        with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
+        for target, projection in enumerate(maps):
             scores[targets == target] = X[targets == target] @ projection
     if not np.isfinite(scores).all():
         raise ValueError("X has values too large for kind='instance': scale the features.")

@@ -124,11 +124,10 @@ def row_weights(
     if class_weight is not None:
         if isinstance(class_weight, dict):  # which may name classes without rows
             factors = compute_class_weight(class_weight, classes=classes, y=classes)
-            factors = factors[codes[labeled]]
         else:
             mass = np.bincount(codes[labeled], weight[labeled], minlength=len(classes))
             factors = np.divide(mass.mean(), mass, out=np.ones_like(mass), where=mass > 0)
-            factors = factors[codes[labeled]]
+        factors = factors[codes[labeled]]
         if not (np.isfinite(factors).all() and (factors >= 0).all()):
             raise ValueError(f"class_weight must be finite and not negative, got {class_weight!r}.")
         weight[labeled] *= bounded(factors)

@@ -149,12 +149,12 @@ def clid_loss(
             "features and logits must be 2-d with one row per sample each, got shapes "
             f"{tuple(features.shape)} and {tuple(logits.shape)}."
         )
-    if sample_weight is not None and sample_weight.shape != logits.shape[:1]:
-        raise ValueError(
-            f"sample_weight must have one entry per row, got shape {tuple(sample_weight.shape)} "
-            f"for {len(logits)} rows."
-        )
     if sample_weight is not None:
+        if sample_weight.shape != logits.shape[:1]:
+            raise ValueError(
+                "sample_weight must have one entry per row, got shape "
+                f"{tuple(sample_weight.shape)} for {len(logits)} rows."
+            )
         sample_weight = sample_weight.to(logits.dtype)
         if not (sample_weight >= 0).all() or not sample_weight.sum() > 0:
             raise ValueError("sample_weight must be positive.")

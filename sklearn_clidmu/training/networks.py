@@ -174,7 +174,7 @@ class FeatureTap(nn.Module):
 
     def forward(self, X: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of shape (n, n_classes) and features of shape (n, d)."""
-        self._seen.pop(get_ident(), None)
+        self._seen.pop(get_ident(), None)  # calls that a backward pass has repeated
         try:
             output = self.module(X.clone())
         finally:

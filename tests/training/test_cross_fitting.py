@@ -415,8 +415,7 @@ class Trial:
             patch.setattr(cross_fitting, "train_briefly", watched)
             self.chosen = L2_PENALTIES.index(choose_l2_penalty(settings, data))
         self.tables = [table for table, _ in self.trained.values()]
-        held_out = torch.ones(len(data.training), dtype=torch.bool)
-        held_out[self.tables[0].labels.rows] = False
+        held_out = ~torch.isin(data.training.labels.rows, self.tables[0].labels.rows)
         self.held_out = held_out.nonzero()[:, 0]
         self.weight = data.training.sample_weight[held_out].double().numpy()
         self.losses = {k: self._losses(net) for k, (_, net) in self.trained.items()}
@@ -452,17 +451,9 @@ def test_choose_l2_penalty_steps_where_the_loss_falls(make, seed, weighted):
     assert trial.chosen == number
 
 
-def test_choose_l2_penalty_trains_on_the_rows_that_are_trained_on(monkeypatch):
-    settings, data = setting(weight_decay="auto", **left_out_weight())
-    trained, weight = [], np.linspace(0.5, 1.5, 90)
-
-    def watched(settings, data, table, callbacks):
-        trained.append(table)
-        return train_briefly(settings, data, table)
-
-    monkeypatch.setattr(cross_fitting, "train_briefly", watched)
-    choose_l2_penalty(settings, data)
-    for table in trained:
+def test_choose_l2_penalty_trains_on_the_rows_that_are_trained_on():
+    weight = np.linspace(0.5, 1.5, 90)
+    for table in Trial(*setting(weight_decay="auto", **left_out_weight())).tables:
         rows = table.labels.rows.numpy()
         assert len(set(rows) & {3, 10, 20, 40}) == 0
         np.testing.assert_allclose(table.sample_weight.numpy(), weight[rows], rtol=1e-5)
@@ -504,16 +495,8 @@ def test_choose_l2_penalty_takes_one_that_is_worse_than_a_guess_before_a_network
 
 def test_choose_l2_penalty_reads_a_bounded_number_of_rows(monkeypatch):
     monkeypatch.setattr(cross_fitting, "CHOICE_ROWS", 50)
-    settings, data = setting(weight_decay="auto")
-    sizes = []
-
-    def short(settings, data, table, callbacks):
-        sizes.append(len(table))
-        return train_briefly(settings, data, table)
-
-    monkeypatch.setattr(cross_fitting, "train_briefly", short)
-    choose_l2_penalty(settings, data)
-    assert set(sizes) == {40}
+    trial = Trial(*setting(weight_decay="auto"))
+    assert {len(table) for table in trial.tables} == {40}
 
 
 def test_choose_l2_penalty_leaves_the_generator_and_the_data_as_they_were():
