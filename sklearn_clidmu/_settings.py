@@ -111,10 +111,6 @@ is scikit-learn's gamma="scale", for centered features."""
 PENALTIES = tuple(10 ** (exponent / 2) for exponent in range(-4, 5))
 """Candidates of the ridge penalty, in rows."""
 
-ONE_BATCH_KERNEL, ONE_BATCH_ROWS = (0.3, 3.0), 64
-"""Gamma and penalty for a training set that fits in one batch, which counts as so many rows there:
-a choice by left-out rows would depend on how often a row is repeated."""
-
 ANCHORS = 0.2
 """Share of the rows predicted to be of a class, the surest, that show its noise."""
 

@@ -50,7 +50,9 @@ def loo_proba(
     n_classes: int,
     sample_weight: Tensor,
     generator: torch.Generator,
-    kernel: Kernel | None = None,
+    *,
+    left_out: Tensor | None = None,
+    row: float = 1.0,
     scale: Callable[[Tensor], Tensor] = torch.as_tensor,
 ) -> Tensor:
     """Probability of each given label at each row, from all other rows, shape (n, n_classes).
@@ -69,20 +71,18 @@ def loo_proba(
         Not negative. Rows of weight zero are predicted but not fitted.
     generator : torch.Generator
         Draws the frequencies, on the CPU, so that they are the same on every device.
-    kernel : Kernel, optional
-        By default that of least leave-one-out squared error, where leaving a row out leaves out
-        its whole weight. A kernel that is given takes no row out: then a row of
-        weight s counts exactly as s identical rows.
+    left_out : Tensor of shape (n,), optional
+        Weight that is left out with each row: its own, or that of all identical rows together.
+    row : float, default=1.0
+        Weight that counts as one row; the penalties are in rows.
     scale : callable, optional
         Scales rows, some at a time; by default they are left as they are.
     """
     weight = sample_weight.to(X.dtype)
     table = StandardizedTable(X.flatten(start_dim=1), targets, weight, n_classes, scale)
     frequencies = table.draw_frequencies(generator)
-    left_out = torch.zeros_like(weight)
-    if kernel is None:
-        left_out = weight
-        kernel = choose_kernel(table, weight, frequencies, generator)
+    left_out = weight if left_out is None else left_out.to(weight)
+    kernel = choose_kernel(table, weight, frequencies, generator, left_out, row)
     ridge = Ridge(table.chunks(weight), frequencies * kernel.gamma**0.5)
     proba = weight.new_empty(len(weight), n_classes)
     parts = zip(
@@ -210,30 +210,39 @@ class Ridge:
 
 
 def choose_kernel(
-    table: StandardizedTable, weight: Tensor, frequencies: Tensor, generator: torch.Generator
+    table: StandardizedTable,
+    weight: Tensor,
+    frequencies: Tensor,
+    generator: torch.Generator,
+    left_out: Tensor | None = None,
+    row: float = 1.0,
 ) -> Kernel:
-    """Candidate of least leave-one-out squared error."""
-    drawn = draw_rows(weight, N_SELECTION, generator)
-    parts = [(*table.rows(rows), weight[rows]) for rows in drawn.split(table.chunk)]
+    """Candidate of least leave-one-out squared error; see :func:`loo_proba`."""
+    left_out = weight if left_out is None else left_out
+    drawn = draw_rows(weight, N_SELECTION, generator).split(table.chunk)
+    parts = [(*table.rows(rows), weight[rows], left_out[rows]) for rows in drawn]
+    penalties = [penalty * row for penalty in PENALTIES]
 
     half = frequencies[:, ::2]  # enough to compare kernels, and five times as fast
-    found = [(*_best_penalty(parts, half * gamma**0.5), gamma) for gamma in GAMMAS]
+    found = [(*_best_penalty(parts, half * gamma**0.5, penalties), gamma) for gamma in GAMMAS]
     _, penalty, gamma = min(found)
     return Kernel(gamma, penalty)
 
 
 def _best_penalty(
-    parts: Sequence[tuple[Tensor, Tensor, Tensor]], frequencies: Tensor
+    parts: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]],
+    frequencies: Tensor,
+    penalties: Sequence[float],
 ) -> tuple[float, float]:
     """Least leave-one-out squared error of the penalties, and the penalty that has it."""
-    ridge = Ridge(parts, frequencies)
-    errors = torch.zeros(len(PENALTIES), dtype=torch.float64, device=frequencies.device)
-    for X, Y, weight in parts:
+    ridge = Ridge((part[:3] for part in parts), frequencies)
+    errors = torch.zeros(len(penalties), dtype=torch.float64, device=frequencies.device)
+    for X, Y, weight, left_out in parts:
         rows = ridge.project(X)
-        residuals = [ridge.residuals(*rows, Y, weight, penalty) for penalty in PENALTIES]
+        residuals = [ridge.residuals(*rows, Y, left_out, penalty) for penalty in penalties]
         errors += torch.stack([weight @ r.square().sum(dim=1) for r in residuals])
     least = int(errors.argmin())
-    return float(errors[least]), PENALTIES[least]
+    return float(errors[least]), penalties[least]
 
 
 def loo_margin(proba: Tensor, targets: Tensor) -> Tensor:

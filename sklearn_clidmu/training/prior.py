@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from sklearn_clidmu._scaling import RobustScaler
-from sklearn_clidmu._settings import ONE_BATCH_KERNEL, ONE_BATCH_ROWS, Settings
-from sklearn_clidmu.clid.weighted import class_means, weighted_mean
+from sklearn_clidmu._settings import Settings
+from sklearn_clidmu.clid.weighted import class_means, class_sums, weighted_mean
 from sklearn_clidmu.noise.feature_relevance import feature_relevance
 from sklearn_clidmu.noise.label_confidence import (
     LABEL_PRECISION_BOUNDS,
@@ -19,7 +19,7 @@ from sklearn_clidmu.noise.label_confidence import (
     label_confidence,
 )
 from sklearn_clidmu.noise.label_z_score import label_z_score
-from sklearn_clidmu.noise.loo_kernel_ridge import Kernel, dense_rows, loo_proba
+from sklearn_clidmu.noise.loo_kernel_ridge import dense_rows, loo_proba
 from sklearn_clidmu.training.cross_fitting import choose_l2_penalty, cross_fit
 from sklearn_clidmu.training.data import SparseRows, TrainingData, with_confirmed
 
@@ -71,12 +71,19 @@ def judge_labels(settings: Settings, data: TrainingData) -> tuple[Settings, Prio
     X, scaler = _dense_rows(data)
     # A generator of its own: with and without reweighting, training draws the same numbers.
     generator = torch.Generator().manual_seed(torch.initial_seed())
-    row, kernel = 1.0, None
+    left_out, row = weight, 1.0
     if settings.one_batch:
-        row = float(weight.sum()) / ONE_BATCH_ROWS
-        gamma, penalty = ONE_BATCH_KERNEL
-        kernel = Kernel(gamma, penalty * row)
-    proba = loo_proba(X, labels.targets, data.n_classes, weight, generator, kernel, scaler)
+        left_out, row = _distinct_rows(scaler(X), labels.targets, weight)
+    proba = loo_proba(
+        X,
+        labels.targets,
+        data.n_classes,
+        weight,
+        generator,
+        left_out=left_out,
+        row=row,
+        scale=scaler,
+    )
     sources, z_score = [proba], None
     if settings.n_folds:
         rows, predicted = cross_fit(settings, data)
@@ -86,6 +93,16 @@ def judge_labels(settings: Settings, data: TrainingData) -> tuple[Settings, Prio
     noise = NoiseEstimate(*(part.to(weight) for part in judged.noise))
     confidence = judged.confidence.to(weight)
     return settings, Prior(X, scaler, proba, confidence, noise, z_score)
+
+
+def _distinct_rows(X: Tensor, targets: Tensor, weight: Tensor) -> tuple[Tensor, float]:
+    """Weight of all rows like each one, with its label, shape (n,), and the mean of these weights.
+
+    So a row of weight s is left out as s identical rows are, and counts as they do.
+    """
+    rows, place = torch.unique(torch.column_stack([X, targets]), dim=0, return_inverse=True)
+    total = class_sums(weight, place, len(rows))
+    return total[place], float(total[total > 0].mean())
 
 
 def trust_confirmed(data: TrainingData, prior: Prior | None) -> tuple[TrainingData, Prior | None]:

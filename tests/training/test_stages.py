@@ -16,7 +16,7 @@ from sklearn_clidmu.clid.weighted import class_means
 from sklearn_clidmu.noise import loo_kernel_ridge
 from sklearn_clidmu.noise.label_confidence import LABEL_PRECISION_BOUNDS, label_confidence
 from sklearn_clidmu.noise.label_spreading import spread_labels
-from sklearn_clidmu.noise.loo_kernel_ridge import Kernel, loo_margin, loo_proba
+from sklearn_clidmu.noise.loo_kernel_ridge import loo_margin, loo_proba
 from sklearn_clidmu.training import prior as module_of_prior
 from sklearn_clidmu.training import stages as module_of_stages
 from sklearn_clidmu.training.cross_fitting import cross_fit
@@ -209,23 +209,14 @@ def test_judge_labels_asks_the_kernel_regression_alone_of_rows_without_a_label()
 
 
 @pytest.mark.parametrize("weight", [1.0, 2.5])
-def test_judge_labels_counts_one_batch_as_64_rows(weight):
+def test_judge_labels_of_one_batch_leaves_each_row_out(weight):
     settings, data = prepare(weight=np.full(90, weight), batch_size=90)
     assert settings.one_batch
     _, prior = judge_labels(settings, data)
-    row, drawn = weight * 90 / 64, generator()
-    kernel = Kernel(gamma=0.3, penalty=3.0 * row)
-    proba = loo_proba(
-        data.table.X,
-        data.table.labels.targets,
-        N_CLASSES,
-        trained_weight(data),
-        drawn,
-        kernel,
-        data.scaler,
-    )
+    X, targets, drawn = data.table.X, data.table.labels.targets, generator()
+    proba = loo_proba(X, targets, N_CLASSES, torch.ones(90).to(X), drawn, scale=data.scaler)
     torch.testing.assert_close(prior.proba, proba)
-    assert_judged(prior, [proba], data, drawn, row)
+    assert_judged(prior, [proba], data, drawn, weight)
 
 
 def test_judge_labels_of_one_batch_counts_a_row_of_weight_s_as_s_rows():
@@ -249,9 +240,9 @@ def test_judge_labels_of_one_batch_counts_a_row_of_weight_s_as_s_rows():
     torch.testing.assert_close(tuple(weighted.noise), tuple(repeated.noise), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("n_folds", [None, 3])
-def test_judge_labels_finds_the_wrong_labels_of_distant_blobs(n_folds):
-    _, prior = judge_labels(*prepare(n_folds=n_folds))
+@pytest.mark.parametrize("params", [{"n_folds": None}, {"n_folds": 3}, {"batch_size": 90}])
+def test_judge_labels_finds_the_wrong_labels_of_distant_blobs(params):
+    _, prior = judge_labels(*prepare(**params))
     assert prior.noise.rate.item() == pytest.approx(0.1, abs=0.03)
     assert (prior.confidence[:9] < 0.5).sum() >= 8
     assert prior.confidence[9:].min() > 0.5
