@@ -356,8 +356,6 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
             If the data or a parameter is invalid; the message names it.
         MemoryError
             If the device has too little memory.
-        KeyboardInterrupt
-            On Ctrl-C.
 
         Warns
         -----
@@ -385,8 +383,6 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
             codes = np.where(codes == NO_LABEL, known, codes)
             trained = np.where(known == NO_LABEL, codes, known)
             weight = row_weights(classes, trained, sample_weight, self.class_weight, self.unlabeled)
-            if start is None:
-                X = self._set_unit(X, weight)
             self._train(X, codes, weight, classes, start, known)
         return self
 
@@ -448,8 +444,6 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
             codes = encode_known(y, known, self.missing_label)
             check_consistent_length(X, codes)
             weight = row_weights(known, codes, sample_weight, self.class_weight, "ignore")
-            if not earlier:
-                X = self._set_unit(X, weight)
             n_epochs, start = earlier.get("n_iter_", 0), earlier.get("net_")
             self._train(X, codes, weight, known, start, n_epochs_before=n_epochs)
             if earlier:
@@ -603,11 +597,6 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(f"X has rows of shape {X.shape[1:]}, and in fit {self._row_shape}.")
         return divided(X, self._unit)
 
-    def _set_unit(self, X: Any, weight: np.ndarray) -> Any:
-        """Choose the unit of sparse rows; return the rows in it."""
-        self._unit = sparse_unit(X, weight)
-        return divided(X, self._unit)
-
     def _train(
         self,
         X: Any,
@@ -621,6 +610,9 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         """Train on checked rows and set all fitted attributes; the last is for partial_fit."""
         device = resolve_device(self.device)
         check_deterministic(device)
+        if start is None:
+            self._unit = sparse_unit(X, weight)
+            X = divided(X, self._unit)
         with local_generators(self.random_state, device, n_epochs_before or 0) as seed:
             held_out = np.empty(0, dtype=np.int64)
             if self.early_stopping:

@@ -91,13 +91,16 @@ def apply_review(y: Any, decisions: Any, confirmed: Any = None) -> ReviewedLabel
         if row >= len(given) or _spelling(given[row], is_text) != _spelling(label, is_text):
             present = repr(given[row]) if row < len(given) else f"{len(given)} rows"
             raise ValueError(
-                f"decisions have the label {label!r} in row {number}, and y has {present}: pass "
+                f"decisions have the label {label!r} in row {cell}, and y has {present}: pass "
                 "the labels that were reviewed, in the same order. Of a file pass the path, since "
                 "pandas.read_csv changes labels such as '007' and 'NA'."
             )
-        if row in reviewed or str(decision) not in ("keep", "change", "drop"):
-            fault = "two decisions" if row in reviewed else f"the decision {decision!r}"
-            raise ValueError(f"decisions have {fault} in row {row}: 'keep', 'change' or 'drop' it.")
+        if row in reviewed:
+            raise ValueError(f"decisions must have one line a row, got two for row {row}.")
+        if str(decision) not in ("keep", "change", "drop"):
+            raise ValueError(
+                f"decisions must be 'keep', 'change' or 'drop', got {decision!r} in row {row}."
+            )
         reviewed.add(row)
         if decision == "change":
             found[row] = _new_label(new, known, plain.dtype, is_text)
@@ -138,12 +141,15 @@ def _read_decisions(decisions: Any) -> list[tuple[Any, ...]]:
         table = _read_csv(table)
     elif hasattr(type(table), "to_pydict"):  # of pyarrow
         table = table.to_pydict()
-    names = table if isinstance(table, dict) else getattr(table, "columns", [])
+    names = table if isinstance(table, dict) else getattr(table, "columns", None)
+    if names is None:
+        raise ValueError(
+            f"decisions must be a path or a data frame, got a {type(decisions).__name__}."
+        )
     missing = [name for name in COLUMNS if name not in names]
     if missing:
         raise ValueError(
-            f"decisions must be a path or a data frame, got a {type(decisions).__name__}, and "
-            f"must have the columns {', '.join(COLUMNS)}, got none named {missing[0]}."
+            f"decisions must have the columns {', '.join(COLUMNS)}, got none named {missing[0]}."
         )
     return list(zip(*(table[name] for name in COLUMNS), strict=True))
 

@@ -35,7 +35,11 @@ def review_page(issues: Any, show: Any, X: Any, n_neighbors: int) -> str:
         shown = _with_nearest_rows(issues.index, X, n_neighbors)
     rows, places = np.unique(shown, return_inverse=True)
     given, suggested = map(missing_as_none, (issues.given_labels, issues.suggested_labels))
-    classes = sorted({*given, *suggested} - {None})
+    labels = {*given, *suggested} - {None}
+    try:
+        classes = sorted(labels)
+    except TypeError:  # rows without a score may have a suggestion of another type
+        classes = sorted(labels, key=str)
     codes = {None: -1} | {label: code for code, label in enumerate(classes)}
     given_codes = np.array([codes[label] for label in given])
     labeled = ~np.isnan(issues.scores) & (given_codes >= 0)
@@ -72,7 +76,10 @@ def _with_nearest_rows(rows: np.ndarray, X: Any, n_neighbors: int) -> np.ndarray
     try:
         X = check_array(as_numpy(X), accept_sparse="csr", input_name="X")
     except (TypeError, ValueError) as error:  # TypeError of pandas.NA among objects
-        raise ValueError(f"X of to_html must be numbers without missing values: {error}") from error
+        raise ValueError(
+            f"X of to_html must be numbers without missing values ({error}): pass scaled features, "
+            "or leave X out."
+        ) from error
     search = NearestNeighbors(n_neighbors=min(n_neighbors + 1, X.shape[0])).fit(X)
     nearest = search.kneighbors(X[rows], return_distance=False)
     # The row itself need not be the first of its copies, nor among them where there are many.

@@ -166,7 +166,7 @@ class Schedule(NamedTuple):
 
     n_epochs: int
     n_warmup: int
-    """Epochs before the first meta step."""
+    """Epochs before the first meta step; without weighting there is none."""
     n_steps: int | None
     """Optimizer steps over which the learning rate falls to zero; None keeps it constant."""
 
@@ -246,43 +246,43 @@ def resolve(
     weighting, batch_size = params["weighting"], params["batch_size"]
     if isinstance(batch_size, str):
         batch_size = min(max(n_labeled // 16, BATCH_ROWS[0]), BATCH_ROWS[1])
-    params = {**params, "batch_size": int(batch_size)}
-    one_batch = n_labeled <= batch_size
-    labeled = _schedule(params, n_labeled)
-    n_spreadings = N_SPREADINGS if n_unlabeled else 0
-    if n_epochs_before is not None:
-        labeled, n_spreadings = _epoch_schedule(params, n_epochs_before, n_steps_before), 0
+    batch_size = int(batch_size)
+    one_batch, is_part = n_labeled <= batch_size, n_epochs_before is not None
+    if n_epochs_before is None:
+        labeled = _schedule(params, n_labeled, batch_size)
+        spread = _schedule(params, n_labeled + n_unlabeled, batch_size)
+    else:
+        labeled = spread = _epoch_schedule(params, n_epochs_before, n_steps_before)
     weight_decay = params["weight_decay"]
     if isinstance(weight_decay, str):
-        fixed = one_batch or n_epochs_before is not None or params["early_stopping"]
-        weight_decay = WEIGHT_DECAY if fixed else None
-    n_folds = min(params["n_folds"] or 0, n_labeled)
-    if weighting != "evidence" or one_batch or n_epochs_before is not None:
-        n_folds = 0
-    n_joined = _meta_step_batches(params, one_batch)
+        is_fixed = one_batch or is_part or params["early_stopping"]
+        weight_decay = WEIGHT_DECAY if is_fixed else None
+    has_folds = weighting == "evidence" and not (one_batch or is_part)
+    meta_batch_size = params["meta_batch_size"]
+    if meta_batch_size is None and batch_size < META_BATCH_ROWS[0]:
+        meta_batch_size = META_BATCH_ROWS[0]
+    # Where each batch needs a pass through the network, there is nothing to join.
+    is_joined = weighting == "evidence" and params["virtual_step"] == "head" and not one_batch
+    is_joined = is_joined and params["module"] is None and meta_batch_size is None
+    n_joined = max(META_STEP_ROWS // batch_size, 1) if is_joined else 1
+    kept = ("dropout", "module", "weighting", "meta_objective", "virtual_step", "temperature")
     return Settings(
+        **{name: params[name] for name in (*kept, "verbose")},
         hidden_layer_sizes=layer_sizes(params["hidden_layer_sizes"]),
-        dropout=params["dropout"],
-        module=params["module"],
-        weighting=weighting,
-        meta_objective=params["meta_objective"],
-        virtual_step=params["virtual_step"],
-        temperature=params["temperature"],
-        batch_size=params["batch_size"],
-        meta_batch_size=_meta_batch_size(params),
+        batch_size=batch_size,
+        meta_batch_size=meta_batch_size,
         n_meta_step_batches=n_joined,
         lr=_number(params["lr"], LR * min(max(batch_size / LR_ROWS, 1), 4)),
         # Adam does not see that gradients of joined batches are sums.
         meta_lr=n_joined * _number(params["meta_lr"], META_LR.get(weighting, 0.0)),
         weight_decay=weight_decay,
         l2_penalty=None,
-        n_folds=n_folds,
-        n_spreadings=n_spreadings,
+        n_folds=min(params["n_folds"] or 0, n_labeled) if has_folds else 0,
+        n_spreadings=N_SPREADINGS if n_unlabeled else 0,
         labeled=labeled,
-        spread=_schedule(params, n_labeled + n_unlabeled),
+        spread=spread,
         one_batch=one_batch,
         dtype=torch.float64 if one_batch else torch.float32,
-        verbose=params["verbose"],
     )
 
 
@@ -311,17 +311,17 @@ def _number(value: Any, auto: float) -> float:
     return auto if isinstance(value, str) else float(value)
 
 
-def _schedule(params: Mapping[str, Any], n_rows: int) -> Schedule:
+def _schedule(params: Mapping[str, Any], n_rows: int, batch_size: int) -> Schedule:
     """Schedule of a stage on so many rows."""
-    n_steps = math.prod(steps_per_epoch(n_rows, params["batch_size"]))
-    n_epochs, n_warmup = params["max_epochs"], params["warmup_epochs"]
+    n_steps = math.prod(steps_per_epoch(n_rows, batch_size))
+    weighting, n_epochs, n_warmup = (
+        params[name] for name in ("weighting", "max_epochs", "warmup_epochs")
+    )
     if n_epochs == "auto":
         n_epochs = N_EPOCHS
-    if params["weighting"] is None:
-        n_warmup = n_epochs
-    elif n_warmup == "auto":
-        n_warmup = min(math.ceil(WARMUP_STEPS[params["weighting"]] / n_steps), n_epochs // 3)
-    elif n_warmup >= n_epochs:
+    if n_warmup == "auto":
+        n_warmup = min(math.ceil(WARMUP_STEPS.get(weighting, 0) / n_steps), n_epochs // 3)
+    elif weighting is not None and n_warmup >= n_epochs:
         raise ValueError(
             f"warmup_epochs={n_warmup} leaves no epoch for the meta step: make it smaller than "
             f"max_epochs={n_epochs}, or set weighting=None."
@@ -331,26 +331,9 @@ def _schedule(params: Mapping[str, Any], n_rows: int) -> Schedule:
 
 def _epoch_schedule(params: Mapping[str, Any], n_epochs: int, n_steps: int) -> Schedule:
     """Schedule of one call of ``partial_fit`` after so many epochs and steps."""
-    weighting, n_warmup = params["weighting"], params["warmup_epochs"]
-    if weighting is None:
-        warm = False
-    elif n_warmup == "auto":
-        warm = n_steps >= WARMUP_STEPS[weighting]
+    n_warmup = params["warmup_epochs"]
+    if n_warmup == "auto":
+        warm = n_steps >= WARMUP_STEPS.get(params["weighting"], 0)
     else:
         warm = n_epochs >= n_warmup
     return Schedule(1, 0 if warm else 1, None)
-
-
-def _meta_batch_size(params: Mapping[str, Any]) -> int | None:
-    fewest, _ = META_BATCH_ROWS
-    if params["meta_batch_size"] is None and params["batch_size"] < fewest:
-        return fewest
-    return params["meta_batch_size"]
-
-
-def _meta_step_batches(params: Mapping[str, Any], one_batch: bool) -> int:
-    """Batches of one meta step; one where each needs a pass through the network."""
-    alone = params["weighting"] != "evidence" or params["virtual_step"] != "head" or one_batch
-    if alone or params["module"] is not None or _meta_batch_size(params) is not None:
-        return 1
-    return max(META_STEP_ROWS // params["batch_size"], 1)

@@ -230,7 +230,7 @@ class LabelIssues:
         n_labels = np.count_nonzero(~np.isnan(self.scores))
         return (
             f"{len(self)} label issues among {n_labels} labels "
-            f"(estimated noise rate {self.noise_rate:.0%})"
+            f"(estimated noise rate {_percent(self.noise_rate)})"
         )
 
     def _printed(self) -> list[list[str]]:
@@ -350,11 +350,12 @@ def noise_report(
     """
     n_labels, n_rows = int(joint.sum()), len(scores)
     n_wrong = n_labels - int(joint.trace())
+    share = _percent(n_wrong / n_labels)
     unlabeled = f", and {n_rows - n_labels} rows without a label" if n_rows > n_labels else ""
     top = np.argsort(-np.nan_to_num(scores, nan=-1), kind="stable")[: min(N_REPORTED, n_labels)]
     lines = [
         f"{n_labels} labels in {len(classes)} classes{unlabeled}.",
-        f"About {n_wrong} of the labels ({n_wrong / n_labels:.0%}) are estimated to be wrong.",
+        f"About {n_wrong} of the labels ({share}) are estimated to be wrong.",
         *_doubt_lines(doubt),
         "",
         *_class_lines(joint, classes),
@@ -363,6 +364,10 @@ def noise_report(
         REVIEW if unseen else RESCORE,
     ]
     return "\n".join(lines)
+
+
+def _percent(share: float) -> str:
+    return "<1%" if 0 < share < 0.005 else f"{share:.0%}"
 
 
 def _doubt_lines(doubt: str | None) -> list[str]:
@@ -376,7 +381,7 @@ def _class_lines(joint: np.ndarray, classes: np.ndarray) -> list[str]:
     worst = [code for code in np.argsort(-n_wrong, kind="stable")[:N_REPORTED] if n_wrong[code]]
     if not worst:
         return ["No class has labels that are estimated to be wrong."]
-    lines = [f"{'given label':{LABEL_WIDTH}}  {'rows':>9}  {'wrong':>9}  most frequent true class"]
+    lines = [f"{'given label':{LABEL_WIDTH}}  {'rows':>9}  {'wrong':>9}  most often suggested"]
     for code in worst:
         lines.append(
             f"{shorten(classes[code]):{LABEL_WIDTH}}  {n_given[code]:>9}  {n_wrong[code]:>9}  "

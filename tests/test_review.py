@@ -228,6 +228,11 @@ def test_page_names_rows_and_labels_of_any_type(page):
     assert data["issues"] == [[1, 0.9, [0, 1, 2]]]
 
 
+def test_page_shows_labels_that_have_no_order(page):
+    issues = find_label_issues([NAN, 0.9], [None, 1], suggested=["a", 2])
+    assert read_data(page(issues))["classes"] == ["1", "2", "a"]
+
+
 def test_page_without_suggestions_or_issues_is_written(page):
     data = read_data(page(find_label_issues([0.9, 0.1], [True, False])))
     assert data["issues"] == [[-1, 0.9, [0]]]
@@ -531,8 +536,8 @@ def test_review_takes_dates_of_any_unit(page, unit, gap, tmp_path):
         ("1,,cat,keep,cat", "have the label 'cat' in row 1, and y has 'dog'"),
         ("6,,cat,keep,cat", "in row 6, and y has 6 rows"),
         ("-1,,cat,keep,cat", "in row -1, and y has 6 rows"),
-        ("0,,cat,burn,cat", "have the decision 'burn' in row 0"),
-        ("0,,cat,keep,cat\r\n0,,cat,drop,cat", "have two decisions in row 0"),
+        ("0,,cat,burn,cat", "got 'burn' in row 0"),
+        ("0,,cat,keep,cat\r\n0,,cat,drop,cat", "got two for row 0"),
     ],
 )
 def test_review_refuses_decisions_of_other_labels(tmp_path, line, message):

@@ -375,6 +375,13 @@ def test_check_rows_keeps_single_and_double_precision(form, dtype, expected):
     np.testing.assert_array_equal(dense, values.astype(expected))
 
 
+def test_check_rows_makes_single_precision_of_frames_of_half_precision():
+    frame = pd.DataFrame(X).astype(np.float16)
+    rows = checked(frame)
+    assert rows.dtype == np.float32
+    np.testing.assert_array_equal(rows, frame.to_numpy(np.float32))
+
+
 def test_check_rows_remembers_and_compares_the_features():
     estimator = BaseEstimator()
     checked(pd.DataFrame(X, columns=list("abcd")), estimator=estimator)

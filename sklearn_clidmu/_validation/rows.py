@@ -16,10 +16,10 @@ from sklearn_clidmu._validation.arrays import as_numpy, check_numbers
 from sklearn_clidmu._validation.labels import NO_LABEL
 
 ADVICE = (
-    "encode columns of words and dates first, for example with skrub.TableVectorizer, or with "
-    "sklearn.compose.ColumnTransformer and sklearn.preprocessing."
-    "OneHotEncoder(sparse_output=False), and texts with "
-    "sklearn.feature_extraction.text.TfidfVectorizer or a pretrained encoder."
+    "encode columns of words and dates first, for example with skrub.TableVectorizer. Or encode "
+    "words with sklearn.compose.ColumnTransformer and sklearn.preprocessing."
+    "OneHotEncoder(sparse_output=False), make numbers of dates, such as days since the first, and "
+    "encode texts with sklearn.feature_extraction.text.TfidfVectorizer or a pretrained encoder."
 )
 GAPS = (
     "X contains NaN, and a module takes no missing values: impute them, for example with "
@@ -45,7 +45,7 @@ def check_rows(estimator: BaseEstimator, X: Any, *, reset: bool, allow_nd: bool)
     dtypes = _dtypes(X)
     if any(DATES.match(str(dtype)) for dtype in dtypes):
         raise ValueError(f"X has dates or times: {ADVICE}")
-    half = dtypes == [np.float16]
+    half = {str(dtype) for dtype in dtypes} == {"float16"}
     dtype = np.float32 if half else [np.float64, np.float32]
     options = {"reset": reset, "dtype": dtype, "accept_sparse": "csr", "allow_nd": allow_nd}
     is_sparse = hasattr(X, "tocsr") or hasattr(X, "sparse")  # of pandas, if all columns are

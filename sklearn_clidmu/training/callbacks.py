@@ -179,13 +179,13 @@ class CollapseDetector(Callback):
 
     def _keep(self, net: ReweightedNet) -> None:
         self.states = [deepcopy(module.state_dict()) for module in _modules(net)]
-        self.records = self.history.copy_state()
+        self.records = self.history.state.clone()
 
     def _restore(self, net: ReweightedNet) -> None:
         for module, state in zip(_modules(net), self.states, strict=True):
             module.load_state_dict(state)
         net.optimizer_.state.clear()
-        self.history.restore_state(self.records)
+        self.history.state.copy_(self.records)
 
 
 def _modules(net: ReweightedNet) -> list[nn.Module]:
@@ -205,6 +205,8 @@ class EarlyStopping(Callback):
     def on_epoch_end(self, net: ReweightedNet, **kwargs: Any) -> None:
         """Keep the first of the best epochs; stop if it lies too far back."""
         score = net.history[-1, "valid_score"]
+        if net.collapse_epoch_ == len(net.history):  # the score is that of the broken network
+            return
         if score > self.best_score:
             self.best_score, net.best_epoch_ = score, len(net.history)
             self.state = deepcopy(net.evaluated_module.state_dict())
@@ -274,7 +276,7 @@ class ProgressBar(Callback):
         """Take trainings that were not needed off what is left."""
         if self.bar is not None:
             self.bar.total = self.bar.n
-            self.bar.refresh()
+            self.bar.set_description(f"{self.name} {self.n_begun}/{self.n_begun}")
 
     def close(self) -> None:
         """Close the bar, and leave it on the screen."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from sklearn.model_selection import ShuffleSplit, StratifiedShuffleSplit
+from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -215,7 +215,9 @@ class SampleHistory:
         self.loo_margin = loo_margin
         zeros = torch.zeros_like(sample_weight)
         self.prior_log_odds = zeros if prior_log_odds is None else prior_log_odds
-        self.last_loss, self.loss, self.influence, self.n_visits = (zeros.clone() for _ in range(4))
+        self.state = zeros.new_zeros(4, len(zeros))
+        """All that is recorded; the four figures are its rows."""
+        self.n_visits, self.last_loss, self.loss, self.influence = self.state
 
     def record_losses(self, labels: Labels, losses: Tensor) -> None:
         """Record the losses of one batch, in which no row comes twice."""
@@ -242,18 +244,6 @@ class SampleHistory:
             self.prior_log_odds,
         )
         return torch.stack(columns, dim=1)
-
-    def copy_state(self) -> list[Tensor]:
-        """Copy everything recorded so far, for :meth:`restore_state`."""
-        return [state.clone() for state in self._state()]
-
-    def restore_state(self, states: list[Tensor]) -> None:
-        """Forget what has been recorded since the copy was made."""
-        for now, before in zip(self._state(), states, strict=True):
-            now.copy_(before)
-
-    def _state(self) -> tuple[Tensor, ...]:
-        return self.n_visits, self.last_loss, self.loss, self.influence
 
 
 def make_training_data(
@@ -323,11 +313,11 @@ def hold_out(codes: np.ndarray, candidates: np.ndarray, fraction: float, seed: i
         )
     n_classes = np.count_nonzero(counts)
     roomy = min(n_held_out, len(candidates) - n_held_out) >= n_classes
-    stratify = roomy and counts[counts > 0].min() >= 2
-    splitter = StratifiedShuffleSplit if stratify else ShuffleSplit
-    split = splitter(n_splits=1, test_size=n_held_out, random_state=seed)
-    _, held_out = next(split.split(candidates, codes[candidates]))
-    return np.sort(candidates[held_out])
+    stratify = codes[candidates] if roomy and counts[counts > 0].min() >= 2 else None
+    _, held_out = train_test_split(
+        candidates, test_size=n_held_out, stratify=stratify, random_state=seed
+    )
+    return np.sort(held_out)
 
 
 def as_rows(X: Any) -> Tensor | SparseRows:

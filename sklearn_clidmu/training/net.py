@@ -146,7 +146,7 @@ class ReweightedNet(NeuralNet):
         X may be on any device and of any floating-point type.
         """
         module = self.evaluated_module.eval()
-        dtype = next(module.parameters()).dtype
+        dtype = next(p.dtype for p in module.parameters() if p.is_floating_point())
         for rows in X.split(batch_size):
             with torch.no_grad():
                 outputs = module(rows.to(self.device, dtype))

@@ -74,7 +74,7 @@ def run_stages(
     settings, prior = judge_labels(settings, data)
     data, prior = trust_confirmed(data, prior)
     prior_of_given = prior if settings.weighting == "evidence" else None
-    with progress(settings.verbose, "CLID-MU", settings.n_trainings) as watchers:
+    with progress(settings.verbose, "Training", settings.n_trainings) as watchers:
         for number in range(settings.n_trainings):
             if number > 0:
                 if prior is None or stages[predicting].outcome != "finished":

@@ -402,5 +402,5 @@ def test_verbose_shows_bars_on_standard_error_alone(verbose, capfd):
     assert out == ""
     assert "Weight decay 1/6" in err
     assert "Folds 5/5: 100%" in err
-    assert "CLID-MU 1/1: 100%" in err
+    assert "Training 1/1: 100%" in err
     assert "3/3" in err

@@ -482,6 +482,13 @@ def test_early_stopping_ends_without_a_new_best_and_the_best_epoch_predicts(scor
     assert torch.equal(vector(net.module_), vector(diary.epochs[best - 1]))
 
 
+def test_early_stopping_takes_no_epoch_for_the_best_in_which_the_weighting_collapsed():
+    net = make_net(Script(valid_score=[0.5, 0.9, 0.6]), EarlyStopping(), max_epochs=3)
+    net.collapse_epoch_ = 2
+    net.partial_fit(make_table(20))
+    assert net.best_epoch_ == 3
+
+
 def test_early_stopping_keeps_the_moving_average_of_the_best_epoch():
     diary, scores = Diary(), Script(valid_score=[0.1, 0.7, 0.2])
     callbacks = (ParameterAverage(), diary, scores, EarlyStopping())
@@ -550,7 +557,7 @@ def test_progress_bar_takes_off_epochs_that_were_not_needed(n_stages, capsys):
 def test_progress_bar_is_full_where_fewer_stages_run_than_expected(capsys):
     train(1, n_expected=2)
     line = last_line(capsys)
-    assert line.startswith("CLID-MU 1/2: 100%")
+    assert line.startswith("CLID-MU 1/1: 100%")
     assert "3/3" in line
     assert line.endswith("\n")
 

@@ -201,13 +201,13 @@ def test_sample_history_records_losses_up_to_a_bound():
     assert history.mean_loss().tolist() == [LARGEST_LOSS, 1]
 
 
-def test_sample_history_restore_state_forgets_what_was_recorded_since():
+def test_sample_history_state_forgets_what_was_recorded_since():
     history = new_history(2)
     history.record_losses(labels_of(0), torch.tensor([1.0]))
-    state = history.copy_state()
+    state = history.state.clone()
     history.record_losses(labels_of(0, 1), torch.tensor([5.0, 7.0]))
     history.record_influence(labels_of(1), torch.tensor([2.0]))
-    history.restore_state(state)
+    history.state.copy_(state)
     assert history.mean_loss().tolist() == [1, 0]
     assert history.influence.tolist() == [0, 0]
 

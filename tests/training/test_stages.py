@@ -317,7 +317,7 @@ def test_resolve_takes_as_many_folds_as_there_are_rows_at_most(n_folds, expected
     assert settings.n_folds == expected
 
 
-@pytest.mark.parametrize(("warmup_epochs", "n_plain"), [("auto", 0), (0, 0), (1, 1), (2, 2)])
+@pytest.mark.parametrize(("warmup_epochs", "n_plain"), [("auto", 0), (0, 0), (1, 1), (4, 4)])
 def test_resolve_warms_up_in_partial_fit_only_if_told_to(warmup_epochs, n_plain):
     params = {**PARAMS, "warmup_epochs": warmup_epochs}
     warmups = [
