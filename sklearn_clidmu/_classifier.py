@@ -671,6 +671,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         classes, labeled, confirmed = self.classes_, codes >= 0, stage.data.confirmed.cpu().numpy()
         confidence, predicted, scores = (part.double().cpu().numpy() for part in read_rows(stage))
         predicted = predicted.astype(np.int64)
+        self._given = codes.astype(np.int32)
         known = confirmed != NO_LABEL
         codes, suggested = (np.where(known, confirmed, one) for one in (codes, predicted))
         confidence, scores = np.where(known, 1, confidence), np.where(known, 0, scores)
@@ -686,7 +687,6 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
                 "transition_matrix": matrix,
                 "label_precision": precision,
             }
-        self._given = codes.astype(np.int32)
         self._wrong = find_wrong(scores, codes, suggested, precision)
         self._count(count_joint(self._wrong, codes, suggested, len(classes)))
         return predicted

@@ -105,11 +105,9 @@ def cross_val_noise_scores(
     classes, given = encode_labels(labels, missing_label)
     if (given != NO_LABEL).all():
         labels = classes[given]  # of a dtype that any classifier reads
-    rows = np.arange(len(given))
-    splits = [
-        (train, rows[test])  # a mask becomes positions
-        for train, test in check_cv(cv, given, classifier=is_classifier(estimator)).split(X, given)
-    ]
+    read = labels if (given != NO_LABEL).all() else given  # a splitter may know no missing label
+    rows, splitter = np.arange(len(given)), check_cv(cv, read, classifier=is_classifier(estimator))
+    splits = [(train, rows[test]) for train, test in splitter.split(X, read)]  # masks, too
     n_tests = np.zeros(len(given), dtype=int)
     for _, test in splits:
         np.add.at(n_tests, test, 1)
@@ -150,7 +148,7 @@ def _fold_probabilities(
                 f"{predicted.shape[1]} columns for {len(found)} classes: give it the attribute "
                 "classes_, with the labels of the columns."
             )
-    for column, label in zip(predicted.T, found.tolist(), strict=True):
+    for column, label in zip(predicted.T, np.asarray(found).tolist(), strict=True):
         if label in codes:  # the estimator may take the marker of a missing label for a class
             probabilities[:, codes[label]] = column
     return probabilities

@@ -93,7 +93,8 @@ def apply_review(y: Any, decisions: Any, confirmed: Any = None) -> ReviewedLabel
             raise ValueError(
                 f"decisions have the label {label!r} in row {cell}, and y has {present}: pass "
                 "the labels that were reviewed, in the same order. Of a file pass the path, since "
-                "pandas.read_csv changes labels such as '007' and 'NA'."
+                "pandas.read_csv changes labels such as '007' and 'NA'; spreadsheets change some, "
+                "too."
             )
         if row in reviewed:
             raise ValueError(f"decisions must have one line a row, got two for row {row}.")
@@ -167,7 +168,9 @@ def _read_csv(path: Any) -> dict[str, list[str]]:
     finally:
         csv.field_size_limit(limit)
     names, *rows = [line for line in lines if any(line)] or [[]]
+    needed = max((j + 1 for j, name in enumerate(names) if name in COLUMNS), default=0)
     for row in rows:
+        row += [""] * (len(names) - len(row)) * (len(row) >= needed)  # empty cells may be left out
         if len(row) != len(names):
             raise ValueError(
                 f"decisions must have {len(names)} cells in every line of {path}, got {row}."

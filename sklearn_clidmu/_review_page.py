@@ -122,7 +122,9 @@ def _contents(show: Any, rows: np.ndarray) -> tuple[str, list[str], list[Any]]:
 
 
 def _text(value: Any) -> str:
-    text = f"{value:.6g}" if isinstance(value, (float, np.floating)) else str(value)
+    text = str(value)
+    if isinstance(value, (float, np.floating)):  # ids of a column with gaps are large numbers
+        text = f"{value:.{6 if abs(float(value)) < 1e5 else 12}g}"
     return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
 
 

@@ -8,7 +8,13 @@ from classifier.data import make_rows, small
 from cleanlab.rank import get_label_quality_scores
 from dask.distributed import Client, LocalCluster, get_worker
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.model_selection import GridSearchCV, KFold, RepeatedStratifiedKFold, cross_val_predict
+from sklearn.model_selection import (
+    GridSearchCV,
+    KFold,
+    RepeatedStratifiedKFold,
+    StratifiedKFold,
+    cross_val_predict,
+)
 from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -151,6 +157,37 @@ def test_cross_val_noise_scores_take_masks_for_folds():
     positions = [(rows[train], rows[test]) for train, test in masks]
     scores = [cross_val_noise_scores(GaussianNB(), X, y, cv=cv) for cv in (masks, positions)]
     np.testing.assert_array_equal(*scores)
+
+
+def test_cross_val_noise_scores_show_the_splitter_the_labels():
+    class Halves(StratifiedKFold):
+        def split(self, X, y, groups=None):
+            assert set(y) == {"a", "b", "c"}
+            return super().split(X, y, groups)
+
+    names = np.array(["a", "b", "c"])[y]
+    scores = cross_val_noise_scores(GaussianNB(), X, names, cv=Halves(2))
+    np.testing.assert_array_equal(scores, cross_val_noise_scores(GaussianNB(), X, y, cv=2))
+
+
+class ListOfClasses(GaussianNB):
+    """Names its classes in a list."""
+
+    def fit(self, X, y):
+        super().fit(X, y)
+        self.classes_ = list(self.classes_)
+        return self
+
+    def predict_proba(self, X):
+        listed, self.classes_ = self.classes_, np.array(self.classes_)
+        proba = super().predict_proba(X)
+        self.classes_ = listed
+        return proba
+
+
+def test_cross_val_noise_scores_take_a_list_of_classes():
+    expected = cross_val_noise_scores(GaussianNB(), X, y)
+    np.testing.assert_array_equal(cross_val_noise_scores(ListOfClasses(), X, y), expected)
 
 
 class OnWorkers(GaussianNB):

@@ -233,6 +233,12 @@ def test_page_shows_labels_that_have_no_order(page):
     assert read_data(page(issues))["classes"] == ["1", "2", "a"]
 
 
+def test_page_shows_large_numbers_in_full(page):
+    frame = pd.DataFrame({"id": [1234567.0, 1234568.0], "price": [0.1 + 0.2, 2000000.01]})
+    data = read_data(page(find_label_issues([0.9, 0.8], [0, 1], suggested=[1, 0]), show=frame))
+    assert [row[3] for row in data["rows"]] == [["1234567", "0.3"], ["1234568", "2000000.01"]]
+
+
 def test_page_without_suggestions_or_issues_is_written(page):
     data = read_data(page(find_label_issues([0.9, 0.1], [True, False])))
     assert data["issues"] == [[-1, 0.9, [0]]]
@@ -428,6 +434,12 @@ def test_review_names_what_is_wrong_with_a_file(tmp_path):
         apply_review(LABELS, [(0, "cat", "keep", "cat")])
 
 
+def test_review_reads_lines_whose_last_cells_were_left_out(tmp_path):
+    path = tmp_path / "d.csv"
+    path.write_text("row,given_label,decision,label,comment\n0,cat,keep,cat,sure\n1,dog,drop,dog\n")
+    assert apply_review(LABELS, path).kept[:2].tolist() == [True, False]
+
+
 def test_review_does_not_change_its_input(tmp_path):
     y = np.array(LABELS)
     apply_review(y, write_csv(tmp_path / "d.csv", ["0,,cat,change,dog"]))
@@ -514,7 +526,7 @@ def test_review_refuses_new_labels_that_no_row_can_have(y, label, kind):
 
 
 @pytest.mark.parametrize("gap", [False, True])
-@pytest.mark.parametrize("unit", ["ns", "us", "s"])
+@pytest.mark.parametrize("unit", ["ns", "us", "s", "D"])
 def test_review_takes_dates_of_any_unit(page, unit, gap, tmp_path):
     days = np.array(["2020-01-01", "2021-06-01", "2020-01-01"], f"M8[{unit}]")
     if gap:

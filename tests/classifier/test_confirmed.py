@@ -39,7 +39,7 @@ def test_confirmed_labels_have_full_confidence_and_are_no_issues(weighting):
     assert np.ptp(clf.sample_weights_[known]) == 0
     assert clf.sample_weights_[0] == clf.sample_weights_.max()
     issues = find_label_issues(clf)
-    np.testing.assert_array_equal(issues.given_labels[known], odd[known].astype(int))
+    np.testing.assert_array_equal(issues.given_labels, GIVEN)
     assert not issues.mask[known].any()
     assert issues.mask.any()
     assert not find_label_issues(clf, threshold=0.01).mask[known].any()

@@ -147,6 +147,11 @@ def test_partial_fit_refuses_unfit_classes(calls, message):
         clf.partial_fit(X, **{"y": y, **unfit})
 
 
+def test_partial_fit_takes_many_classes_without_a_warning():
+    X = np.random.RandomState(0).normal(size=(120, 3))
+    make(n_folds=None).partial_fit(X, np.arange(120) % 30, classes=np.arange(30))
+
+
 def test_partial_fit_takes_class_weights_of_some_classes():
     X, y, _ = make_rows(noise=0)
     rows = y != "c"
