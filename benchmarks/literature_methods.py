@@ -239,7 +239,7 @@ def estimate_noise(problem: Problem) -> tuple[Tensor, float]:
     The anchor of a class is the row at the 97th percentile of its probability, by the control.
     """
     control = fit_loss(problem, cross_entropy)
-    proba = control.proba(problem.data.training.X)
+    proba = control.proba(problem.data.training.inputs)
     place = min(int(0.97 * len(proba)), len(proba) - 1)
     matrix = proba[proba.argsort(dim=0)[place]]
     share = proba.argmax(dim=1).bincount(minlength=len(matrix)) / len(proba)
@@ -482,7 +482,7 @@ def fit_dividemix(problem: Problem, clid: bool = False) -> Networks:
             continue
         clean = [torch.zeros(len(problem.codes)) for _ in learners]
         for learner, part in zip(learners, clean, strict=True):
-            proba = learner.proba(problem.data.training.X).clamp_min(1e-12)
+            proba = learner.proba(problem.data.training.inputs).clamp_min(1e-12)
             losses = -proba.gather(1, labels.targets[:, None])[:, 0].log()
             part[labels.rows] = clean_probability(losses)
         ramp = min((epoch - n_warmup) / N_UNLABELED_RAMP, 1)

@@ -109,7 +109,7 @@ class Monitor(Callback):
     def on_epoch_end(self, net: ReweightedNet, **kwargs: Any) -> None:
         """Measure and record."""
         labels = self.rows.labels
-        logits, features = net.evaluate(self.rows.X)
+        logits, features = net.evaluate(self.rows.inputs)
         clid, _ = clid_gradient(features, logits, None, labels.sample_weight, self.temperature)
         excess = clid - labels.sample_weight.sum().log()
         net.history.record("clid", excess.item())
@@ -122,7 +122,7 @@ class Monitor(Callback):
 
     def _validate(self, net: ReweightedNet, held_out: Table) -> None:
         labels = held_out.labels
-        logits, _ = net.evaluate(held_out.X)
+        logits, _ = net.evaluate(held_out.inputs)
         losses = F.cross_entropy(logits, labels.targets, reduction="none")
         hits = (logits.argmax(dim=1) == labels.targets).to(losses)
         self.history.record_losses(labels, losses)

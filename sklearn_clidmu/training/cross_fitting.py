@@ -27,7 +27,7 @@ from sklearn_clidmu._settings import (
 )
 from sklearn_clidmu.clid.weighted import weighted_mean
 from sklearn_clidmu.training.callbacks import progress
-from sklearn_clidmu.training.data import CHUNK, Table, TablePart, TrainingData, hold_out
+from sklearn_clidmu.training.data import CHUNK, Table, TrainingData, hold_out
 from sklearn_clidmu.training.net import ReweightedNet
 from sklearn_clidmu.training.net_factory import build_net, step_callbacks
 
@@ -52,7 +52,7 @@ def choose_l2_penalty(settings: Settings, data: TrainingData) -> float:
         if not 0 <= number < len(L2_PENALTIES):
             return math.inf
         penalized = replace(settings, l2_penalty=L2_PENALTIES[number])
-        logits, _ = train_briefly(penalized, data, train, watchers).evaluate(valid.X)
+        logits, _ = train_briefly(penalized, data, train, watchers).evaluate(valid.inputs)
         losses = (logits.double().softmax(dim=1) - true).square().sum(dim=1)
         return float(weighted_mean(losses.nan_to_num(math.inf), valid.sample_weight.double()))
 
@@ -82,7 +82,7 @@ def cross_fit(settings: Settings, data: TrainingData) -> tuple[Tensor, Tensor]:
             kept = torch.from_numpy(np.flatnonzero(folds != fold)).to(labels.rows.device)
             left_out = predicted.index_fill(0, labels.rows[kept], False).nonzero()[:, 0]
             callbacks = [("sum", EpochSum(data.table, left_out, total)), *watchers]
-            train_briefly(settings, data, TablePart(data.training, kept), callbacks)
+            train_briefly(settings, data, data.training.take(kept), callbacks)
     rows = predicted.nonzero()[:, 0]
     return rows, total[rows]
 
@@ -128,5 +128,5 @@ class EpochSum(Callback):
     def on_epoch_end(self, net: ReweightedNet, **kwargs: Any) -> None:
         """Predict the rows."""
         for rows in self.rows.split(CHUNK):
-            logits, _ = net.evaluate(self.table.take(rows).X)
+            logits, _ = net.evaluate(self.table.take(rows).inputs)
             self.total.index_add_(0, rows, logits.double().softmax(dim=1).nan_to_num())

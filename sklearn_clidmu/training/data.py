@@ -71,7 +71,8 @@ class SparseRows:
 class Table(Dataset):
     """Rows with their labels, on one device.
 
-    ``rows`` are the positions among all rows passed to fit, int64; None where these are all.
+    ``X`` has all rows passed to fit, which the parts of a table share; ``rows`` are the positions
+    there, int64, or None for all.
     """
 
     def __init__(
@@ -87,16 +88,24 @@ class Table(Dataset):
         self.rows = rows
 
     def __len__(self) -> int:
-        return len(self.X)
+        return len(self.targets)
 
     def __getitem__(self, index: Tensor) -> tuple[Tensor, Labels]:
-        return self.X.index_select(0, index), self._labels(index)
+        labels = self._labels(index)
+        return self.X.index_select(0, labels.rows), labels
 
     def take(self, index: Tensor) -> Table:
         """Make a table of some of the rows."""
-        X = self.X.take(index) if isinstance(self.X, SparseRows) else self.X.index_select(0, index)
         rows, targets, sample_weight = self._labels(index)
-        return Table(X, targets, sample_weight, rows)
+        return Table(self.X, targets, sample_weight, rows)
+
+    @property
+    def inputs(self) -> Tensor | SparseRows:
+        """X of these rows; a copy at every call, unless they are all."""
+        if self.rows is None:
+            return self.X
+        is_sparse = isinstance(self.X, SparseRows)
+        return self.X.take(self.rows) if is_sparse else self.X.index_select(0, self.rows)
 
     @property
     def labels(self) -> Labels:
@@ -108,29 +117,6 @@ class Table(Dataset):
         rows = index if self.rows is None else self.rows.index_select(0, index)
         targets = self.targets.index_select(0, index)
         return Labels(rows, targets, self.sample_weight.index_select(0, index))
-
-
-class TablePart(Table):
-    """Some rows of a table, of which none is copied until it is needed.
-
-    ``X`` is that of the whole table.
-    """
-
-    def __init__(self, table: Table, index: Tensor) -> None:
-        rows, targets, sample_weight = table._labels(index)
-        super().__init__(table.X, targets, sample_weight, rows)
-        self.table = table
-        self.index = index
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def __getitem__(self, index: Tensor) -> tuple[Tensor, Labels]:
-        return self.table[self.index.index_select(0, index)]
-
-    def take(self, index: Tensor) -> Table:
-        """Make a table of some of the rows."""
-        return self.table.take(self.index.index_select(0, index))
 
 
 class TrainingData(NamedTuple):

@@ -73,7 +73,7 @@ def network_z_score(stage: Stage) -> float:
     training = stage.data.training
     step = -(-len(training) // CHUNK)
     rows = training.take(torch.arange(0, len(training), step, device=training.X.device))
-    logits, _ = stage.net.evaluate(rows.X)
+    logits, _ = stage.net.evaluate(rows.inputs)
     labels: tuple[Tensor, Tensor] = rows.labels.targets, rows.sample_weight
     return label_z_score(logits.softmax(dim=1), *labels)
 

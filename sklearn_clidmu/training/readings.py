@@ -51,7 +51,7 @@ def read_rows(stage: Stage) -> Readings:
     predicted = torch.empty_like(labels.targets)
     for chunk in torch.arange(len(confidence), device=confidence.device).split(CHUNK):
         part = data.table.take(chunk)
-        logits, features = net.evaluate(part.X)
+        logits, features = net.evaluate(part.inputs)
         predicted[chunk] = class_probabilities(logits, net.module_).argmax(dim=1)
         if weight_net is not None:
             confidence[chunk] = _confidence(weight_net, logits, features, part, evidence[chunk])
@@ -80,7 +80,7 @@ def _record_unseen(stage: Stage) -> None:
     unseen = (stage.history.n_visits == 0).nonzero().squeeze(1)
     if len(unseen):
         rows = stage.data.table.take(unseen)
-        logits, _ = stage.net.evaluate(rows.X)
+        logits, _ = stage.net.evaluate(rows.inputs)
         losses = nn.functional.cross_entropy(logits, rows.labels.targets, reduction="none")
         stage.history.record_losses(rows.labels, losses)
 

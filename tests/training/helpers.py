@@ -74,8 +74,9 @@ def prepare(n_unlabeled=0, weight=None, held_out=(), rows=None, **params):
 
 def make_table(n, sample_weight=None, rows=None):
     """Random rows whose sample weights all differ, unless others are given."""
+    n_all = n if rows is None else int(rows.max()) + 1
     return Table(
-        torch.randn(n, N_FEATURES, dtype=DTYPE),
+        torch.randn(n_all, N_FEATURES, dtype=DTYPE),
         torch.arange(n) % N_CLASSES,
         0.5 + torch.rand(n, dtype=DTYPE) if sample_weight is None else sample_weight,
         rows,

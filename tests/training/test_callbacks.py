@@ -154,7 +154,7 @@ def test_monitor_measures_a_large_table_on_the_same_rows_in_every_epoch():
     assert first == second
     rows = monitor.rows.labels.rows
     assert len(rows.unique()) == N_MONITORED
-    assert torch.equal(monitor.rows.X, table.X[rows])
+    assert torch.equal(monitor.rows.inputs, table.X[rows])
     assert torch.equal(monitor.rows.labels.sample_weight, table.sample_weight[rows])
 
 
@@ -182,7 +182,9 @@ def test_monitor_records_the_losses_of_held_out_rows_once_an_epoch():
     history, held_out = new_history(47), make_table(17, rows=torch.arange(30, 47))
     _, diary, _ = monitored(make_table(30), held_out, history, max_epochs=3)
     given = [
-        module.eval()(held_out.X)[0].log_softmax(dim=1)[torch.arange(17), held_out.labels.targets]
+        module.eval()(held_out.inputs)[0].log_softmax(dim=1)[
+            torch.arange(17), held_out.labels.targets
+        ]
         for module in diary.epochs
     ]
     assert history.n_visits.tolist() == [0] * 30 + [3] * 17

@@ -8,7 +8,6 @@ from scipy import sparse
 
 from sklearn_clidmu import CLIDMUClassifier
 from sklearn_clidmu.noise.loo_kernel_ridge import dense_rows
-from sklearn_clidmu.training.data import SparseRows
 
 
 class Chunks:
@@ -27,17 +26,6 @@ def test_outputs_hold_one_chunk_at_a_time():
     X = np.random.RandomState(0).normal(size=(20, 4))
     clf = CLIDMUClassifier(hidden_layer_sizes=4, max_epochs=1).fit(X, np.arange(20) % 2)
     assert len(list(clf.net_.outputs(Chunks()))) == 3
-
-
-def test_sparse_rows_have_the_type_asked_for():
-    table = sparse.csr_array(sparse.random(30, 7, density=0.4, random_state=0))
-    for dtype in (torch.float32, torch.float64):
-        rows = SparseRows(table, dtype, torch.device("cpu"))
-        found = torch.cat(list(rows.split(8)))
-        assert found.dtype == dtype
-        torch.testing.assert_close(
-            found, torch.tensor(table.toarray(), dtype=dtype), rtol=0, atol=0
-        )
 
 
 def test_singular_vectors_are_those_of_the_rows_in_use():

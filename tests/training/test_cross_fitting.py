@@ -21,7 +21,7 @@ from sklearn_clidmu.training.cross_fitting import (
     draw_folds,
     train_briefly,
 )
-from sklearn_clidmu.training.data import SparseRows, Table, TablePart
+from sklearn_clidmu.training.data import SparseRows, Table
 from sklearn_clidmu.training.prior import weigh_features
 from sklearn_clidmu.training.stages import run_stages
 
@@ -177,19 +177,6 @@ def test_epoch_sum_takes_what_is_not_finite_for_nothing():
     assert total.isfinite().all()
     assert (total[5] == 0).all()
     torch.testing.assert_close(total[6].sum().item(), float(N_EPOCHS))
-
-
-@pytest.mark.parametrize("kind", ["dense", "sparse"])
-def test_train_briefly_on_part_of_a_table_is_that_on_copied_rows(kind):
-    X, codes = blobs()
-    X[X < 0.5] = 0
-    settings, data = setting(rows=(X if kind == "dense" else sparse.csr_array(X), codes))
-    kept = torch.arange(1, 90, 2).flip(0)
-    found, expected = (
-        vector(train_briefly(settings, data, table).module_)
-        for table in (TablePart(data.training, kept), data.training.take(kept))
-    )
-    assert torch.equal(found, expected)
 
 
 # Cross-fitting

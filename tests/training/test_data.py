@@ -13,7 +13,6 @@ from sklearn_clidmu.training.data import (
     ShuffledBatches,
     SparseRows,
     Table,
-    TablePart,
     as_rows,
     hold_out,
     make_training_data,
@@ -25,7 +24,8 @@ SHAPES = [(1, 1), (2, 1), (2, 2), (64, 64), (65, 64), (65, 3), (129, 64), (1000,
 def numbered(n):
     """Table in which every part of a row tells its number."""
     number = torch.arange(n)
-    return Table(number[:, None] * 1.0, number % 3, 10.0 * number, 100 + number)
+    X = torch.arange(-100.0, n)[:, None]
+    return Table(X, number % 3, 10.0 * number, 100 + number)
 
 
 def passes(batches):
@@ -114,43 +114,28 @@ KINDS = pytest.mark.parametrize("kind", ["all", "some", "sparse"])
 
 @KINDS
 @pytest.mark.parametrize(("n", "batch_size"), [(100, 16), (100, 3), (1, 16), (20, 64)])
-def test_table_part_gives_the_batches_of_a_table_of_copied_rows(n, batch_size, kind):
+def test_table_take_gives_the_batches_of_a_table_of_copied_rows(n, batch_size, kind):
     table, index = random_table(kind), torch.randperm(150)[:n]
+    X = torch.cat(list(table.inputs.split(150)))[index]
+    part, copied = table.take(index), Table(X, table.targets[index], table.sample_weight[index])
+    assert len(part) == n
+    assert torch.equal(part.labels.rows, table.labels.rows[index])
+    assert torch.equal(torch.cat(list(part.inputs.split(n))), X)
     epochs = []
-    for part in (TablePart(table, index), table.take(index)):
-        assert len(part) == n
+    for one in (part, copied):
         torch.manual_seed(0)
-        epochs.append(list(ShuffledBatches(part, batch_size)))
-    assert len(epochs[0]) == len(epochs[1])
-    for (X, labels), (expected, theirs) in zip(*epochs, strict=True):
-        assert torch.equal(X, expected)
-        assert all(map(torch.equal, labels, theirs))
-        assert labels.targets.dtype == theirs.targets.dtype
+        epochs.append(list(ShuffledBatches(one, batch_size)))
+    for (rows, labels), (expected, theirs) in zip(*epochs, strict=True):
+        assert torch.equal(rows, expected)
+        assert torch.equal(labels.rows, table.labels.rows[index][theirs.rows])
+        assert torch.equal(labels.targets, theirs.targets)
+        assert torch.equal(labels.sample_weight, theirs.sample_weight)
 
 
 @KINDS
-def test_table_part_knows_the_labels_of_its_rows(kind):
-    table, index = random_table(kind), torch.tensor([7, 3, 149])
-    part, expected = TablePart(table, index), table.take(index)
-    assert all(map(torch.equal, part.labels, expected.labels))
-    assert torch.equal(part.targets, expected.targets)
-    assert torch.equal(part.sample_weight, expected.sample_weight)
-
-
-@KINDS
-def test_table_part_copies_no_rows(kind):
+def test_table_take_copies_no_rows(kind):
     table = random_table(kind)
-    part = TablePart(table, torch.arange(0, 150, 2))
-    assert part.X is table.X
-
-
-def test_table_part_leaves_the_table_as_it_was():
-    table = random_table("some")
-    before = [part.clone() for part in table.labels]
-    part = TablePart(table, torch.arange(75))
-    part.sample_weight = part.sample_weight * 0
-    assert len(table) == 150
-    assert all(map(torch.equal, table.labels, before))
+    assert table.take(torch.arange(0, 150, 2)).X is table.X
 
 
 # The history of every row

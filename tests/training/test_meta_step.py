@@ -241,7 +241,7 @@ def textbook(run, virtual_step, lr=LR):
     *_, targets, weight = run.calls[-1]
     index = positions(run.table, weight)
     assert torch.equal(targets, run.table.labels.targets[index])
-    X_meta = run.table.X[index]
+    X_meta = run.table.inputs[index]
     if virtual_step == "head":
         run.batch.module.eval()(run.batch.X)  # a tapped module knows its head after a pass
         now(run.batch.X)
