@@ -13,7 +13,7 @@ import torch
 from scipy.special import log_softmax
 
 from sklearn_clidmu import clid_loss
-from sklearn_clidmu.metrics import PRIOR_ROWS
+from sklearn_clidmu.metrics import ASSUMED_ROWS
 from sklearn_clidmu.noise.loo_kernel_ridge import loo_proba
 from sklearn_clidmu.noise.transition_matrix import estimate_transition_matrix
 
@@ -54,7 +54,7 @@ def behind_matrix(p: np.ndarray, held: Held) -> float:
 
     It is fitted by expectation maximization, as in Dawid and Skene (Applied Statistics 1979).
     """
-    counts = prior = PRIOR_ROWS * (np.eye(held.n_classes) + 1 / held.n_classes)
+    counts = prior = ASSUMED_ROWS * (np.eye(held.n_classes) + 1 / held.n_classes)
     for _ in range(N_ITERATIONS):
         matrix = counts / counts.sum(axis=1, keepdims=True)
         joint = p * matrix.T[held.y]

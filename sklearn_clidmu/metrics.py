@@ -40,7 +40,7 @@ WORST_CLID_SCORE = -1 / TEMPERATURE
 
 # Rows of each class that are assumed: as many with their own label, and as many with labels spread
 # evenly. They regularize the transition matrix if there are few rows.
-PRIOR_ROWS = 1.0
+ASSUMED_ROWS = 1.0
 
 
 @fresh_torch()
@@ -195,6 +195,6 @@ def fit_transition_matrix(
     n_classes, n_labels : int
     """
     eye = torch.eye(n_classes, n_labels, dtype=torch.float64)
-    counts = PRIOR_ROWS * (eye + 1 / n_labels)
+    counts = ASSUMED_ROWS * (eye + 1 / n_labels)
     counts.index_put_((decisions, targets), counts.new_ones(()), accumulate=True)
     return counts / counts.sum(dim=1, keepdim=True)
