@@ -350,8 +350,8 @@ X = np.where(np.abs(X) > 0.8, X, 0) / 100
 UNIT = 2.0 ** round(np.log2(np.mean(X**2)) / 2)
 
 
-def checked(values, *, estimator=None, reset=True, allow_nd=False):
-    return check_rows(estimator or BaseEstimator(), values, reset=reset, allow_nd=allow_nd)
+def checked(values, allow_nd=False):
+    return check_rows(BaseEstimator(), values, reset=True, allow_nd=allow_nd)
 
 
 @pytest.mark.parametrize(
@@ -382,25 +382,13 @@ def test_check_rows_makes_single_precision_of_frames_of_half_precision():
     np.testing.assert_array_equal(rows, frame.to_numpy(np.float32))
 
 
-def test_check_rows_remembers_and_compares_the_features():
-    estimator = BaseEstimator()
-    checked(pd.DataFrame(X, columns=list("abcd")), estimator=estimator)
-    assert (estimator.n_features_in_, estimator.feature_names_in_.tolist()) == (4, list("abcd"))
-    with pytest.raises(ValueError, match="feature names"):
-        checked(pd.DataFrame(X, columns=list("abdc")), estimator=estimator, reset=False)
-    estimator = BaseEstimator()
-    checked(X, estimator=estimator)
-    with pytest.raises(ValueError, match=r"X has 3 features.*expecting 4"):
-        checked(X[:, :3], estimator=estimator, reset=False)
-
-
-@pytest.mark.parametrize("value", [NAN, np.inf, -np.inf])
-def test_check_rows_refuses_entries_that_are_not_finite(value):
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
+@pytest.mark.parametrize("form", [np.array, sparse.csr_array])
+def test_check_rows_refuses_infinite_entries(form, value):
     rows = X.copy()
     rows[3, 1] = value
-    for form in (sparse.csr_array,) if np.isnan(value) else (np.array, sparse.csr_array):
-        with pytest.raises(ValueError, match=r"contains (NaN|infinity)"):
-            checked(form(rows))
+    with pytest.raises(ValueError, match="contains infinity"):
+        checked(form(rows))
 
 
 def test_check_rows_says_where_missing_values_are_supported():
@@ -454,10 +442,6 @@ def test_check_rows_accepts_a_column_of_any_name():
 def test_check_rows_refuses_what_is_no_table_of_numbers_with_advice(values, message):
     with pytest.raises(ValueError, match=message):
         checked(values)
-
-
-def test_check_rows_accepts_rows_of_any_shape_if_asked():
-    assert checked(X[:, :, None], allow_nd=True).shape == (60, 4, 1)
 
 
 def test_sparse_unit_is_exact_for_the_largest_and_smallest_numbers():
@@ -586,14 +570,11 @@ def test_fit_of_a_sparse_table_accepts_unlabeled_rows(unlabeled):
     assert_same_results(clf, sparse.csr_array(ROWS), other, sparse.csr_array(2.0**30 * ROWS))
 
 
-@pytest.mark.parametrize("form", [np.float16, torch.tensor], ids=["half precision", "tensor"])
-def test_fit_of_other_forms_is_that_of_an_array(form):
-    rows = (100 * ROWS).astype(np.float16) if form is np.float16 else torch.tensor(100 * ROWS)
-    labels = y if form is np.float16 else torch.tensor(y)
-    clf = fitted(rows, labels, batch_size=16)
-    assert clf.classes_.dtype == np.int64
-    plain = rows.astype(np.float32) if form is np.float16 else 100 * ROWS
-    assert_same_results(clf, rows, fitted(plain, batch_size=16), plain)
+def test_fit_of_half_precision_is_that_of_single_precision():
+    rows = (100 * ROWS).astype(np.float16)
+    single = rows.astype(np.float32)
+    clf, other = (fitted(table, batch_size=16) for table in (rows, single))
+    assert_same_results(clf, rows, other, single)
 
 
 @pytest.mark.parametrize("missing_label", [-1, NAN, "?", ""], ids=repr)

@@ -243,29 +243,6 @@ def test_nullable_labels_keep_their_kind(dtype, kind, gap):
     assert np.isnan(clf.noise_scores_).tolist() == [gap] * 6 + [False] * 54
 
 
-def test_missing_label_may_be_pandas_na():
-    pandas = pytest.importorskip("pandas")
-    clf = clone(small(missing_label=pandas.NA))
-    assert clf.missing_label is pandas.NA
-    labels = pandas.Series(NAMES[y], dtype="string")
-    labels[:6] = pandas.NA
-    nan = small(missing_label=np.nan).fit(X, labels)
-    np.testing.assert_array_equal(clf.fit(X, labels).noise_scores_, nan.noise_scores_)
-
-
-@pytest.mark.parametrize("dtype", [object, "string", "category"])
-def test_labels_may_be_a_pandas_series(dtype):
-    pandas = pytest.importorskip("pandas")
-    frame = pandas.DataFrame(X, index=np.arange(len(X))[::-1])
-    labels = pandas.Series(NAMES[y], index=frame.index, dtype=dtype)
-    clf = small().fit(frame, labels, pandas.Series(np.ones(len(X)), index=frame.index))
-    plain = small().fit(X, y)
-    assert list(clf.classes_) == list(NAMES)
-    np.testing.assert_array_equal(clf.noise_scores_, plain.noise_scores_)
-    np.testing.assert_array_equal(clf.predict(frame), NAMES[plain.predict(X)])
-    assert clf.score(frame, labels) == plain.score(X, y)
-
-
 @pytest.mark.parametrize("kind", ["narwhals", "pyarrow", "pyarrow of narwhals"])
 def test_tables_with_times_are_refused_in_any_library(kind):
     polars, narwhals = pytest.importorskip("polars"), pytest.importorskip("narwhals")
@@ -347,30 +324,7 @@ def test_wide_sparse_table_is_never_dense_as_a_whole():
     assert peak < 400e6
 
 
-def mapped(path, dtype):
-    """A table that lies on disk, open for reading only; its labels; and its bytes."""
-    rows, labels, _ = make_rows(200, n_classes=3)
-    np.save(path, rows.astype(dtype))
-    return np.load(path, mmap_mode="r"), labels, path.read_bytes()
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("n_classes", [2, 3])
-def test_table_on_disk_gives_what_one_in_memory_gives(tmp_path, dtype, n_classes):
-    rows, labels, before = mapped(tmp_path / "X.npy", dtype)
-    labels = labels % n_classes
-    clf = small(batch_size=32).fit(rows, labels)
-    expected = small(batch_size=32).fit(np.array(rows), labels)
-    np.testing.assert_array_equal(clf.predict_proba(rows), expected.predict_proba(np.array(rows)))
-    np.testing.assert_array_equal(clf.noise_scores_, expected.noise_scores_)
-    assert (tmp_path / "X.npy").read_bytes() == before
-
-
 # scikit-learn's view of it
-
-
-def test_classifier_is_a_classifier():
-    assert sklearn.base.is_classifier(small())
 
 
 @pytest.mark.parametrize("fitted", [False, True])

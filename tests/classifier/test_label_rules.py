@@ -1,5 +1,7 @@
 """Labels are read by one set of rules, wherever they are passed."""
 
+from functools import cache
+
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -37,6 +39,7 @@ def polars(values, marked=False):
 
 KINDS = {
     "Int64": lambda marked: series(codes, "Int64", marked),
+    "reversed index": lambda marked: series(codes, "Int64", marked).set_axis(range(60)[::-1]),
     "boolean": lambda marked: series(codes > 0, "boolean", marked),
     "string": lambda marked: series(names, "string", marked),
     "category": lambda marked: series(pd.Categorical(names, list("qabzc")), None, marked),
@@ -47,6 +50,7 @@ KINDS = {
     "polars integers": lambda marked: polars(codes, marked),
     "polars text": lambda marked: polars(names, marked),
     "dates": lambda marked: series(days.astype("datetime64[ns]"), None, marked),
+    "fixed-width strings": lambda marked: np.where(gaps & marked, "", names),
     "days": lambda marked: np.where(gaps & marked, np.datetime64("NaT"), days),
 }
 if hasattr(np.dtypes, "StringDType"):  # NumPy 2 and later
@@ -62,9 +66,19 @@ except ImportError:  # which pandas and polars can do without
     pass
 
 
+MARKERS = {"boolean": pd.NA, "string": pd.NA}
+MARKERS |= {"fixed-width strings": "", "variable-width strings": ""}
+
+
 def quick(marked, kind):
-    marker = "" if kind == "variable-width strings" else NAN
-    return small(n_folds=None, missing_label=marker if marked else None)
+    return small(n_folds=None, missing_label=MARKERS.get(kind, NAN) if marked else None)
+
+
+@cache
+def fitted_to_codes(marked, n_classes):
+    """Fit to the same labels as plain integers."""
+    plain = codes if n_classes == 3 else (codes > 0).astype(int)
+    return small(n_folds=None, missing_label=-1).fit(X, np.where(gaps & marked, -1, plain))
 
 
 @pytest.mark.parametrize("marked", [False, True], ids=["all", "some missing"])
@@ -74,6 +88,9 @@ def test_labels_that_fit_takes_are_taken_everywhere(kind, marked):
     clf = quick(marked, kind).fit(X, y)
     plain = codes > 0 if len(clf.classes_) == 2 else codes
     expected = np.searchsorted(clf.classes_, clf.predict(X)) == plain
+    same = fitted_to_codes(marked, len(clf.classes_))
+    np.testing.assert_array_equal(clf.noise_scores_, same.noise_scores_)
+    np.testing.assert_array_equal(clf.predict(X), clf.classes_[same.predict(X)])
     assert clf.score(X, y) == pytest.approx(expected[~missing].mean())
     np.testing.assert_array_equal(np.isnan(clf.noise_scores(X, y)), missing)
     assert np.isfinite(noisy_label_scorer(clf, X, y))

@@ -266,14 +266,18 @@ def test_collapsed_later_stages_do_not_predict(n_folds, monkeypatch):
 
 
 @pytest.mark.parametrize("n_folds", [None, 3])
+@pytest.mark.parametrize("early_stopping", [False, True])
 @pytest.mark.parametrize("missing", [False, True])
-def test_collapse_of_the_first_stage_is_the_last_and_gives_unit_weights(n_folds, missing):
+def test_collapse_of_the_first_stage_is_the_last_and_gives_unit_weights(
+    n_folds, early_stopping, missing
+):
     X, y, _ = make_rows(150, n_classes=3)
     labels = np.where(missing & (np.arange(150) % 5 == 4), -1, y)
     clf = small(
         meta_objective=objective_that_fails(lambda n: True),
         missing_label=-1,
         n_folds=n_folds,
+        early_stopping=early_stopping,
         **CALLS,
     )
     with pytest.warns(ConvergenceWarning, match="collapsed in epoch 2") as caught:

@@ -22,7 +22,6 @@ X, y_full, _ = make_rows(60, n_classes=3)
 LABELED = np.random.RandomState(0).uniform(size=60) < 0.6
 y = np.where(LABELED, y_full, -1)
 USES = ["consistency", "ignore"]
-NAMES = np.array(["ant", "bee", "cat"])
 
 
 def small(**params):
@@ -294,41 +293,6 @@ def test_early_stopping_holds_out_labeled_rows_alone(trainings):
     assert np.isfinite(clf.noise_scores_[held_out]).all()
     assert (clf.sample_weights_[held_out] > 0).all()
     assert "valid_score" in clf.history_
-
-
-# Labels as people have them
-
-
-@pytest.mark.parametrize("unlabeled", USES)
-def test_missing_label_may_be_an_empty_string(unlabeled):
-    clf = small(missing_label="", unlabeled=unlabeled).fit(X, np.where(LABELED, NAMES[y], ""))
-    plain = small(unlabeled=unlabeled).fit(X, y)
-    assert list(clf.classes_) == list(NAMES)
-    np.testing.assert_array_equal(clf.noise_scores_, plain.noise_scores_)
-    np.testing.assert_array_equal(clf.predict(X), NAMES[plain.predict(X)])
-
-
-@pytest.mark.parametrize(
-    ("dtype", "nothing"), [(object, "None"), ("string", "NA"), ("category", "nan")]
-)
-def test_missing_label_may_be_a_gap_of_pandas(dtype, nothing):
-    pandas = pytest.importorskip("pandas")
-    gap = {"None": None, "nan": np.nan, "NA": pandas.NA}[nothing]
-    names = [NAMES[k] if k >= 0 else gap for k in y]
-    index = np.arange(60)[::-1]
-    labels = pandas.Series(names, dtype=dtype, index=index)
-    clf = small(missing_label=np.nan).fit(pandas.DataFrame(X, index=index), labels)
-    plain = small().fit(X, y)
-    assert list(clf.classes_) == list(NAMES)
-    np.testing.assert_array_equal(clf.noise_scores_, plain.noise_scores_)
-    np.testing.assert_array_equal(clf.predict(X), NAMES[plain.predict(X)])
-
-
-def test_missing_label_may_be_a_gap_among_integers_of_pandas():
-    pandas = pytest.importorskip("pandas")
-    labels = pandas.Series(np.where(LABELED, y.astype(object), None), dtype="Int64")
-    clf = small(missing_label=np.nan).fit(X, labels)
-    assert_equal_fits(clf, small().fit(X, y))
 
 
 # Among scikit-learn's tools

@@ -8,11 +8,9 @@ import pytest
 import torch
 from clid.helpers import N_CLASSES
 from scipy import sparse
-from sklearn.metrics import brier_score_loss
-from sklearn.model_selection import StratifiedKFold
 from skorch.callbacks import Callback
 
-from sklearn_clidmu._settings import CHOICE_HELD_OUT, L2_PENALTIES
+from sklearn_clidmu._settings import L2_PENALTIES
 from sklearn_clidmu.training import cross_fitting
 from sklearn_clidmu.training.cross_fitting import (
     EpochSum,
@@ -27,6 +25,7 @@ from sklearn_clidmu.training.stages import run_stages
 
 from .helpers import Diary, blobs, prepare, vector
 
+NAN = float("nan")
 N_EPOCHS = 4
 """A third of twelve."""
 
@@ -55,15 +54,6 @@ def test_draw_folds_spreads_every_class_evenly(n, n_folds, seed):
     for rows in (codes >= 0, *(codes == k for k in range(4))):
         counts = np.bincount(folds[rows], minlength=n_folds)
         assert counts.max() - counts.min() <= 1
-
-
-def test_draw_folds_has_as_many_rows_of_a_class_in_a_fold_as_scikit_learn():
-    codes = np.random.RandomState(0).choice(3, size=200, p=[0.7, 0.2, 0.1])
-    folds = draw_folds(codes, 5, 0)
-    split = StratifiedKFold(5, shuffle=True, random_state=0).split(codes, codes)
-    theirs = [np.bincount(codes[held_out], minlength=3) for _, held_out in split]
-    ours = [np.bincount(codes[folds == fold], minlength=3) for fold in range(5)]
-    assert np.abs(np.subtract(ours, theirs)).max() <= 1
 
 
 def test_draw_folds_depends_on_the_seed_alone():
@@ -330,6 +320,9 @@ def pretend(monkeypatch, shares, data):
         ((0.9, 0.5, 0.7, 0.8, 0.6, 0.9), 3, 4),  # not beyond a rise
         ((0.5, 0.9, 0.7, 0.8, 0.6, 0.9), 1, 4),  # to the better of two
         ((0.6, 0.6, 0.6, 0.6, 0.6, 0.6), 2, 3),
+        ((0.5, 0.9, 0.6, NAN, NAN, NAN), 1, 4),  # not to a network that diverges
+        ((NAN, NAN, 0.6, 0.9, NAN, NAN), 3, 4),
+        ((NAN, NAN, 0.1, NAN, NAN, NAN), 2, 3),  # which is worse than a bad guess
     ],
 )
 def test_choose_l2_penalty_climbs_down_from_the_middle(shares, expected, n_tried, monkeypatch):
@@ -417,15 +410,12 @@ class Trial:
         return np.average(self.losses[number], weights=self.weight)
 
 
-CASES = [(rows, seed) for rows in (chequered, crowded, unexplained) for seed in range(2)]
-
-
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize(("make", "seed"), CASES)
-def test_choose_l2_penalty_steps_where_the_loss_falls(make, seed, weighted):
-    rng = np.random.RandomState(seed)
+@pytest.mark.parametrize("make", [chequered, crowded, unexplained])
+def test_choose_l2_penalty_steps_where_the_loss_falls(make, weighted):
+    rng = np.random.RandomState(1)  # by which the weights change a choice
     X, codes = make(rng, n=300)
-    torch.manual_seed(seed)
+    torch.manual_seed(1)
     weight = rng.uniform(0.2, 3, 300) if weighted else None
     trial = Trial(*long_setting((X, codes), weight=weight, max_epochs=24))
     number, path = 2, [1, -1]
@@ -444,40 +434,6 @@ def test_choose_l2_penalty_trains_on_the_rows_that_are_trained_on():
         rows = table.labels.rows.numpy()
         assert len(set(rows) & {3, 10, 20, 40}) == 0
         np.testing.assert_allclose(table.sample_weight.numpy(), weight[rows], rtol=1e-5)
-
-
-def test_choose_l2_penalty_compares_brier_scores_under_the_sample_weights():
-    rng = np.random.RandomState(0)
-    weight = rng.uniform(0.2, 3, 300)
-    settings, data = long_setting(chequered(rng, n=300), weight=weight, max_epochs=24)
-    trial = Trial(settings, data)
-    assert len(trial.held_out) == CHOICE_HELD_OUT * 300
-    assert all(len(table) == 300 - len(trial.held_out) for table in trial.tables)
-    labels, scores = data.training.targets[trial.held_out].numpy(), {}
-    for number, (_, net) in trial.trained.items():
-        proba = net.evaluate(data.training.X[trial.held_out])[0].softmax(dim=1).double().numpy()
-        scores[number] = sum(
-            brier_score_loss(labels == k, proba[:, k], sample_weight=trial.weight)
-            for k in range(N_CLASSES)
-        )
-    assert trial.chosen != 2
-    assert scores[trial.chosen] < scores[2]
-
-
-def test_choose_l2_penalty_never_takes_a_network_that_diverges(monkeypatch):
-    settings, data = setting(weight_decay="auto")
-    pretend(monkeypatch, (0.5, 0.9, 0.6, np.nan, np.nan, np.nan), data)
-    assert choose_l2_penalty(settings, data) == L2_PENALTIES[1]
-    pretend(monkeypatch, (np.nan, np.nan, 0.6, 0.9, np.nan, np.nan), data)
-    assert choose_l2_penalty(settings, data) == L2_PENALTIES[3]
-
-
-def test_choose_l2_penalty_takes_one_that_is_worse_than_a_guess_before_a_network_that_diverges(
-    monkeypatch,
-):
-    settings, data = setting(weight_decay="auto")
-    pretend(monkeypatch, (np.nan, np.nan, 0.1, np.nan, np.nan, np.nan), data)
-    assert choose_l2_penalty(settings, data) == L2_PENALTIES[2]
 
 
 def test_choose_l2_penalty_reads_a_bounded_number_of_rows(monkeypatch):

@@ -18,7 +18,6 @@ from sklearn_clidmu.clid.hypergradient import MetaBatch
 from sklearn_clidmu.clid.objective import clid_loss, make_objective
 from sklearn_clidmu.clid.weight_nets import EvidenceNet, Rows, row_grad_logits
 from sklearn_clidmu.training import meta_step as module_of_meta_step
-from sklearn_clidmu.training.meta_step import symmetric_cross_entropy
 from sklearn_clidmu.training.net import StopTraining
 
 from .helpers import (
@@ -595,23 +594,3 @@ def test_meta_step_records_the_mean_meta_loss_of_every_epoch():
     values = [clid_loss(f, z, 0.5, sample_weight=s).item() for f, z, _, s in calls]
     means = [sum(values[:9]) / 9, sum(values[9:]) / 9]
     assert net.history[:, "meta_loss"] == pytest.approx(means)
-
-
-# Loss of the real step
-
-
-def test_symmetric_cross_entropy_is_the_cross_entropy_where_no_label_is_wrong():
-    losses = torch.tensor([0.0, 0.3, 2.0, 40.0], dtype=DTYPE)
-    close(symmetric_cross_entropy(losses, torch.zeros((), dtype=DTYPE), 5), losses)
-
-
-@pytest.mark.parametrize("rate", [0.0, 0.2, 0.7, 1.0])
-def test_symmetric_cross_entropy_of_a_uniform_guess_does_not_depend_on_the_noise(rate):
-    guess = torch.tensor([math.log(7)], dtype=DTYPE)
-    close(symmetric_cross_entropy(guess, torch.tensor(rate, dtype=DTYPE), 7), guess)
-
-
-def test_symmetric_cross_entropy_adds_one_minus_the_probability_by_the_noise_rate():
-    proba = torch.tensor([0.9, 0.5, 0.01], dtype=DTYPE)
-    found = symmetric_cross_entropy(-proba.log(), torch.tensor(0.25, dtype=DTYPE), 2)
-    close(found, -0.75 * proba.log() + 0.25 * 2 * math.log(2) * (1 - proba))
