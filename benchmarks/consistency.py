@@ -40,7 +40,7 @@ class FixMatch:
 
     def __init__(self, first: CLIDMUClassifier, X: np.ndarray, y: np.ndarray, seed: int) -> None:
         labeled = y >= 0
-        self.module = deepcopy(first.net_.module_)
+        self.module = deepcopy(first.net_.module_).float()
         self.X, self.unlabeled = (torch.from_numpy(X[r]).float() for r in (labeled, ~labeled))
         self.targets = torch.from_numpy(np.searchsorted(first.classes_, y[labeled]))
         weights = torch.from_numpy(1 - first.noise_scores_[labeled]).float()
