@@ -232,16 +232,11 @@ def resolve(
     n_epochs_before: int | None = None,
     n_steps_before: int = 0,
 ) -> Settings:
-    """Make a number of every "auto".
+    """Make a number of every "auto" among the constructor's parameters, which are validated.
 
-    Parameters
-    ----------
-    params : mapping
-        The constructor's parameters, validated.
-    n_labeled, n_unlabeled : int
-        Rows with a label that are trained on, and rows that will get a pseudo-label.
-    n_epochs_before, n_steps_before : int, optional
-        Of earlier calls of ``partial_fit``, which trains for one epoch; None in ``fit``.
+    ``n_labeled`` rows with a label are trained on, and ``n_unlabeled`` will get a pseudo-label.
+    ``n_epochs_before`` and ``n_steps_before`` are those of earlier calls of ``partial_fit``, which
+    trains for one epoch; the first is None in ``fit``.
     """
     weighting, batch_size = params["weighting"], params["batch_size"]
     if isinstance(batch_size, str):

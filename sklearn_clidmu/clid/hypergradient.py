@@ -62,13 +62,8 @@ def influence(grad_logits: Tensor, tangent: Tensor) -> Tensor:
     """Change of the meta objective per unit of each row's weight, shape (..., n).
 
     Positive means that training on the row with its given label raises the meta objective: a
-    label-free relative of TracIn (Pruthi et al., 2020).
-
-    Parameters
-    ----------
-    grad_logits : Tensor of shape (..., n, n_classes)
-        Gradient of each row's own loss by its logits.
-    tangent : Tensor of shape (..., n, n_classes)
+    label-free relative of TracIn (Pruthi et al., 2020). ``grad_logits`` is the gradient of each
+    row's own loss; both arguments have the shape (..., n, n_classes).
     """
     return -(grad_logits * tangent).sum(dim=-1)
 
@@ -86,22 +81,9 @@ def head_tangent(
 ) -> MetaTangent:
     """Tangent of a virtual step that moves the last linear layer alone, in closed form.
 
-    Of a stack of batches, each takes a virtual step of its own.
-
-    Parameters
-    ----------
-    logits, features : Tensor of shape (..., n, n_classes) and (..., n, d)
-        Training batch.
-    grad_logits : Tensor of shape (..., n, n_classes)
-        Gradient of the reweighted loss by the logits.
-    meta_logits, meta_features : Tensor of shape (..., m, n_classes) and (..., m, d)
-        Meta batch, before the virtual step.
-    meta_batch : MetaBatch
-    objective : callable
-    lr : float
-        Size of the virtual step.
-    bias : bool, default=True
-        Whether the layer has one.
+    Logits have the shape (..., n, n_classes) and features (..., n, d). Of a stack of batches, each
+    takes a step of its own. ``grad_logits`` is the gradient of the reweighted loss; logits and
+    features of the meta batch are from before the step.
     """
     with torch.no_grad():
         # Products of few classes are faster with classes as rows.
@@ -126,19 +108,9 @@ def full_tangent(
 ) -> MetaTangent:
     """Tangent of the paper's virtual step, which moves every parameter of the network.
 
-    Parameters
-    ----------
-    network : nn.Module
-        Returns (logits, features). Its parameters, buffers and gradients are left as they were.
-        Passes must be repeatable: put dropout into evaluation mode first.
-    X, X_meta : Tensor of shape (n, ...) and (m, ...)
-        Training batch and meta batch.
-    grad_logits : callable
-        Logits to the gradient of the reweighted training loss by them.
-    meta_batch : MetaBatch
-    objective : callable
-    lr : float
-        Size of the virtual step.
+    The network returns (logits, features); its parameters, buffers and gradients are left as they
+    were. Passes must be repeatable: put dropout into evaluation mode first. ``grad_logits`` maps
+    logits to the gradient of the reweighted training loss by them.
     """
     params = {k: p for k, p in network.named_parameters() if p.requires_grad}
     # The other kernels of attention cannot be differentiated twice.

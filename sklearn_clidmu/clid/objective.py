@@ -180,18 +180,9 @@ def clid_gradient(
     gradient, the one by the logits is q (u - q <q, u>): of the softmax's own, the other term is
     zero, since a change along q changes no direction.
 
-    Parameters
-    ----------
-    features, logits, sample_weight, temperature
-        As in :func:`clid_loss`; or stacks of them, one for each of several batches of one size.
-    targets
-        Ignored: CLID reads no label. A meta objective is given them.
-
-    Returns
-    -------
-    value : Tensor of shape (...)
-    gradient : Tensor of shape (..., n, n_classes)
-        By the logits.
+    Takes the arguments of :func:`clid_loss`, or stacks of them, one for each of several batches of
+    one size. ``targets`` are ignored: other meta objectives read them. Returns the value, shape
+    (...), and the gradient by the logits, shape (..., n, n_classes).
     """
     with torch.no_grad():
         affinity = (features @ features.mT).clamp_min_(0)
@@ -217,14 +208,10 @@ def clid_gradient(
 
 
 def make_objective(meta_objective: str | Callable, temperature: float) -> MetaObjective:
-    """Build the meta objective from the constructor's parameter.
+    """Build the meta objective from the constructor's parameter: "clid", "mae" or a callable.
 
-    Parameters
-    ----------
-    meta_objective : {"clid", "mae"} or callable
-        A callable maps (features, logits, targets, sample_weight) to a scalar.
-    temperature : float
-        Of CLID's feature graph.
+    A callable maps (features, logits, targets, sample_weight) to a scalar. The temperature is that
+    of CLID's feature graph.
     """
     if callable(meta_objective):
         return partial(_differentiate, meta_objective)

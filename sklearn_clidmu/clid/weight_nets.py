@@ -226,13 +226,7 @@ class EvidenceNet(nn.Module):
         return (self(evidence) + self.offset[targets]).sigmoid()
 
     def virtual_shares(self, evidence: Tensor, sample_weight: Tensor) -> Tensor:
-        """Factors of the rows' losses in the virtual step; of a batch they add up to one, (..., n).
-
-        Parameters
-        ----------
-        evidence : Tensor of shape (..., n, N_EVIDENCE)
-        sample_weight : Tensor of shape (..., n)
-        """
+        """Factors of the rows' losses in the virtual step, which add up to one, shape (..., n)."""
         weight = self(evidence).softmax(dim=-1) * sample_weight
         return weight / weight.sum(dim=-1, keepdim=True)
 
@@ -241,11 +235,6 @@ class EvidenceNet(nn.Module):
         """Set the offsets so that the mean weight of each class is its label precision.
 
         Returns the weights of the rows, shape (n,).
-
-        Parameters
-        ----------
-        evidence : Tensor of shape (n, N_EVIDENCE)
-        targets, sample_weight : Tensor of shape (n,)
         """
         score = torch.cat([self(rows) for rows in evidence.split(CHUNK)])
         n_classes = len(self.label_precision)

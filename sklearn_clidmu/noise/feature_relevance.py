@@ -42,20 +42,9 @@ def feature_relevance(
     formula). That is the correlation between two halves of the rows, corrected to all rows by the
     formula of Spearman and Brown.
 
-    Parameters
-    ----------
-    X : Tensor of shape (n, ...)
-        Input rows; flattened.
-    targets : Tensor of shape (n,), int64
-        Given labels.
-    n_classes : int
-    sample_weight : Tensor of shape (n,)
-        Not negative. Rows of weight zero are not read.
-    generator : torch.Generator
-        Draws the rows that are read, if there are many, the frequencies that choose the kernel, and
-        the halves.
-    scale : callable, optional
-        Scales rows, into the features whose relevance is measured.
+    X is flattened, and scaled by ``scale``; rows of weight zero are not read. The generator draws
+    the rows that are read, if there are many, the frequencies that choose the kernel, and the
+    halves.
     """
     X = X.flatten(start_dim=1)
     n_rows = min(N_SELECTION, max(N_ENTRIES // X.shape[1], 2))

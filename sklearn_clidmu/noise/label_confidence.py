@@ -63,20 +63,10 @@ def label_confidence(
 ) -> LabelConfidence:
     """Compute the probability that each given label is right.
 
-    Parameters
-    ----------
-    sources : list of Tensor of shape (n, n_classes)
-        Probabilities of each given label at each row, predicted without the row's own.
-    targets : Tensor of shape (n,), int64
-        Given labels.
-    sample_weight : Tensor of shape (n,)
-        Not negative.
-    generator : torch.Generator
-        Draws the rows that are read for the powers, if there are many.
-    row : float, default=1.0
-        Weight that counts as one row.
-    confirmed : Tensor of shape (n,), int64, default=None
-        Labels that are known to be right, -1 for none.
+    A source has the probabilities of each given label at each row, predicted without the row's own,
+    shape (n, n_classes). ``row`` is the weight that counts as one row. ``confirmed`` are labels
+    that are known to be right, -1 for none. The generator draws the rows that are read for the
+    powers, if there are many.
     """
     weight = sample_weight.double()
     n_classes = sources[0].shape[1]
@@ -103,13 +93,8 @@ def label_confidence(
 def fit_powers(log_proba: Tensor, log_transition: Tensor, sample_weight: Tensor) -> Tensor:
     """Powers of the sources that give the labels the greatest likelihood, shape (n_sources,).
 
-    Parameters
-    ----------
-    log_proba : Tensor of shape (n_sources, n, n_classes)
-        Log probabilities of the classes.
-    log_transition : Tensor of shape (n, n_classes)
-        Log probability of each row's given label in each true class.
-    sample_weight : Tensor of shape (n,)
+    ``log_proba`` has the log probabilities of the classes, shape (n_sources, n, n_classes), and
+    ``log_transition`` that of each row's given label in each true class, shape (n, n_classes).
     """
 
     def loss(log_powers: Tensor) -> Tensor:

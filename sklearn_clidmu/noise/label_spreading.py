@@ -21,23 +21,11 @@ N_BANK = 10_000
 
 
 def spread_labels(X: np.ndarray, proba: np.ndarray, seed: int) -> np.ndarray:
-    """Make class probabilities agree between neighbors.
+    """Make class probabilities agree between neighbors; shape (n, n_classes), rows add up to one.
 
-    Label spreading (Zhou et al., NeurIPS 2003), started from predictions at all rows. Rows
-    of a random bank exchange theirs; the others take those of their neighbors in it.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n, d)
-    proba : ndarray of shape (n, n_classes)
-        Class probabilities.
-    seed : int
-        Draws the bank, and the start of the principal components.
-
-    Returns
-    -------
-    ndarray of shape (n, n_classes)
-        Rows add up to one.
+    Label spreading (Zhou et al., NeurIPS 2003), started from predictions at all rows. Rows of a
+    random bank exchange theirs; the others take those of their neighbors in it. The seed draws the
+    bank, and the start of the principal components.
     """
     rng = np.random.RandomState(seed)
     bank = rng.permutation(len(X))[:N_BANK]
@@ -65,10 +53,8 @@ def spread_labels(X: np.ndarray, proba: np.ndarray, seed: int) -> np.ndarray:
 def _closeness(neighbors: NearestNeighbors, Z: np.ndarray | None = None) -> Any:
     """Gaussian of the distance to each neighbor, as wide as the farthest one is away.
 
-    Returns
-    -------
-    sparse matrix of shape (n, n_bank)
-        Of the rows of Z or, by default, of the bank, where no row is its own neighbor.
+    A sparse matrix of shape (n, n_bank), of the rows of Z or, by default, of the bank, where no row
+    is its own neighbor.
     """
     graph = neighbors.kneighbors_graph(Z, mode="distance")
     distances = graph.data.reshape(graph.shape[0], -1)

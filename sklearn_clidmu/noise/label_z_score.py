@@ -14,14 +14,6 @@ def label_z_score(proba: Tensor, targets: Tensor, sample_weight: Tensor) -> floa
     are the same for all rows have 0, also if all of them are of the most frequent class; those that
     rank rare labels rightly have much, also if they never predict these. Unlike a difference of log
     losses, it does not count the certainty of predictions, which noisy labels belie.
-
-    Parameters
-    ----------
-    proba : Tensor of shape (n, n_classes)
-    targets : Tensor of shape (n,), int64
-        Given labels.
-    sample_weight : Tensor of shape (n,)
-        Not negative. Rows of weight zero do not count.
     """
     proba, weight = proba.double(), sample_weight.double()
     weight = weight / weight.sum()

@@ -57,26 +57,14 @@ def loo_proba(
 ) -> Tensor:
     """Probability of each given label at each row, from all other rows, shape (n, n_classes).
 
-    Ridge regression of the one-hot labels on random Fourier features. The values of a row add
-    up to one and estimate the probabilities of its *given* label; they may leave [0, 1].
+    Ridge regression of the one-hot labels on random Fourier features. The values of a row add up to
+    one and estimate the probabilities of its *given* label; they may leave [0, 1].
 
-    Parameters
-    ----------
-    X : Tensor of shape (n, ...)
-        Input rows; flattened.
-    targets : Tensor of shape (n,), int64
-        Given labels.
-    n_classes : int
-    sample_weight : Tensor of shape (n,)
-        Not negative. Rows of weight zero are predicted but not fitted.
-    generator : torch.Generator
-        Draws the frequencies, on the CPU, so that they are the same on every device.
-    left_out : Tensor of shape (n,), optional
-        Weight that is left out with each row: its own, or that of all identical rows together.
-    row : float, default=1.0
-        Weight that counts as one row; the penalties are in rows.
-    scale : callable, optional
-        Scales rows, some at a time; by default they are left as they are.
+    X is flattened, and scaled by ``scale`` some rows at a time. Rows of weight zero are predicted
+    but not fitted. ``left_out`` is the weight that is left out with each row: by default its own,
+    or that of all identical rows together. ``row`` is the weight that counts as one row, the unit
+    of the penalties. The generator draws the frequencies, on the CPU, so that they are the same on
+    every device.
     """
     weight = sample_weight.to(X.dtype)
     table = StandardizedTable(X.flatten(start_dim=1), targets, weight, n_classes, scale)
@@ -97,17 +85,8 @@ def loo_proba(
 class StandardizedTable:
     """A table in the units of the regression, made chunk by chunk and never as a whole.
 
-    Rows are centered and have a mean square of 2; labels are one-hot and centered. What is summed
-    over rows is float64, and all else of the type of X.
-
-    Parameters
-    ----------
-    X : Tensor of shape (n, d)
-    targets : Tensor of shape (n,), int64
-    weight : Tensor of shape (n,)
-    n_classes : int
-    scale : callable
-        Applied to rows before all else.
+    Rows are scaled by ``scale``, centered, and have a mean square of 2; labels are one-hot and
+    centered. What is summed over rows is float64, and all else of the type of X.
     """
 
     def __init__(
@@ -160,11 +139,8 @@ class StandardizedTable:
 class Ridge:
     """Weighted ridge regression on Fourier features, ready for any penalty.
 
-    Parameters
-    ----------
-    chunks : iterable of (X, Y, weight)
-        Parts of the table: of shape (m, d), (m, n_classes) and (m,).
-    frequencies : Tensor of shape (d, n_frequencies)
+    ``chunks`` are parts of the table: rows (m, d), labels (m, n_classes) and weights (m,). The
+    frequencies have the shape (d, n_frequencies).
     """
 
     def __init__(
@@ -253,15 +229,7 @@ def loo_margin(proba: Tensor, targets: Tensor) -> Tensor:
 
 
 def dense_rows(X: Any, seed: int, used: Any = slice(None)) -> np.ndarray:
-    """Rows as a dense array: of a wide sparse table, by the first singular vectors of those used.
-
-    Parameters
-    ----------
-    X : ndarray or sparse matrix of shape (n, d)
-    seed : int
-    used : slice or ndarray, default=slice(None)
-        Rows that may have an effect on others.
-    """
+    """Rows as an array: of a wide sparse table, by the first singular vectors of those used."""
     if isinstance(X, np.ndarray):
         return X
     if X.shape[1] <= N_COMPONENTS:

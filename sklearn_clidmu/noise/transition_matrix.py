@@ -20,16 +20,8 @@ def estimate_transition_matrix(
 ) -> Tensor:
     """Estimate the probability of each given label (column) in each true class (row).
 
-    Parameters
-    ----------
-    proba : Tensor of shape (n, n_classes)
-        Score of each class, independent of the row's own label.
-    targets : Tensor of shape (n,), int64
-        Given labels.
-    sample_weight : Tensor of shape (n,)
-        Not negative.
-    row : float, default=1.0
-        Weight that counts as one row.
+    ``proba`` has a score of each class, independent of the row's own label, shape (n, n_classes).
+    ``row`` is the weight that counts as one row.
     """
     n_classes = proba.shape[1]
     surest, predicted = proba.max(dim=1)

@@ -178,15 +178,9 @@ class ShuffledBatches:
 class SampleHistory:
     """Training dynamics of every row: losses and summed influence over all its visits.
 
-    Parameters
-    ----------
-    sample_weight : Tensor of shape (n,)
-        How much each row counts where rows are compared; 0 for rows that are not trained on.
-    n_classes : int
-        The unit of losses is log(n_classes), the loss of a uniform guess.
-    loo_margin, prior_log_odds : Tensor of shape (n,)
-        Evidence that does not change, the margin with the sign of evidence for the label; see
-        ``EvidenceNet``.
+    Rows of sample weight 0 are not trained on. Losses are in units of log(n_classes), the loss of a
+    uniform guess. ``loo_margin`` and ``prior_log_odds`` are evidence that does not change, the
+    margin with the sign of evidence for the label; see ``EvidenceNet``.
     """
 
     def __init__(

@@ -38,17 +38,9 @@ class Doubt(NamedTuple):
 def find_doubt(stage: Stage, prior: Prior | None, predicted: np.ndarray) -> Doubt | None:
     """Say why a classifier that knows no more than the class frequencies does not; None if it does.
 
-    The network is asked for the rows that it was trained on. Where labels have been predicted
-    without being seen, these predictions must know something, too: a network may have memorized
-    labels that follow nothing.
-
-    Parameters
-    ----------
-    stage : Stage
-        The one that predicts.
-    prior : Prior or None
-    predicted : ndarray of shape (n,)
-        Classes predicted for the rows.
+    The network of the stage that predicts is asked for the rows that it was trained on. Where
+    labels have been predicted without being seen, these predictions must know something, too: a
+    network may have memorized labels that follow nothing.
     """
     training, n_classes = stage.data.training, stage.data.n_classes
     n_rows, targets = len(training), training.labels.targets

@@ -34,24 +34,10 @@ depends neither on the scale of the weights nor on the number of rows."""
 class MetaStep(Callback):
     """What both kinds of meta step share: the virtual step, and the optimizer of the weighting net.
 
-    Parameters
-    ----------
-    weight_net : WNet, VRI or EvidenceNet
-    table : Table
-        Training set.
-    history : SampleHistory
-        Receives the influence of each row.
-    objective : callable
-        Meta objective.
-    virtual_step : {"head", "full"}
-        Parameters that the virtual step moves. "full" is taken where the network's last layer is
-        not a linear one.
-    n_warmup : int
-        Epochs of plain training before the first meta step.
-    meta_batch_size : int or None
-        Rows of a meta batch, drawn from the training set; None takes rows of the training batch.
-    lr : float
-        Learning rate of the weighting net's Adam.
+    ``virtual_step`` is "head" or "full", which is also taken where the network's last layer is not
+    a linear one. ``n_warmup`` is the number of epochs of plain training before the first meta step.
+    A meta batch has ``meta_batch_size`` rows of the table, or with None rows of the training batch.
+    ``history`` receives the influence of each row.
     """
 
     def __init__(
@@ -210,17 +196,14 @@ class BatchMetaStep(MetaStep):
 
 
 class BlockMetaStep(MetaStep):
-    """Meta step of the evidence net on a block of batches.
+    """Meta step of the evidence net on a block of ``n_batches`` batches.
 
     Evidence and weights stay for an epoch. So the virtual steps of several batches can be taken
     together, each from where the network stood with its batch, and the weighting net takes one step
     along the sum of their hypergradients. In warm-up only the influence is recorded.
 
-    Parameters
-    ----------
-    n_batches : int
-        Batches of a block. It is one where the meta step needs passes through the network: for a
-        virtual step that is not of the head, and for meta batches that are drawn.
+    A block is one batch where the meta step needs passes through the network: for a virtual step
+    that is not of the head, and for meta batches that are drawn.
     """
 
     weight_net: EvidenceNet
@@ -327,13 +310,6 @@ def symmetric_cross_entropy(losses: Tensor, noise_rate: Tensor, n_classes: int) 
     The reverse is in proportion to 1 - p, where p is the probability of the given label (Wang et
     al., ICCV 2019), and so is bounded: what the weights leave of the wrong labels is not learned by
     heart. Both are equal where all classes are equally probable.
-
-    Parameters
-    ----------
-    losses : Tensor of shape (n,)
-        Cross entropy.
-    noise_rate : Tensor of shape ()
-    n_classes : int
     """
     reverse = -torch.expm1(-losses) * math.log(n_classes) / (1 - 1 / n_classes)
     return torch.lerp(losses, reverse, noise_rate)

@@ -30,22 +30,11 @@ class StopTraining(Exception):  # noqa: N818, an order and not an error
 class ReweightedNet(NeuralNet):
     """A skorch net on the sample-weighted cross entropy, or on the loss of a meta step.
 
-    ``optimizer_`` trains ``module_`` alone; the meta step trains ``weight_net_``.
-    ``averaged_module_`` is the moving average of ``module_`` that predicts while there is one.
+    ``module`` builds a network that returns (logits, features), and ``weight_net`` the weighting
+    net from it. ``optimizer_`` trains ``module_`` alone, and is None for a net that only predicts;
+    the meta step trains ``weight_net_`` and belongs among the callbacks, too. With ``averaged``,
+    ``averaged_module_`` is the moving average of ``module_``, which predicts while there is one.
     ``collapse_epoch_`` and ``diverged_`` are set where a stage goes wrong.
-
-    Parameters
-    ----------
-    module : callable
-        Builds a module that returns (logits, features).
-    weight_net : callable or None
-        Builds the weighting net from the network; None for none.
-    averaged : bool, default=False
-        Whether there is an ``averaged_module_``, for a callback to move.
-    meta_step : MetaStep or None
-        Gives the loss of each batch; to be put among the callbacks, too.
-    **kwargs
-        As in :class:`skorch.NeuralNet`. ``optimizer=None`` makes a net that only predicts.
     """
 
     module_: nn.Module
