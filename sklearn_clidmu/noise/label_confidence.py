@@ -83,11 +83,18 @@ def label_confidence(
         confidence[rows] = joint.softmax(dim=1).gather(1, given[:, None])[:, 0]
     if confirmed is not None:
         confidence = torch.where(confirmed < 0, confidence, (confirmed == targets).to(confidence))
-    right = weighted_mean(confidence, weight)
-    mass = class_sums(weight, targets, n_classes) + PRIOR_ROWS * row
-    precision = class_sums(weight * confidence, targets, n_classes) + PRIOR_ROWS * row * right
-    precision = (precision / mass).clamp(*LABEL_PRECISION_BOUNDS)
-    return LabelConfidence(confidence, NoiseEstimate(matrix, 1 - right, precision))
+    return LabelConfidence(confidence, estimate_noise(matrix, confidence, targets, weight, row))
+
+
+def estimate_noise(
+    matrix: Tensor, confidence: Tensor, targets: Tensor, sample_weight: Tensor, row: float
+) -> NoiseEstimate:
+    """Noise rate and label precision that follow from the confidence in the labels."""
+    n_classes, prior_mass = len(matrix), PRIOR_ROWS * row
+    right = weighted_mean(confidence, sample_weight)
+    mass = class_sums(sample_weight, targets, n_classes) + prior_mass
+    precision = class_sums(sample_weight * confidence, targets, n_classes) + prior_mass * right
+    return NoiseEstimate(matrix, 1 - right, (precision / mass).clamp(*LABEL_PRECISION_BOUNDS))
 
 
 def fit_powers(log_proba: Tensor, log_transition: Tensor, sample_weight: Tensor) -> Tensor:

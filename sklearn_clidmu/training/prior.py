@@ -11,11 +11,11 @@ from torch import Tensor
 
 from sklearn_clidmu._scaling import RobustScaler
 from sklearn_clidmu._settings import Settings
-from sklearn_clidmu.clid.weighted import class_means, class_sums, weighted_mean
+from sklearn_clidmu.clid.weighted import class_sums
 from sklearn_clidmu.noise.feature_relevance import feature_relevance
 from sklearn_clidmu.noise.label_confidence import (
-    LABEL_PRECISION_BOUNDS,
     NoiseEstimate,
+    estimate_noise,
     label_confidence,
 )
 from sklearn_clidmu.noise.label_z_score import label_z_score
@@ -37,6 +37,8 @@ class Prior(NamedTuple):
     confidence: Tensor
     """Probability that each label is right, shape (n,)."""
     noise: NoiseEstimate
+    row: float
+    """Weight that counts as one row."""
     z_score: float | None
     """Greatest ``label_z_score`` of predictions without the row's own label; None without
     cross-fitted networks."""
@@ -92,7 +94,7 @@ def judge_labels(settings: Settings, data: TrainingData) -> tuple[Settings, Prio
     judged = label_confidence(sources, labels.targets, weight, generator, row, data.confirmed)
     noise = NoiseEstimate(*(part.to(weight) for part in judged.noise))
     confidence = judged.confidence.to(weight)
-    return settings, Prior(X, scaler, proba, confidence, noise, z_score)
+    return settings, Prior(X, scaler, proba, confidence, noise, row, z_score)
 
 
 def _distinct_rows(X: Tensor, targets: Tensor, weight: Tensor) -> tuple[Tensor, float]:
@@ -119,9 +121,7 @@ def trust_confirmed(data: TrainingData, prior: Prior | None) -> tuple[TrainingDa
         return data, None
     weight, targets = trained_weight(data), data.table.labels.targets
     right = prior.confidence.masked_fill(known, 1)
-    precision = class_means(right, targets, data.n_classes, weight).clamp(*LABEL_PRECISION_BOUNDS)
-    rate = 1 - weighted_mean(right, weight)
-    noise = prior.noise._replace(rate=rate, label_precision=precision)
+    noise = estimate_noise(prior.noise.matrix, right, targets, weight, prior.row)
     return data, prior._replace(confidence=right, noise=noise)
 
 

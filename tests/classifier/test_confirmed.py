@@ -217,3 +217,16 @@ def test_folds_may_lack_a_class_of_the_confirmed_labels():
     options = {"cv": KFold(2), "error_score": "raise"}
     search = GridSearchCV(small(), {"dropout": [0.15]}, **options).fit(X, labels, **params)
     assert np.isfinite(search.best_score_)
+
+
+@pytest.mark.parametrize("n_rows", [40, 300])
+def test_label_confirmed_as_given_in_a_row_of_no_weight_changes_nothing(n_rows):
+    weight, known = np.ones(n_rows), np.full(n_rows, None)
+    weight[0], known[0] = 0, GIVEN[0]
+    plain, confirmed = (
+        small().fit(X[:n_rows], GIVEN[:n_rows], weight, confirmed=labels)
+        for labels in (None, known)
+    )
+    np.testing.assert_allclose(confirmed.predict_proba(X), plain.predict_proba(X), atol=1e-4)
+    precisions = [clf.noise_estimate_["label_precision"] for clf in (confirmed, plain)]
+    np.testing.assert_allclose(*precisions, rtol=1e-5)
