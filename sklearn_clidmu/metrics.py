@@ -186,13 +186,8 @@ def fit_transition_matrix(
 ) -> Tensor:
     """Transition matrix of greatest likelihood of the labels, assumed rows included.
 
-    Positive, so that the likelihood of any label is finite.
-
-    Parameters
-    ----------
-    decisions, targets : Tensor of shape (n,), int64
-        Predicted classes and given labels.
-    n_classes, n_labels : int
+    Shape (n_classes, n_labels). Positive, so that the likelihood of any label is finite.
+    ``decisions`` are the predicted classes, ``targets`` the given labels.
     """
     eye = torch.eye(n_classes, n_labels, dtype=torch.float64)
     counts = ASSUMED_ROWS * (eye + 1 / n_labels)

@@ -1,27 +1,13 @@
 """The meta step's hypergradient: how the row weights move CLID, one virtual step ahead.
 
-With L(theta, phi) the reweighted training loss of a batch, the virtual step is one step of SGD
+The virtual step is theta' = theta - lr * grad_theta L(theta, phi), as in Hu et al., arXiv
+2507.11807. The tangent and the closed form are this package's own (docs/design.md):
 
-    theta'(phi) = theta - lr * grad_theta L(theta, phi)
+    d CLID / d phi = -lr * d/d phi <grad_logits(phi), tangent>
 
-and the meta step follows the gradient of CLID(theta'(phi)) with respect to phi, the parameters of
-the weighting net. Since phi enters through theta' alone, the chain rule gives
-
-    d CLID / d phi = -lr * d/d phi <grad_theta L(theta, phi), g>,     g = grad CLID at theta',
-                   = -lr * d/d phi <grad_logits(phi), tangent>,
-
-where ``grad_logits`` is the gradient of L by the batch's logits, which every weighting net has in
-closed form, and ``tangent`` is the directional derivative of the logits along g. So the network
-contributes one tangent only. Where a weight multiplies its row's loss, the row contributes one
-number, its influence -<grad_logits of its loss, tangent>.
-
-* :func:`head_tangent` moves the last linear layer alone; everything has a closed form.
-* :func:`full_tangent` moves every parameter, the paper's virtual step, of any network.
-
-Both leave out the factor lr: multiplied by it they are the derivatives.
-
-Source: the virtual step and the meta step are those of Hu et al., arXiv 2507.11807; the tangent and
-the closed form are this package's own.
+``grad_logits`` is the gradient of the reweighted loss L by the batch's logits, ``tangent`` the
+derivative of the logits along the gradient of CLID at theta'. All functions leave out the factor
+lr of the derivative.
 """
 
 from __future__ import annotations

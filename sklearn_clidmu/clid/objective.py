@@ -1,11 +1,9 @@
 """Meta objectives: cross-layer information divergence (CLID), which needs no labels, and others.
 
-CLID compares two graphs over the rows of one batch. The *feature graph* S says which
-rows the last hidden layer holds to be alike; the *prediction graph* P says which rows are
-predicted alike. Where labels are wrong the predictions follow them and the features lag
-behind, so the two graphs diverge.
+CLID (Hu et al., KDD 2025, arXiv 2507.11807) compares two graphs over the rows of one batch, of
+which rows the last hidden layer holds to be alike (S) and of which are predicted alike (P):
 
-Source: Hu, Zhang, Zhang & Rundensteiner, "CLID-MU", KDD 2025, arXiv 2507.11807.
+    CLID = mean over rows i of -sum_j P_ij log(S_ij + EPSILON)
 """
 
 from __future__ import annotations
@@ -34,22 +32,11 @@ EPSILON = 1e-7
 def feature_graph(
     features: Tensor, temperature: float = 0.5, sample_weight: Tensor | None = None
 ) -> Tensor:
-    """Row-stochastic graph of cosine similarities between features, shape (n, n).
+    """Row-stochastic graph of cosine similarities between features (n, d), shape (n, n), detached.
 
-    Parameters
-    ----------
-    features : Tensor of shape (n, d)
-        Last hidden features of one batch.
-    temperature : float, default=0.5
-        Divides the similarities; the lower, the more a row attends to its nearest rows.
-    sample_weight : Tensor of shape (n,), optional
-        A row of weight s counts as s identical rows, so ``(graph * sample_weight)`` sums to
-        one along each row.
-
-    Returns
-    -------
-    Tensor of shape (n, n)
-        The graph, detached: the features are the reference the predictions are held against.
+    The features are the reference the predictions are held against. A row of weight s counts as s
+    identical rows, so ``(graph * sample_weight)`` sums to one along each row. The temperature
+    divides the similarities: the lower, the more a row attends to its nearest rows.
     """
     unit = F.normalize(features.detach(), dim=1)
     affinity = (unit @ unit.T).clamp_min(0) / temperature
@@ -63,19 +50,8 @@ def prediction_graph(
 ) -> Tensor:
     """Row-stochastic graph of cosine similarities between predictions, shape (n, n).
 
-    Parameters
-    ----------
-    logits : Tensor of shape (n, n_classes)
-        Network output of the same batch.
-    gradient : {"published", "normalized"}, default="published"
-        Whether the row sums are constants to differentiation ("published", as in the
-        authors' code) or are differentiated as well ("normalized").
-    sample_weight : Tensor of shape (n,), optional
-        As in :func:`feature_graph`.
-
-    Returns
-    -------
-    Tensor of shape (n, n)
+    The row sums are constants to differentiation ("published", as in the authors' code) or are
+    differentiated as well ("normalized"). ``sample_weight`` is as in :func:`feature_graph`.
     """
     similarity = F.normalize(logits.softmax(dim=1), dim=1)
     similarity = similarity @ similarity.T
@@ -180,9 +156,8 @@ def clid_gradient(
     gradient, the one by the logits is q (u - q <q, u>): of the softmax's own, the other term is
     zero, since a change along q changes no direction.
 
-    Takes the arguments of :func:`clid_loss`, or stacks of them, one for each of several batches of
-    one size. ``targets`` are ignored: other meta objectives read them. Returns the value, shape
-    (...), and the gradient by the logits, shape (..., n, n_classes).
+    Arguments are those of :func:`clid_loss`, or stacks of them, of batches of one size; ``targets``
+    are ignored. Returns the value, shape (...), and the gradient, shape (..., n, n_classes).
     """
     with torch.no_grad():
         affinity = (features @ features.mT).clamp_min_(0)

@@ -181,23 +181,16 @@ class VRI(nn.Module):
 class EvidenceNet(nn.Module):
     """A row's weight from all evidence against its label.
 
-    Evidence has five columns: the last loss in units of log(n_classes); the normal ranks of the
-    mean loss, of the summed influence and of the negative leave-one-out margin; and the prior log
-    odds of a wrong label, which follow from predictions made without it.
+    Evidence, shape (..., N_EVIDENCE), is the last loss in units of log(n_classes); the normal ranks
+    of the mean loss, of the summed influence and of the negative leave-one-out margin; and the
+    prior log odds of a wrong label, which follow from predictions made without it.
 
-    The net gives every row a score that never rises with evidence: without that bound the meta step
-    learns, on clean labels, to train on the hard rows alone. The prior log odds are subtracted as
-    they are. In the virtual step the weights of a batch are the softmax of the scores, so that the
-    net learns the order of the rows and nothing else. In the real step a weight is the sigmoid of
-    the score plus an offset of the given class, calibrated so that the mean weight of a class is
-    its estimated label precision: CLID alone would starve right rows where classes overlap.
-
-    Parameters
-    ----------
-    label_precision : Tensor of shape (n_classes,)
-        Share of right labels among those given to each class, in (0, 1).
-    n_hidden : int, default=32
-        Width of the hidden layer.
+    The score never rises with evidence: without that bound the meta step learns, on clean labels,
+    to train on the hard rows alone. The prior log odds are subtracted as they are. The virtual
+    step, with the softmax of the scores, teaches the order of the rows and nothing else. The real
+    step has the sigmoid of the score plus an offset of the given class, calibrated so that the mean
+    weight of a class is its ``label_precision``, the share of right labels among those given to it,
+    in (0, 1): CLID alone would starve right rows where classes overlap.
     """
 
     label_precision: Tensor

@@ -21,10 +21,6 @@ def normal_rank(values: Tensor, sample_weight: Tensor) -> Tensor:
 
     The cumulative normal distribution with the values' mean and standard deviation. It needs no
     sorting, is smooth in the sample weights, and is 0.5 where all values are equal.
-
-    Parameters
-    ----------
-    values, sample_weight : Tensor of shape (n,)
     """
     # From the least, so that equal values stay equal under rounding.
     least = values.where(sample_weight > 0, torch.inf).min()

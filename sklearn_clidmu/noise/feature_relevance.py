@@ -1,12 +1,10 @@
-"""Relevance of each feature to the labels, from a kernel regression.
+"""Relevance of each feature to the labels, from a kernel regression; why, docs/design.md says.
 
-Features that tell nothing cost networks and Gaussian kernels much more accuracy than trees. The
-mean squared gradient of a regression by each feature, on the diagonal of its average gradient outer
-product, tells how much the labels depend on it. To scale each feature by the root of that is a step
-of the recursive feature machine (Radhakrishnan et al., Science 2024).
+To scale features by it is a step of the recursive feature machine (Radhakrishnan et al., Science
+2024). With g the mean squared gradient by each feature, the diagonal of the average gradient outer
+product, over its mean, and c >= 0 the correlation of g - 1 between two halves of the rows:
 
-Noisy labels make features seem relevant by chance. So the relevances are shrunk as far as those of
-two halves of the rows differ.
+    relevance = sqrt(1 + reliability * (g - 1)),     reliability = 2 c / (1 + c)
 """
 
 from __future__ import annotations
@@ -39,8 +37,7 @@ def feature_relevance(
     """Root mean square of a regression's gradient by each feature, shape (d,), float64.
 
     The squares have a mean of one and are shrunk towards it by their reliability (Kelley's
-    formula). That is the correlation between two halves of the rows, corrected to all rows by the
-    formula of Spearman and Brown.
+    formula), which is corrected from halves to all rows by the formula of Spearman and Brown.
 
     X is flattened, and scaled by ``scale``; rows of weight zero are not read. The generator draws
     the rows that are read, if there are many, the frequencies that choose the kernel, and the

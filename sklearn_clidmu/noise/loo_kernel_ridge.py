@@ -229,7 +229,10 @@ def loo_margin(proba: Tensor, targets: Tensor) -> Tensor:
 
 
 def dense_rows(X: Any, seed: int, used: Any = slice(None)) -> np.ndarray:
-    """Rows as an array: of a wide sparse table, by the first singular vectors of those used."""
+    """Rows as an array: of a wide sparse table, by the first singular vectors of those used.
+
+    The rows ``used`` are those that may have an effect on others.
+    """
     if isinstance(X, np.ndarray):
         return X
     if X.shape[1] <= N_COMPONENTS:
