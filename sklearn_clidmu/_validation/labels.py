@@ -90,8 +90,8 @@ def missing_as_none(labels: np.ndarray) -> list[Any]:
 
 
 def as_objects(labels: np.ndarray) -> list[Any]:
-    """Labels as Python objects, dates as datetime: NumPy's depend on their unit."""
-    if labels.dtype.kind == "M":
+    """Labels as Python objects; of nanoseconds, NumPy would make integers."""
+    if labels.dtype.kind == "M" and not np.can_cast(labels.dtype, "M8[us]"):
         labels = labels.astype("M8[us]")
     return labels.tolist()
 

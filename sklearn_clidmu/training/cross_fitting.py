@@ -21,6 +21,7 @@ from sklearn_clidmu._settings import (
     CHOICE_HELD_OUT,
     CHOICE_ROWS,
     L2_PENALTIES,
+    N_EPOCHS,
     SHORT_EPOCHS,
     Settings,
     steps_per_epoch,
@@ -107,7 +108,10 @@ def train_briefly(
     """
     seed = torch.initial_seed()
     seed_generators(seed, table.X.device)
-    n_epochs = max(round(SHORT_EPOCHS * settings.labeled.n_epochs), 1)
+    n_epochs = settings.labeled.n_epochs
+    if data.held_out is not None:  # with early stopping, more than are needed
+        n_epochs = min(n_epochs, N_EPOCHS)
+    n_epochs = max(round(SHORT_EPOCHS * n_epochs), 1)
     n_steps = n_epochs * math.prod(steps_per_epoch(len(table), settings.batch_size))
     data = data._replace(training=table, held_out=None)
     net = build_net(replace(settings, weighting=None), n_epochs, data, None)

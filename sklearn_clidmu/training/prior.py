@@ -75,7 +75,8 @@ def judge_labels(settings: Settings, data: TrainingData) -> tuple[Settings, Prio
     generator = torch.Generator().manual_seed(torch.initial_seed())
     left_out, row = weight, 1.0
     if settings.one_batch:
-        left_out, row = _distinct_rows(scaler(X), labels.targets, weight)
+        targets = labels.targets.index_fill(0, data.unlabeled, -1)
+        left_out, row = _distinct_rows(scaler(X), targets, weight)
     proba = loo_proba(
         X,
         labels.targets,

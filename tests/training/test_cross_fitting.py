@@ -88,6 +88,11 @@ def test_train_briefly_takes_a_third_of_the_epochs_and_one_at_least(n_epochs, ex
     assert len(train_briefly(settings, data, data.training).history) == expected
 
 
+def test_train_briefly_is_no_longer_where_early_stopping_may_take_many_epochs():
+    settings, data = setting(max_epochs=300, held_out=[10, 20])
+    assert len(train_briefly(settings, data, data.training).history) == 8
+
+
 def test_train_briefly_starts_from_the_same_parameters_and_leaves_the_generator():
     settings, data = setting()
     state = torch.get_rng_state()

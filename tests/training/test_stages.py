@@ -473,3 +473,14 @@ def test_join_curves_fills_what_one_does_not_know_and_counts_stages_on():
     assert joined["chosen"].tolist() == [False, False, True]
     np.testing.assert_array_equal(joined["clid"], [0.1, 0.2, math.nan])
     np.testing.assert_array_equal(joined["valid_score"], [math.nan, math.nan, 0.9])
+
+
+def test_judge_labels_of_one_batch_takes_no_unlabeled_row_for_one_of_the_first_class():
+    X, codes = blobs(n=30, n_wrong=3)
+    rows = np.vstack([X, X]), np.concatenate([codes, np.full(30, -1)])
+    _, prior = judge_labels(*prepare(rows=rows, batch_size=100))
+    other = np.where(codes == 0, 1, np.where(codes == 1, 0, codes))  # names that are exchanged
+    _, exchanged = judge_labels(
+        *prepare(rows=(rows[0], np.concatenate([other, rows[1][30:]])), batch_size=100)
+    )
+    torch.testing.assert_close(exchanged.proba, prior.proba[:, [1, 0, 2]])
