@@ -103,9 +103,9 @@ def cross_val_noise_scores(
         missing_label = missing_label_of(estimator)
     labels = check_labels(y)
     classes, given = encode_labels(labels, missing_label)
+    read = given  # by the splitter, which may know no missing label
     if (given != NO_LABEL).all():
-        labels = classes[given]  # of a dtype that any classifier reads
-    read = labels if (given != NO_LABEL).all() else given  # a splitter may know no missing label
+        read = labels = classes[given]  # of a dtype that any classifier reads
     rows, splitter = np.arange(len(given)), check_cv(cv, read, classifier=is_classifier(estimator))
     splits = [(train, rows[test]) for train, test in splitter.split(X, read)]  # masks, too
     n_tests = np.zeros(len(given), dtype=int)

@@ -48,7 +48,7 @@ def feature_relevance(
     drawn = draw_rows(sample_weight, n_rows, generator)
     targets, weight = targets[drawn], sample_weight[drawn].to(X.dtype)
     table = StandardizedTable(X[drawn], targets, weight, n_classes, scale)
-    kernel = choose_kernel(table, weight, table.draw_frequencies(generator), generator)
+    kernel = choose_kernel(table, weight, weight, table.draw_frequencies(generator), generator)
     rows, labels = table.rows(slice(None))
 
     def squares(part: Tensor) -> Tensor:

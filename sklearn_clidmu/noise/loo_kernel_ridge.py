@@ -70,7 +70,7 @@ def loo_proba(
     table = StandardizedTable(X.flatten(start_dim=1), targets, weight, n_classes, scale)
     frequencies = table.draw_frequencies(generator)
     left_out = weight if left_out is None else left_out.to(weight)
-    kernel = choose_kernel(table, weight, frequencies, generator, left_out, row)
+    kernel = choose_kernel(table, weight, left_out, frequencies, generator, row)
     ridge = Ridge(table.chunks(weight), frequencies * kernel.gamma**0.5)
     proba = weight.new_empty(len(weight), n_classes)
     parts = zip(
@@ -188,13 +188,12 @@ class Ridge:
 def choose_kernel(
     table: StandardizedTable,
     weight: Tensor,
+    left_out: Tensor,
     frequencies: Tensor,
     generator: torch.Generator,
-    left_out: Tensor | None = None,
     row: float = 1.0,
 ) -> Kernel:
     """Candidate of least leave-one-out squared error; see :func:`loo_proba`."""
-    left_out = weight if left_out is None else left_out
     drawn = draw_rows(weight, N_SELECTION, generator).split(table.chunk)
     parts = [(*table.rows(rows), weight[rows], left_out[rows]) for rows in drawn]
     penalties = [penalty * row for penalty in PENALTIES]
