@@ -146,8 +146,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
     n_folds : int or None, default=5
         Folds in which, with "evidence" weighting, networks predict the labels of the rows they have
         not been trained on, before training. From that and the kernel regression follows how
-        probable each label is to be right. None leaves the networks out, and takes a fifth to two
-        fifths less time. Without effect where all rows fit in one batch and in :meth:`partial_fit`.
+        probable each label is to be right. None leaves the networks out, and takes about a third
+        less time. Without effect where all rows fit in one batch and in :meth:`partial_fit`.
     early_stopping : bool, default=False
         Hold out ``validation_fraction`` of the rows, with their noisy labels, and stop when the
         accuracy on them has not risen for 5 epochs. The best epoch predicts.
@@ -383,6 +383,12 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
             codes = np.where(codes == NO_LABEL, known, codes)
             trained = np.where(known == NO_LABEL, codes, known)
             weight = row_weights(classes, trained, sample_weight, self.class_weight, self.unlabeled)
+            weighed = np.unique(trained[(trained != NO_LABEL) & (weight > 0)])
+            if len(weighed) < 2:
+                raise ValueError(
+                    "sample_weight and class_weight must be positive for rows of at least two "
+                    f"classes, got one class: {classes[weighed[0]]}."
+                )
             self._train(X, codes, weight, classes, start, known)
         return self
 

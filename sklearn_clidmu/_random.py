@@ -77,8 +77,9 @@ def resolve_device(device: str | torch.device) -> torch.device:
         resolved = torch.device(device)
         torch.zeros(1, dtype=torch.float64, device=resolved).item()  # which Apple's GPUs lack
     except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition(". ")[0]  # some go on for a page
         raise ValueError(
-            f"device={device!r} cannot be used here ({error}). Use 'auto' or 'cpu'."
+            f"device={device!r} cannot be used here ({reason}). Use 'auto' or 'cpu'."
         ) from error
     return resolved
 

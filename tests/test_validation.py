@@ -169,6 +169,8 @@ def test_check_same_length_names_the_lengths():
         (np.array(["-1", "a"]), -1, [0, 0]),
         (np.array(["nan", "None", "<NA>", ""]), NAN, [0, 0, 0, 0]),
         (np.array([True, False]), -1, [0, 0]),
+        (np.array([True, False]), 0, [0, 0]),
+        (np.array([0, 1]), False, [0, 0]),
         (objects("a", None, pd.NA), "", [0, 0, 0]),
         (objects(0, None, pd.NA, NAN), -1, [0, 0, 0, 0]),
     ],
@@ -259,6 +261,9 @@ def test_check_labels_accepts_a_column_with_scikit_learns_warning():
         (objects("a", "b", None, ""), "", "contains NaN or None"),
         (objects("a", "b", NAN, ""), "", "contains NaN or None"),
         (series(["a", "b", None], "string"), "", "contains NaN or None"),
+        # NumPy has made text of a marker that is none.
+        (np.array(["a", "b", NAN]), NAN, "'nan', and missing_label=nan is no text.*='nan'"),
+        (np.array(["a", "b", -1]), -1, "'-1', and missing_label=-1 is no text"),
     ],
 )
 def test_encode_labels_refuses_what_gives_no_two_classes(y, missing_label, message):
@@ -408,8 +413,10 @@ def test_check_rows_accepts_a_column_of_any_name():
     for names in (
         ["dtype", "dtypes", "columns", "index"],
         ["collect", "schema", "types", "values"],
+        ["tocsr", "sparse", "dense", "shape"],
     ):
-        np.testing.assert_array_equal(checked(pd.DataFrame(X, columns=names)), X)
+        with_gaps = np.where(np.eye(len(X), 4), NAN, X)
+        np.testing.assert_array_equal(checked(pd.DataFrame(with_gaps, columns=names)), with_gaps)
 
 
 @pytest.mark.parametrize(
@@ -419,6 +426,7 @@ def test_check_rows_accepts_a_column_of_any_name():
         (pd.Series(["a text", "another"]), r"X has strings.*TfidfVectorizer"),
         (pl.Series(["a text", "another"]), r"X has strings.*TfidfVectorizer"),
         (pd.Series(X[:, 0]), "2-dimensional|2D"),
+        (pd.DataFrame({"size": [1.0, 2.0], "colors": [[1, 2], [3]]}), "X has lists.*Table"),
         *(
             (frame({"size": [1.0, 2.0], "color": ["red", "blue"]}), "X has strings.*red.*Table")
             for frame in (pd.DataFrame, pl.DataFrame)
@@ -549,6 +557,15 @@ def assert_same_results(clf, rows, other, other_rows, atol=0.0):
         (clf.sample_weights_, other.sample_weights_),
     ):
         np.testing.assert_allclose(found, expected, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize(
+    ("sample_weight", "class_weight"), [(y == 1, None), (None, {0: 0, 1: 1, 2: 0})]
+)
+def test_fit_refuses_weights_that_leave_one_class(sample_weight, class_weight):
+    clf = small(class_weight=class_weight)
+    with pytest.raises(ValueError, match=r"sample_weight and class_weight .* one class: 1"):
+        clf.fit(ROWS, y, sample_weight)
 
 
 @pytest.mark.parametrize("weighting", ["evidence", "vri", "wnet", None])

@@ -97,6 +97,8 @@ def as_objects(labels: np.ndarray) -> list[Any]:
 
 
 def _is_equal(first: Any, second: Any) -> bool:
+    if isinstance(first, (bool, np.bool_)) != isinstance(second, (bool, np.bool_)):
+        return False  # False == 0
     equal = first == second
     return isinstance(equal, (bool, np.bool_)) and bool(equal)  # pandas.NA == x is pandas.NA
 
@@ -128,6 +130,7 @@ def encode_with_confirmed(
     if not len(given):
         raise ValueError(f"{name} must have labels, got none{context}.")
     given = plain_labels(given, missing_label, name)
+    _check_spelling(given, missing_label, name)
     if given.dtype == object and not isinstance(given[0], str):
         large = (one for one in given if isinstance(one, int) and one.bit_length() > N_BITS)
         label = next(large, given[0])
@@ -158,6 +161,18 @@ def encode_with_confirmed(
     codes, known = np.full((2, len(y)), NO_LABEL, dtype=np.int64)
     codes[~missing], known[right] = np.split(encoded, [len(given)])
     return classes, codes, known
+
+
+def _check_spelling(given: np.ndarray, missing_label: Any, name: str) -> None:
+    """Check that no marker of a missing label has become text, and so a class."""
+    if missing_label is None or not isinstance(given[0], str) or str(missing_label) not in given:
+        return
+    text = str(missing_label)
+    raise ValueError(
+        f"{name} has the label {text!r}, and missing_label={missing_label!r} is no text. If this "
+        "label marks rows without one, as where NumPy has made text of a list, set "
+        f"missing_label={text!r}."
+    )
 
 
 def plain_labels(given: np.ndarray, missing_label: Any = np.nan, name: str = "y") -> np.ndarray:

@@ -48,7 +48,7 @@ def check_rows(estimator: BaseEstimator, X: Any, *, reset: bool, allow_nd: bool)
     half = {str(dtype) for dtype in dtypes} == {"float16"}
     dtype = np.float32 if half else [np.float64, np.float32]
     options = {"reset": reset, "dtype": dtype, "accept_sparse": "csr", "allow_nd": allow_nd}
-    is_sparse = hasattr(X, "tocsr") or hasattr(X, "sparse")  # of pandas, if all columns are
+    is_sparse = hasattr(type(X), "tocsr") or all(str(one).startswith("Sparse") for one in dtypes)
     options["ensure_all_finite"] = True if allow_nd or is_sparse else "allow-nan"
     try:
         with config_context(assume_finite=False):  # what is not finite would spoil the fit
@@ -63,6 +63,7 @@ def check_rows(estimator: BaseEstimator, X: Any, *, reset: bool, allow_nd: bool)
             ) from error
         reasons = {
             "could not convert string to float": "strings",
+            "element with a sequence": "lists",
             "promot": "dates",
             "number, not .*(date|Time|Period|Interval)": "dates",
         }
