@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -31,7 +33,9 @@ class RobustScaler(nn.Module):
     also gets an indicator, 1 where it is missing, as a further column. A constant feature is 0.
     Features and indicators are multiplied by their ``relevance``, which is one until it is set.
 
-    Source: the preprocessing of RealMLP (Holzmüller et al., NeurIPS 2024).
+    Source: the preprocessing of RealMLP (Holzmüller et al., NeurIPS 2024). Where the quartiles are
+    equal, that divides by half the range, which one outlier can spoil; here by twice the median
+    distance from the median of the entries that differ from it.
 
     Parameters
     ----------
@@ -109,16 +113,13 @@ def _measure(X: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
     """
     gaps, tiny = X.isnan(), torch.finfo(torch.float32).tiny
     weight = weight * ~gaps
-    ordered, order = X.nan_to_num(torch.inf).sort(dim=0)
-    reached = weight.gather(0, order).cumsum(dim=0)
-    total = reached[-1]
-
-    def quantile(share: float) -> Tensor:
-        position = (reached < share * MARGIN * total).sum(dim=0, keepdim=True)
-        return ordered.gather(0, position)[0]
-
-    low, center, high = (quantile(share) for share in (0.25, 0.5, 0.75))
-    width = torch.where(high > low, high - low, (quantile(1.0) - quantile(1e-12)) / 2)
+    total = weight.sum(dim=0)
+    low, center, high = _quantiles(X, weight, (0.25, 0.5, 0.75))
+    width = high - low
+    if (equal := width == 0).any():
+        distance = (X - center)[:, equal].abs()
+        [median] = _quantiles(distance, weight[:, equal] * (distance > 0), (0.5,))
+        width[equal] = 2 * median
     known = (total > 0) & (width >= tiny)
     center, scale = center.where(total > 0, 0), (1 / width).where(known, 0)
     clipped = _clipped(X, center, scale).nan_to_num()
@@ -126,5 +127,14 @@ def _measure(X: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
     mean = (weight * clipped).sum(dim=0) / total
     variance = (weight * (clipped - mean).square()).sum(dim=0) / total
     deviation = variance.sqrt().where(variance > 0, 1)
-    n_values = 1 + ((ordered[1:] > ordered[:-1]) & ordered[1:].isfinite()).sum(dim=0)
-    return center, scale, mean, deviation, gaps.any(dim=0), n_values > 2
+    ends = X.nan_to_num(torch.inf).amin(dim=0), X.nan_to_num(-torch.inf).amax(dim=0)
+    between = X.gt(ends[0]).logical_and_(X.lt(ends[1])).any(dim=0)
+    return center, scale, mean, deviation, gaps.any(dim=0), between
+
+
+def _quantiles(values: Tensor, weight: Tensor, shares: Sequence[float]) -> list[Tensor]:
+    """Least value of each feature that reaches each share of its weight, each of shape (d,)."""
+    ordered, order = values.nan_to_num(torch.inf).sort(dim=0)
+    reached = weight.gather(0, order).cumsum(dim=0)
+    positions = [(reached < share * MARGIN * reached[-1]).sum(dim=0) for share in shares]
+    return [ordered.gather(0, position[None])[0] for position in positions]

@@ -80,12 +80,20 @@ def test_robust_scaler_makes_a_constant_feature_zero_where_a_value_overflows():
     assert (scaler(rows)[:, 1] == 0).all()
 
 
-def test_robust_scaler_scales_a_rare_value_by_the_range():
+def test_robust_scaler_standardizes_a_rare_value():
     X = np.zeros((100, 1))
     X[:7] = 8.0
-    found = transform(X)
-    assert found.mean() == pytest.approx(0, abs=1e-12)
-    assert found.std() == pytest.approx(1)
+    np.testing.assert_allclose(transform(X), (X - X.mean()) / X.std(), rtol=1e-9)
+
+
+@pytest.mark.parametrize("outlier", [1e3, 1e6, 1e30])
+def test_robust_scaler_keeps_a_feature_of_mostly_equal_entries_whatever_an_outlier(outlier):
+    X = np.where(rng.uniform(size=(400, 1)) < 0.15, rng.gamma(3, size=(400, 1)), 0)
+    spoiled = X.copy()
+    spoiled[0] = outlier
+    found = transform(spoiled)[1:, 0]
+    assert np.corrcoef(found, X[1:, 0])[0, 1] > 0.95
+    assert found.std() > 0.8
 
 
 def test_robust_scaler_bounds_outliers():
