@@ -20,7 +20,7 @@ from torch import nn
 from sklearn_clidmu import label_issues
 from sklearn_clidmu._persistence import describe_net, restore_net
 from sklearn_clidmu._random import local_generators, resolve_device
-from sklearn_clidmu._settings import PARAMETER_CONSTRAINTS, Settings, resolve
+from sklearn_clidmu._settings import DENSE_COLUMNS, PARAMETER_CONSTRAINTS, Settings, resolve
 from sklearn_clidmu._torch_state import (
     check_deterministic,
     explained_memory_errors,
@@ -63,9 +63,9 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
 
     Features may have any scale, and dense tables missing values (nan): the network scales them by
     median and quartiles, clips tails, weights each feature by its relevance to the labels, and has
-    an indicator of each feature's missing values. Sparse tables are divided by a power of two that
-    brings their root mean square near 1, if it is off by more than a factor of 8. Arrays of other
-    libraries, such as torch tensors, become NumPy arrays, and NumPy arrays are returned.
+    an indicator of each feature's missing values. Sparse tables of up to 256 columns are made
+    dense. Wider ones are divided by a power of two that brings their root mean square near 1, if it
+    is off by more than a factor of 8. Arrays of other libraries, such as torch tensors, become NumPy arrays, and NumPy arrays are returned.
 
     Parameters
     ----------
@@ -617,6 +617,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         """Train on checked rows and set all fitted attributes; the last is for partial_fit."""
         device = resolve_device(self.device)
         check_deterministic(device)
+        if not isinstance(X, np.ndarray) and X.shape[1] <= DENSE_COLUMNS:
+            X = X.toarray()  # so that its columns are scaled one by one
         if start is None:
             self._unit = sparse_unit(X, weight)
             X = divided(X, self._unit)

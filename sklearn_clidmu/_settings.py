@@ -98,6 +98,12 @@ COLLAPSE_EPOCHS = 3
 PATIENCE = 5
 """Epochs without a better validation score after which early stopping ends a stage."""
 
+# Sparse tables
+
+DENSE_COLUMNS = 256
+"""A sparse table of at most as many columns is made dense. Of a wider one the kernel regression
+gets as many singular vectors."""
+
 # Label noise before training
 
 N_FREQUENCIES = 256
@@ -115,7 +121,7 @@ ANCHORS = 0.2
 """Share of the rows predicted to be of a class, the surest, that show its noise."""
 
 PRIOR_ROWS = 10
-"""As many further rows of each class show the noise of all classes together."""
+"""Pseudo-count: so many rows with the noise of all classes together are added to each class."""
 
 POWERS, POWERS_ENTRIES = (0.5, 2.0, 8.0), 100_000
 """Starts of the search for the powers of the sources, and entries of a source that it reads: rows

@@ -62,9 +62,10 @@ def test_export_onnx_predicts_what_the_classifier_predicts(params, dtype, tmp_pa
 
 
 def test_export_onnx_divides_by_the_unit_of_a_sparse_table(tmp_path):
-    table = sparse.csr_array(X / 1000)
+    rows = np.hstack([X / 1000, np.zeros((len(X), 256))])  # narrow ones have none
+    table = sparse.csr_array(rows)
     clf = fitted(rows=table)
-    [(_, probabilities)], _ = run(clf, tmp_path / "model.onnx", [X / 1000])
+    [(_, probabilities)], _ = run(clf, tmp_path / "model.onnx", [rows])
     np.testing.assert_allclose(probabilities, clf.predict_proba(table), rtol=0, atol=1e-9)
     assert np.ptp(probabilities, axis=0).max() > 0.1
 

@@ -550,6 +550,11 @@ def fitted(rows, labels=y, **params):
     return small(**params).fit(rows, labels)
 
 
+def wide(rows):
+    """A sparse table of so many columns that it stays sparse."""
+    return sparse.coo_array(np.hstack([rows, np.zeros((len(rows), 256))]))
+
+
 def assert_same_results(clf, rows, other, other_rows, atol=0.0):
     for found, expected in (
         (clf.predict_proba(rows), other.predict_proba(other_rows)),
@@ -571,7 +576,7 @@ def test_fit_refuses_weights_that_leave_one_class(sample_weight, class_weight):
 @pytest.mark.parametrize("weighting", ["evidence", "vri", "wnet", None])
 @pytest.mark.parametrize("params", [{"early_stopping": True, "batch_size": 16}, {}], ids=str)
 def test_fit_of_a_sparse_table_does_not_depend_on_its_unit(weighting, params):
-    table, scaled = sparse.coo_array(ROWS), sparse.coo_array(2.0**30 * ROWS)
+    table, scaled = wide(ROWS), wide(2.0**30 * ROWS)
     clf = fitted(table, weighting=weighting, **params)
     other = fitted(scaled, weighting=weighting, **params)
     assert_same_results(clf, table.tolil(), other, scaled.tolil())
@@ -581,10 +586,19 @@ def test_fit_of_a_sparse_table_does_not_depend_on_its_unit(weighting, params):
 def test_fit_of_a_sparse_table_accepts_unlabeled_rows(unlabeled):
     params = {"missing_label": -1, "unlabeled": unlabeled, "batch_size": 16}
     few = np.where(np.arange(60) < 40, y, -1)
-    clf = fitted(sparse.csr_array(ROWS), few, **params)
+    table, scaled = wide(ROWS), wide(2.0**30 * ROWS)
+    clf = fitted(table, few, **params)
     assert np.isnan(clf.noise_scores_[40:]).all()
-    other = fitted(sparse.csr_array(2.0**30 * ROWS), few, **params)
-    assert_same_results(clf, sparse.csr_array(ROWS), other, sparse.csr_array(2.0**30 * ROWS))
+    other = fitted(scaled, few, **params)
+    assert_same_results(clf, table, other, scaled)
+
+
+@pytest.mark.parametrize("form", [sparse.csr_array, sparse.csc_matrix, sparse.coo_array])
+def test_fit_of_a_sparse_table_of_few_columns_is_that_of_the_dense_one(form):
+    rows = np.where(ROWS < 0.01, 0, ROWS) * [1, 1e6, 1e-3, 50]
+    clf, other = fitted(form(rows), batch_size=16), fitted(rows, batch_size=16)
+    assert_same_results(clf, form(rows), other, rows)
+    assert clf.score(rows, y) > 0.9
 
 
 def test_fit_of_half_precision_is_that_of_single_precision():

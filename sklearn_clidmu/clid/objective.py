@@ -82,7 +82,7 @@ def clid_loss(
         code does; "normalized" differentiates them too, which gives the gradient of a true
         cross entropy between two row-stochastic graphs. The value is the same.
     sample_weight : Tensor of shape (n,), optional
-        Positive. A row of weight s enters as s identical rows would.
+        Non-negative, not all zero. A row of weight s enters as s identical rows would.
 
     Returns
     -------
@@ -133,7 +133,7 @@ def clid_loss(
             )
         sample_weight = sample_weight.to(logits.dtype)
         if not (sample_weight >= 0).all() or not sample_weight.sum() > 0:
-            raise ValueError("sample_weight must be positive.")
+            raise ValueError("sample_weight must be non-negative, and not all zero.")
     P = prediction_graph(logits, gradient, sample_weight)
     log_S = (feature_graph(features, temperature, sample_weight) + EPSILON).log()
     if sample_weight is None:

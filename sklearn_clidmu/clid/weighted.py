@@ -33,12 +33,6 @@ def class_sums(values: Tensor, targets: Tensor, n_classes: int) -> Tensor:
     return values.new_zeros(n_classes).index_add_(0, targets, values)
 
 
-def class_means(values: Tensor, targets: Tensor, n_classes: int, sample_weight: Tensor) -> Tensor:
-    """Mean of the values of each class, 0 where it has no rows, shape (n_classes,)."""
-    mass = class_sums(sample_weight, targets, n_classes).clamp_min(torch.finfo(values.dtype).tiny)
-    return class_sums(sample_weight * values, targets, n_classes) / mass
-
-
 def _center(values: Tensor, sample_weight: Tensor) -> tuple[Tensor, Tensor]:
     share = sample_weight / sample_weight.sum(dim=-1, keepdim=True)
     centered = values - (share * values).sum(dim=-1, keepdim=True)

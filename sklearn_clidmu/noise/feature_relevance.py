@@ -20,6 +20,7 @@ from sklearn_clidmu.noise.loo_kernel_ridge import (
     Kernel,
     StandardizedTable,
     choose_kernel,
+    draw_frequencies,
 )
 
 N_ENTRIES = 2**24
@@ -48,7 +49,8 @@ def feature_relevance(
     drawn = draw_rows(sample_weight, n_rows, generator)
     targets, weight = targets[drawn], sample_weight[drawn].to(X.dtype)
     table = StandardizedTable(X[drawn], targets, weight, n_classes, scale)
-    kernel = choose_kernel(table, weight, weight, table.draw_frequencies(generator), generator)
+    frequencies = draw_frequencies(table.width, generator).to(X)
+    kernel = choose_kernel(table, weight, weight, frequencies, generator)
     rows, labels = table.rows(slice(None))
 
     def squares(part: Tensor) -> Tensor:

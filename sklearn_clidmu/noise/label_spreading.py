@@ -11,13 +11,13 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn_clidmu._settings import N_NEIGHBORS, SPREAD
 
 N_STEPS = 50
-"""Steps of spreading; 0.8 to that power is nothing."""
+"""Steps of spreading; 0.8 to that power is 1e-5."""
 
 N_COMPONENTS = 32
-"""Neighbours are looked for in as many principal components."""
+"""Neighbors are looked for in as many principal components."""
 
 N_BANK = 10_000
-"""Neighbours are looked for among at most as many rows, drawn at random."""
+"""Neighbors are looked for among at most as many rows, drawn at random."""
 
 
 def spread_labels(X: np.ndarray, proba: np.ndarray, seed: int) -> np.ndarray:

@@ -11,9 +11,10 @@ def label_z_score(proba: Tensor, targets: Tensor, sample_weight: Tensor) -> floa
     """Excess of the given labels' probabilities over chance, in standard deviations of chance.
 
     Under chance, labels are drawn from the class frequencies, whatever the row. Predictions that
-    are the same for all rows have 0, also if all of them are of the most frequent class; those that
-    rank rare labels rightly have much, also if they never predict these. Unlike a difference of log
-    losses, it does not count the certainty of predictions, which noisy labels belie.
+    are the same for all rows have 0, also if all of them are of the most frequent class. Those that
+    give rare labels a higher probability where they occur have much, even if they never predict
+    these. Unlike a difference of log losses, it does not count the certainty of predictions, which
+    noisy labels belie.
     """
     proba, weight = proba.double(), sample_weight.double()
     weight = weight / weight.sum()

@@ -2,8 +2,8 @@
 
 Unlike a network's loss, its predictions cannot have memorized the row's own label, and they are
 available before training. The Gaussian kernel is approximated by random Fourier features
-(Rahimi and Recht, NeurIPS 2007), so that time and memory grow linearly with the rows; leaving one
-row out has a closed form.
+(Rahimi and Recht, NeurIPS 2007) of orthogonal frequencies, which vary less (Yu et al., NeurIPS
+2016), so that time and memory grow linearly with the rows; leaving one row out has a closed form.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sklearn_clidmu._random import draw_rows
-from sklearn_clidmu._settings import GAMMAS, N_FREQUENCIES, PENALTIES
+from sklearn_clidmu._settings import DENSE_COLUMNS, GAMMAS, N_FREQUENCIES, PENALTIES
 from sklearn_clidmu.clid.weighted import class_sums
 
 N_SELECTION = 2_000
@@ -31,10 +31,6 @@ no other row, and must not overflow."""
 CHUNK, CHUNK_ENTRIES = 2048, 2**20
 """Rows that are in memory at a time with their Fourier features, and at most as many entries. Of
 four times as many the memory would go back to the system, and be asked for again."""
-
-
-N_COMPONENTS = 256
-"""Singular vectors of a wide sparse table, which cannot be made dense."""
 
 
 class Kernel(NamedTuple):
@@ -68,7 +64,7 @@ def loo_proba(
     """
     weight = sample_weight.to(X.dtype)
     table = StandardizedTable(X.flatten(start_dim=1), targets, weight, n_classes, scale)
-    frequencies = table.draw_frequencies(generator)
+    frequencies = draw_frequencies(table.width, generator).to(X)
     left_out = weight if left_out is None else left_out.to(weight)
     kernel = choose_kernel(table, weight, left_out, frequencies, generator, row)
     ridge = Ridge(table.chunks(weight), frequencies * kernel.gamma**0.5)
@@ -80,6 +76,17 @@ def loo_proba(
         residuals = ridge.residuals(*ridge.project(rows), Y, left, kernel.penalty)
         part.copy_(F.one_hot(labels, n_classes) - residuals)
     return proba
+
+
+def draw_frequencies(d: int, generator: torch.Generator) -> Tensor:
+    """Frequencies of a Gaussian kernel of gamma 1, shape (d, N_FREQUENCIES), float64.
+
+    Normal vectors, d at a time orthogonal to each other (Yu et al., NeurIPS 2016).
+    """
+    n, options = N_FREQUENCIES, dict[str, Any](dtype=torch.float64, generator=generator)
+    blocks = torch.randn(-(-n // d), d, min(d, n), **options)
+    directions = torch.linalg.qr(blocks).Q.movedim(0, 1).flatten(start_dim=1)[:, :n]
+    return directions * torch.randn(d, n, **options).norm(dim=0)
 
 
 class StandardizedTable:
@@ -123,11 +130,6 @@ class StandardizedTable:
         X = ((X - self.mean) * self.scale).clamp(-FAR, FAR)
         Y = F.one_hot(self.targets[index], self.n_classes) - self.shares
         return X.to(self.X.dtype), Y.to(self.X.dtype)
-
-    def draw_frequencies(self, generator: torch.Generator) -> Tensor:
-        """Frequencies of a kernel of gamma 1, shape (d, N_FREQUENCIES)."""
-        size = self.width, N_FREQUENCIES
-        return torch.randn(size, dtype=torch.float64, generator=generator).to(self.X)
 
     def chunks(self, weight: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Rows, labels and weights, as many at a time as fit in memory."""
@@ -234,7 +236,7 @@ def dense_rows(X: Any, seed: int, used: Any = slice(None)) -> np.ndarray:
     """
     if isinstance(X, np.ndarray):
         return X
-    if X.shape[1] <= N_COMPONENTS:
+    if X.shape[1] <= DENSE_COLUMNS:
         return X.toarray()
-    n_components = min(N_COMPONENTS, X[used].shape[0])
+    n_components = min(DENSE_COLUMNS, X[used].shape[0])
     return TruncatedSVD(n_components, random_state=seed).fit(X[used]).transform(X)

@@ -73,18 +73,16 @@ def cross_fit(settings: Settings, data: TrainingData) -> tuple[Tensor, Tensor]:
     by all networks. The sums are over the epochs: early ones have memorized little.
     """
     labels, n_classes = data.training.labels, data.n_classes
-    predicted = torch.ones(len(data.table), dtype=torch.bool, device=labels.rows.device)
-    predicted[data.unlabeled] = False
     total = torch.zeros(len(data.table), n_classes, dtype=torch.float64, device=labels.rows.device)
     seed = torch.initial_seed()
     folds = draw_folds(labels.targets.cpu().numpy(), settings.n_folds, seed % 2**32)
     with progress(settings.verbose, "Folds", settings.n_folds) as watchers:
         for fold in range(settings.n_folds):
             kept = torch.from_numpy(np.flatnonzero(folds != fold)).to(labels.rows.device)
-            left_out = predicted.index_fill(0, labels.rows[kept], False).nonzero()[:, 0]
+            left_out = data.labeled.index_fill(0, labels.rows[kept], False).nonzero()[:, 0]
             callbacks = [("sum", EpochSum(data.table, left_out, total)), *watchers]
             train_briefly(settings, data, data.training.take(kept), callbacks)
-    rows = predicted.nonzero()[:, 0]
+    rows = data.labeled.nonzero()[:, 0]
     return rows, total[rows]
 
 

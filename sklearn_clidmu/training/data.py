@@ -128,8 +128,8 @@ class TrainingData(NamedTuple):
     """The rows trained on."""
     held_out: Table | None
     """The rows kept for early stopping."""
-    unlabeled: Tensor
-    """Positions of the rows that will get a pseudo-label, int64."""
+    labeled: Tensor
+    """Whether each row came with a label, shape (n,)."""
     confirmed: Tensor
     """Labels that are known to be right, of all rows, int64; -1 for none."""
     n_classes: int
@@ -178,8 +178,8 @@ class ShuffledBatches:
 class SampleHistory:
     """Training dynamics of every row: losses and summed influence over all its visits.
 
-    Rows of sample weight 0 are not trained on. Losses are in units of log(n_classes), the loss of a
-    uniform guess. ``loo_margin`` and ``prior_log_odds`` are evidence that does not change, the
+    Rows of sample weight 0 are not trained on. Losses are in nats; :meth:`evidence` gives the last
+    one in units of log(n_classes), the loss of a uniform guess. ``loo_margin`` and ``prior_log_odds`` are evidence that does not change, the
     margin with the sign of evidence for the label; see ``EvidenceNet``.
     """
 
@@ -266,10 +266,9 @@ def make_training_data(
     trained = trained_rows(codes, sample_weight, held_out)
     training = table if trained.all() else table.take(tensor(np.flatnonzero(trained), torch.int64))
     validation = table.take(tensor(held_out, torch.int64)) if len(held_out) else None
-    unlabeled = np.flatnonzero((sample_weight > 0) & (codes < 0))
-    pseudo_labeled = tensor(unlabeled, torch.int64)
+    labeled = tensor(codes >= 0, torch.bool)
     known = tensor(np.full(len(codes), -1) if confirmed is None else confirmed, torch.int64)
-    return TrainingData(table, training, validation, pseudo_labeled, known, n_classes, scaler)
+    return TrainingData(table, training, validation, labeled, known, n_classes, scaler)
 
 
 def trained_rows(codes: np.ndarray, sample_weight: np.ndarray, held_out: np.ndarray) -> np.ndarray:

@@ -189,7 +189,7 @@ class BatchMetaStep(MetaStep):
         """Draw standard normal numbers for the weights of one step, where they are needed."""
         if not self.weight_net.noise_width:
             return None
-        # One draw for all rows where the batch is the whole table: repeated rows, one fate.
+        # One draw for all rows where the batch is the whole table: identical rows, one weight.
         n_draws = 1 if len(rows.losses) == len(self.table) else len(rows.losses)
         noise = rows.losses.new_empty(n_draws, self.weight_net.noise_width)
         return noise.normal_(generator=self.generator)
@@ -202,8 +202,8 @@ class BlockMetaStep(MetaStep):
     together, each from where the network stood with its batch, and the weighting net takes one step
     along the sum of their hypergradients. In warm-up only the influence is recorded.
 
-    A block is one batch where the meta step needs passes through the network: for a virtual step
-    that is not of the head, and for meta batches that are drawn.
+    A block is one batch for a virtual step that is not of the head, for meta batches that are drawn,
+    for any ``module``, and where all rows fit in one batch.
     """
 
     weight_net: EvidenceNet

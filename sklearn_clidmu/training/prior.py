@@ -32,8 +32,8 @@ class Prior(NamedTuple):
     scaler: RobustScaler
     """Scales rows for the kernel regression."""
     proba: Tensor
-    """Probability of each given label at each row, without the row's own, (n, n_classes): from the
-    leave-one-out kernel regression."""
+    """Predicted probability of each label at each row, by the leave-one-out kernel regression, shape
+    (n, n_classes)."""
     confidence: Tensor
     """Probability that each label is right, shape (n,)."""
     noise: NoiseEstimate
@@ -75,7 +75,7 @@ def judge_labels(settings: Settings, data: TrainingData) -> tuple[Settings, Prio
     generator = torch.Generator().manual_seed(torch.initial_seed())
     left_out, row = weight, 1.0
     if settings.one_batch:
-        targets = labels.targets.index_fill(0, data.unlabeled, -1)
+        targets = labels.targets.masked_fill(~data.labeled, -1)
         left_out, row = _distinct_rows(scaler(X), targets, weight)
     proba = loo_proba(
         X,

@@ -13,8 +13,7 @@ import torch
 
 from sklearn_clidmu._scaling import RobustScaler
 from sklearn_clidmu._settings import Schedule, Settings
-from sklearn_clidmu.clid.weighted import class_means
-from sklearn_clidmu.noise.label_confidence import LABEL_PRECISION_BOUNDS
+from sklearn_clidmu.noise.label_confidence import estimate_noise
 from sklearn_clidmu.noise.label_spreading import spread_labels
 from sklearn_clidmu.noise.loo_kernel_ridge import loo_margin
 from sklearn_clidmu.training.callbacks import progress
@@ -35,7 +34,7 @@ from sklearn_clidmu.training.prior import (
 )
 
 CONFIDENCE_BOUNDS = (1e-4, 1 - 1e-4)
-"""Prior log odds are finite."""
+"""Confidences are kept within these bounds, so that their log odds are finite."""
 
 
 @dataclass(eq=False)
@@ -143,7 +142,8 @@ def pseudo_label(
     without a label get the class that is then the most probable, and their labels count as right
     with that probability.
     """
-    rows, table = data.unlabeled, data.table
+    table = data.table
+    rows = (~data.labeled & (table.sample_weight > 0)).nonzero()[:, 0]
     proba = prior.proba.double().clamp_min(0)
     proba = proba / proba.sum(dim=1, keepdim=True)
     proba += torch.cat([logits.double().softmax(dim=1) for logits, _ in net.outputs(table.X)])
@@ -152,13 +152,11 @@ def pseudo_label(
     spread = spread_labels(X, proba[counted].cpu().numpy() / 2, torch.initial_seed() % 2**32)
     proba[counted] = torch.from_numpy(spread).to(proba)
     confidence, predicted = proba[rows].to(prior.X).max(dim=1)
-    labels = table.labels
-    targets = labels.targets.index_copy(0, rows, predicted)
+    targets = table.targets.index_copy(0, rows, predicted)
     right = prior.confidence.index_copy(0, rows, confidence)
-    precision = class_means(right, targets, data.n_classes, labels.sample_weight)
-    noise = prior.noise._replace(label_precision=precision.clamp(*LABEL_PRECISION_BOUNDS))
     table = Table(table.X, targets, table.sample_weight)
     weight = trained_weight(data).index_copy(0, rows, table.sample_weight[rows])
+    noise = estimate_noise(prior.noise.matrix, right, targets, weight, prior.row)
     training = table.take(weight.nonzero().squeeze(1))
     data = data._replace(table=table, training=training)
     return data, prior._replace(confidence=right, noise=noise)

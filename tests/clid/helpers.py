@@ -8,6 +8,12 @@ from sklearn_clidmu.training.networks import MLP, FeatureTap
 N_FEATURES, N_CLASSES, WIDTH = 9, 3, 6
 
 
+def class_means(values, targets, sample_weight):
+    """Weighted mean of the values of each of three classes, all of which have rows."""
+    sums = (torch.bincount(targets, v) for v in (sample_weight * values, sample_weight))
+    return torch.divide(*sums)
+
+
 class Pair(nn.Module):
     """Returns (logits, features) itself, with no layer after the features but its head."""
 

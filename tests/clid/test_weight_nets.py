@@ -10,9 +10,8 @@ from scipy.special import expit
 from torch.nn import functional as F
 
 from sklearn_clidmu.clid.weight_nets import VRI, EvidenceNet, Rows, WNet, row_grad_logits
-from sklearn_clidmu.clid.weighted import class_means
 
-from .helpers import N_CLASSES, WIDTH
+from .helpers import N_CLASSES, WIDTH, class_means
 
 PRECISION = torch.tensor([0.9, 0.6, 0.75], dtype=torch.float64)
 
@@ -154,7 +153,7 @@ def test_evidence_net_calibrates_the_mean_weight_of_each_class(scale):
     sample_weight = torch.rand(200) + 0.1
     weights = net.calibrate(evidence, targets, sample_weight)
     torch.testing.assert_close(weights, net.weights(evidence, targets).detach())
-    found = class_means(weights, targets, 3, sample_weight)
+    found = class_means(weights, targets, sample_weight)
     # A weight changes by no more than a quarter of what its offset does.
     torch.testing.assert_close(found, PRECISION, rtol=0, atol=tolerance(net, evidence) / 4)
     assert weights.min() >= 0
@@ -205,7 +204,7 @@ def test_evidence_net_calibrates_around_a_class_without_rows(scale, empty):
         weight[targets == 2] = 0
     net, evidence, targets, weight = calibrated(scale, targets=targets, sample_weight=weight)
     assert net.offset.isfinite().all()
-    found = class_means(net.weights(evidence, targets).detach(), targets, 3, weight)
+    found = class_means(net.weights(evidence, targets).detach(), targets, weight)
     atol = tolerance(net, evidence) / 4 + 1e-9
     torch.testing.assert_close(found[:2], PRECISION[:2], rtol=0, atol=atol)
 
@@ -235,7 +234,7 @@ def test_evidence_net_calibration_is_met_in_single_precision():
     net.calibrate(evidence, targets, weight)
     weights = net.weights(evidence, targets).detach()
     assert weights.dtype == torch.float32
-    found = class_means(weights, targets, 3, weight)
+    found = class_means(weights, targets, weight)
     torch.testing.assert_close(found, PRECISION.float(), rtol=0, atol=1e-5)
 
 

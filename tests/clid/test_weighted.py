@@ -6,7 +6,6 @@ import torch
 from scipy.stats import norm
 
 from sklearn_clidmu.clid.weighted import (
-    class_means,
     class_sums,
     normal_rank,
     standard_deviation,
@@ -55,12 +54,3 @@ def test_class_sums_are_numpys_weighted_counts():
     values, targets = torch.randn(40), torch.randint(3, (40,))
     expected = np.bincount(targets.numpy(), weights=values.numpy(), minlength=5)
     np.testing.assert_allclose(class_sums(values, targets, 5).numpy(), expected, atol=1e-12)
-
-
-def test_class_means_are_numpys_weighted_means_and_zero_without_rows():
-    values, targets, weight = torch.randn(40), torch.arange(40) % 4, torch.rand(40)
-    weight[targets == 3] = 0
-    found = class_means(values, targets, 5, weight)
-    masks = [targets.numpy() == code for code in range(3)]
-    expected = [np.average(values[mask], weights=weight[mask]) for mask in masks]
-    np.testing.assert_allclose(found.numpy(), [*expected, 0, 0], atol=1e-12)

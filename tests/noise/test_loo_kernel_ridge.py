@@ -11,7 +11,13 @@ from sklearn.metrics.pairwise import rbf_kernel
 
 from sklearn_clidmu._settings import GAMMAS, N_FREQUENCIES, PENALTIES
 from sklearn_clidmu.noise import loo_kernel_ridge
-from sklearn_clidmu.noise.loo_kernel_ridge import Kernel, dense_rows, loo_margin, loo_proba
+from sklearn_clidmu.noise.loo_kernel_ridge import (
+    Kernel,
+    dense_rows,
+    draw_frequencies,
+    loo_margin,
+    loo_proba,
+)
 
 N_CLASSES = 3
 KERNEL = Kernel(gamma=0.3, penalty=1.0)
@@ -64,7 +70,7 @@ class Refit:
         self.class_shares = np.average(onehot, axis=0, weights=self.weight)
         self.Y = onehot - self.class_shares
         generator = torch.Generator().manual_seed(seed)
-        self.frequencies = torch.randn(X.shape[1], FEW, generator=generator).numpy()
+        self.frequencies = draw_frequencies(X.shape[1], generator).numpy()
 
     def predict(self, kernel, every=1):
         """Predictions at each row, by a fit without it."""
@@ -78,6 +84,21 @@ class Refit:
             gram = weighted @ features + penalty * np.eye(len(row))
             found.append(row @ np.linalg.solve(gram, weighted @ self.Y))
         return np.array(found)
+
+
+@pytest.mark.usefixtures("all_frequencies")
+@pytest.mark.parametrize("d", [1, 3, 100, 256, 400])
+def test_frequencies_are_orthogonal_in_blocks_and_give_the_gaussian_kernel(d):
+    frequencies = draw_frequencies(d, torch.Generator().manual_seed(0)).numpy()
+    assert frequencies.shape == (d, N_FREQUENCIES)
+    gram = frequencies[:, :d].T @ frequencies[:, :d]
+    np.testing.assert_allclose(gram, np.diag(np.diag(gram)), atol=1e-9 * d)
+    rows = torch.randn(50, d, generator=torch.Generator().manual_seed(1)).numpy() / d**0.5
+    angles = (rows[:, None] - rows) @ frequencies
+    distances = np.square(rows[:, None] - rows).sum(axis=2)
+    np.testing.assert_allclose(np.cos(angles).mean(axis=2), np.exp(-distances / 2), atol=0.2)
+    error = np.cos(angles).mean(axis=2) - np.exp(-distances / 2)
+    assert np.sqrt(np.square(error).mean()) < 0.04
 
 
 @pytest.mark.parametrize(("distance", "seed"), [(2.0, 0), (0.7, 1), (8.0, 2)])
