@@ -38,7 +38,7 @@ from sklearn_clidmu._validation.labels import (
 from sklearn_clidmu._validation.rows import bounded, check_rows, divided, row_weights, sparse_unit
 from sklearn_clidmu.noise.transition_matrix import count_joint, find_wrong, transition_matrix
 from sklearn_clidmu.training.data import as_rows, hold_out, make_training_data, trained_rows
-from sklearn_clidmu.training.doubt import find_doubt
+from sklearn_clidmu.training.doubt import UNTOLD, find_doubt
 from sklearn_clidmu.training.net import ReweightedNet
 from sklearn_clidmu.training.prior import Prior
 from sklearn_clidmu.training.readings import (
@@ -65,7 +65,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
     median and quartiles, clips tails, weights each feature by its relevance to the labels, and has
     an indicator of each feature's missing values. Sparse tables of up to 256 columns are made
     dense. Wider ones are divided by a power of two that brings their root mean square near 1, if it
-    is off by more than a factor of 8. Arrays of other libraries, such as torch tensors, become NumPy arrays, and NumPy arrays are returned.
+    is off by more than a factor of 8. Arrays of other libraries, such as torch tensors, become
+    NumPy arrays, and NumPy arrays are returned.
 
     Parameters
     ----------
@@ -669,9 +670,9 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
             }
             for one in stages
         ]
-        doubt = find_doubt(stage, prior, predicted)
-        self._doubt = None if doubt is None else doubt.cause
         whole = settings.labeled.n_steps is not None  # what a part has not taught, others may
+        doubt = find_doubt(stage, prior, predicted)
+        self._doubt = None if doubt is None or (whole and doubt is UNTOLD) else doubt.cause
         self._warn(doubt is not None and doubt.warned and whole)
         stage.net.trim_for_prediction()
 
@@ -709,7 +710,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         for name in ROW_ATTRIBUTES:
             setattr(self, name, np.concatenate([earlier[name], getattr(self, name)]))
         self._count(earlier["_joint"] + self._joint)
-        self._doubt = self._doubt and earlier["_doubt"]
+        told = [one for one in (earlier["_doubt"], self._doubt) if one != UNTOLD.cause]
+        self._doubt = (told[-1] and told[0]) if told else UNTOLD.cause
         self.history_ = join_curves(earlier["history_"], self.history_)
         self.n_iter_ += earlier["n_iter_"]
         self.stages_ = [{**s, "predicts": False} for s in earlier["stages_"]] + self.stages_

@@ -372,6 +372,7 @@ def test_review_keeps_the_type_of_the_labels(y, change, expected):
     [
         ([1, 2, 1], ["1.0", "2.0"]),
         ([1.0, 2.0, 1.0], ["1", "2"]),
+        ([-0.0, 2.0, 0.0], ["0", "2"]),
         ([True, False, True], ["TRUE", "FALSE"]),
         ([1, 2.0, None], ["1.0", "2.0"]),
         ([2**53, 2**53 + 1, 2**53], [str(2**53), str(2**53 + 1)]),

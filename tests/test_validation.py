@@ -261,6 +261,7 @@ def test_check_labels_accepts_a_column_with_scikit_learns_warning():
         (objects("a", "b", None, ""), "", "contains NaN or None"),
         (objects("a", "b", NAN, ""), "", "contains NaN or None"),
         (series(["a", "b", None], "string"), "", "contains NaN or None"),
+        (np.array([(0,), (1,)], dtype=[("a", int)]), None, "y must be labels, got records"),
         # NumPy has made text of a marker that is none.
         (np.array(["a", "b", NAN]), NAN, "'nan', and missing_label=nan is no text.*='nan'"),
         (np.array(["a", "b", -1]), -1, "'-1', and missing_label=-1 is no text"),

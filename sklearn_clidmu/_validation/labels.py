@@ -13,6 +13,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn_clidmu._validation.arrays import as_numpy, check_same_length
 
 NO_LABEL = -1  # code of a row without a label; the other codes are positions in classes_
+SPELLED_GAPS = ("None", "nan", "<NA>", "")  # what an array of text makes of a missing label
 N_BITS = 63  # maximum of an integer label, beside its sign
 N_NAMED = 8  # maximum number of classes that an error message lists
 
@@ -45,6 +46,8 @@ def check_labels(y: Any, name: str = "y", *, warn: bool = True) -> np.ndarray:
         array = np.asarray(y)
         if array.dtype == object and array.ndim:
             array = np.frompyfunc(_plain_text, 1, 1)(array)
+    if array.dtype.kind == "V":
+        raise ValueError(f"{name} must be labels, got records of type {array.dtype}.")
     if array.dtype.kind == "T":  # strings of any length, which few functions know
         array = array.astype(object)
     try:
@@ -249,6 +252,12 @@ def confirmed_labels(confirmed: Any, given: np.ndarray) -> tuple[np.ndarray, np.
             "confirmed must be labels, got a boolean mask: pass np.where(mask, y, None)."
         )
     check_comparable(known, given, "confirmed", "those of y")
+    gaps = [text for text in SPELLED_GAPS if text in known and text not in given]
+    if gaps and isinstance(known[0], str):
+        raise ValueError(
+            f"confirmed has the label {gaps[0]!r}, which y has not: pass None where no label is "
+            "known, in a list or an array of objects, not of text."
+        )
     assert_all_finite(known, input_name="confirmed")
     try:
         with np.errstate(all="ignore"):  # a value that does not fit is changed

@@ -48,8 +48,8 @@ def influence(grad_logits: Tensor, tangent: Tensor) -> Tensor:
     """Change of the meta objective per unit of each row's weight, shape (..., n).
 
     Positive means that training on the row with its given label raises the meta objective. Like
-    TracIn (Pruthi et al., 2020), for an objective without labels. ``grad_logits`` is the gradient of each
-    row's own loss; both arguments have the shape (..., n, n_classes).
+    TracIn (Pruthi et al., 2020), for an objective without labels. ``grad_logits`` is the gradient
+    of each row's own loss; both arguments have the shape (..., n, n_classes).
     """
     return -(grad_logits * tangent).sum(dim=-1)
 

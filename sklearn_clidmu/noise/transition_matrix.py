@@ -99,4 +99,4 @@ def transition_matrix(joint: np.ndarray) -> np.ndarray:
     A class without rows keeps its labels, since nothing is known of its noise.
     """
     mass = joint.sum(axis=1, keepdims=True)
-    return np.where(mass > 0, joint / np.maximum(mass, 1), np.eye(len(joint)))
+    return np.divide(joint, mass, out=np.eye(len(joint)), where=mass > 0)

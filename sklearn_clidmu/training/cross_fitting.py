@@ -41,9 +41,9 @@ def choose_l2_penalty(settings: Settings, data: TrainingData) -> float:
     certainty do not decide.
     """
     table, seed = data.training, torch.initial_seed()
-    codes, random_state = table.targets.cpu().numpy(), seed % 2**32
-    drawn = np.random.RandomState(random_state).permutation(len(codes))[:CHOICE_ROWS]
-    held_out = hold_out(codes, drawn, CHOICE_HELD_OUT, random_state)
+    codes = table.targets.cpu().numpy()
+    drawn = np.random.RandomState(seed).permutation(len(codes))[:CHOICE_ROWS]
+    held_out = hold_out(codes, drawn, CHOICE_HELD_OUT, seed)
     kept = np.setdiff1d(drawn, held_out)
     valid, train = (table.take(torch.from_numpy(r).to(table.X.device)) for r in (held_out, kept))
     true = nn.functional.one_hot(valid.targets, data.n_classes)
@@ -75,7 +75,7 @@ def cross_fit(settings: Settings, data: TrainingData) -> tuple[Tensor, Tensor]:
     labels, n_classes = data.training.labels, data.n_classes
     total = torch.zeros(len(data.table), n_classes, dtype=torch.float64, device=labels.rows.device)
     seed = torch.initial_seed()
-    folds = draw_folds(labels.targets.cpu().numpy(), settings.n_folds, seed % 2**32)
+    folds = draw_folds(labels.targets.cpu().numpy(), settings.n_folds, seed)
     with progress(settings.verbose, "Folds", settings.n_folds) as watchers:
         for fold in range(settings.n_folds):
             kept = torch.from_numpy(np.flatnonzero(folds != fold)).to(labels.rows.device)

@@ -140,7 +140,7 @@ class TrainingData(NamedTuple):
 def with_confirmed(data: TrainingData) -> TrainingData:
     """Put the labels that are known to be right in the place of the given ones."""
     known = data.confirmed
-    targets = torch.where(known < 0, data.table.labels.targets, known)
+    targets = torch.where(known < 0, data.table.targets, known)
 
     def corrected(table: Table) -> Table:
         return Table(table.X, targets[table.labels.rows], table.sample_weight, table.rows)
@@ -179,8 +179,9 @@ class SampleHistory:
     """Training dynamics of every row: losses and summed influence over all its visits.
 
     Rows of sample weight 0 are not trained on. Losses are in nats; :meth:`evidence` gives the last
-    one in units of log(n_classes), the loss of a uniform guess. ``loo_margin`` and ``prior_log_odds`` are evidence that does not change, the
-    margin with the sign of evidence for the label; see ``EvidenceNet``.
+    one in units of log(n_classes), the loss of a uniform guess. ``loo_margin`` and
+    ``prior_log_odds`` are evidence that does not change, the margin with the sign of evidence for
+    the label; see ``EvidenceNet``.
     """
 
     def __init__(

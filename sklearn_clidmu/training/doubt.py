@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from sklearn_clidmu.clid.weighted import weighted_mean
 from sklearn_clidmu.noise.label_z_score import label_z_score
 from sklearn_clidmu.training.data import CHUNK
+from sklearn_clidmu.training.networks import FeatureTap
 from sklearn_clidmu.training.prior import Prior
 from sklearn_clidmu.training.stages import Stage
 
@@ -35,29 +36,38 @@ class Doubt(NamedTuple):
     predicts several classes at random: its training was asked for."""
 
 
+UNTOLD = Doubt(f"no part has {FEWEST_ROWS} rows outside its largest class", warned=False)
+"""Nothing can be told from these rows. ``fit`` does not doubt its labels for that, since rare
+classes are common; parts of which none can tell may have been sorted by class."""
+
+
 def find_doubt(stage: Stage, prior: Prior | None, predicted: np.ndarray) -> Doubt | None:
     """Say why a classifier that knows no more than the class frequencies does not; None if it does.
 
     The network of the stage that predicts is asked for the rows that it was trained on. Where
     labels have been predicted without being seen, these predictions must know something, too: a
-    network may have memorized labels that follow nothing.
+    network may have memorized labels that follow nothing. A network that predicts one class for all
+    rows has not learned if most labels are others, whatever its probabilities.
     """
     training, n_classes = stage.data.training, stage.data.n_classes
-    n_rows, targets = len(training), training.labels.targets
+    n_rows, targets = len(training), training.targets
     if n_rows - int(torch.bincount(targets, minlength=n_classes).max()) < FEWEST_ROWS:
-        return None
-    learned = network_z_score(stage) > CHANCE
+        return UNTOLD
+    is_constant = len(np.unique(predicted)) == 1
+    agreement = weighted_mean(targets == int(predicted[0]), training.sample_weight)
+    learned = network_z_score(stage) > CHANCE and not (is_constant and agreement < 0.5)
     unseen = None if prior is None else prior.z_score
     followed = unseen is not None and unseen > CHANCE
     unfollowed = unseen is not None and not followed
     if learned and not unfollowed:
         return None
-    warned = n_rows >= WARNED_ROWS and (unfollowed or len(np.unique(predicted)) == 1)
+    warned = n_rows >= WARNED_ROWS and (unfollowed or is_constant)
     if followed:
         return Doubt(_network_fault(stage), warned)
     if n_rows < FEW_ROWS * n_classes:
         return Doubt(f"{n_rows} rows are too few for {n_classes} classes", warned)
-    return Doubt("the labels follow nothing in X", warned)
+    cause = "the labels follow nothing in X"
+    return Doubt(cause if unfollowed else f"{cause}, or {_network_fault(stage)}", warned)
 
 
 def network_z_score(stage: Stage) -> float:
@@ -66,15 +76,14 @@ def network_z_score(stage: Stage) -> float:
     step = -(-len(training) // CHUNK)
     rows = training.take(torch.arange(0, len(training), step, device=training.X.device))
     logits, _ = stage.net.evaluate(rows.inputs)
-    labels: tuple[Tensor, Tensor] = rows.labels.targets, rows.sample_weight
-    return label_z_score(logits.softmax(dim=1), *labels)
+    return label_z_score(logits.softmax(dim=1), rows.targets, rows.sample_weight)
 
 
 def _network_fault(stage: Stage) -> str:
-    name = getattr(stage.net.module_, "name", None)  # of a module of the caller's
-    if name is not None:
+    module = stage.net.module_
+    if isinstance(module, FeatureTap):
         return (
-            f"module {name} has not learned what is in X; scale its columns, for example with "
-            "sklearn.preprocessing.StandardScaler, since a module receives them as they are"
+            f"module {module.name} has not learned what is in X; scale its columns, for example "
+            "with sklearn.preprocessing.StandardScaler, since a module receives them as they are"
         )
     return "the network has not learned what is in X; lower weight_decay, or raise max_epochs or lr"

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, is_lazy
 
 from sklearn_clidmu._scaling import RobustScaler
 from sklearn_clidmu._settings import FREQUENCY, N_OUTPUTS, N_PERIODS
@@ -270,8 +271,9 @@ def _build_tapped(
     name = type(built).__name__
     if not any(parameter.requires_grad for parameter in built.parameters()):
         raise ValueError(f"module {name} has no parameters to train: none requires a gradient.")
+    lazy = {id(one): UninitializedBuffer() for one in built.buffers() if is_lazy(one)}
     try:  # A copy, since the caller may hand out the same network every time.
-        network = FeatureTap(deepcopy(built), n_classes)
+        network = FeatureTap(deepcopy(built, lazy), n_classes)
     except RuntimeError as error:
         raise ValueError(
             f"module {name} cannot be copied: {error}. Of torch.nn.utils.weight_norm and "

@@ -32,8 +32,8 @@ class Prior(NamedTuple):
     scaler: RobustScaler
     """Scales rows for the kernel regression."""
     proba: Tensor
-    """Predicted probability of each label at each row, by the leave-one-out kernel regression, shape
-    (n, n_classes)."""
+    """Predicted probability of each label at each row, by the leave-one-out kernel regression,
+    shape (n, n_classes)."""
     confidence: Tensor
     """Probability that each label is right, shape (n,)."""
     noise: NoiseEstimate
@@ -53,7 +53,7 @@ def weigh_features(settings: Settings, data: TrainingData) -> TrainingData:
     if data.scaler is None or settings.one_batch or not is_read:
         return data
     X, scaler = _dense_rows(data)
-    targets = with_confirmed(data).table.labels.targets
+    targets = with_confirmed(data).table.targets
     generator = torch.Generator().manual_seed(torch.initial_seed())
     relevance = feature_relevance(
         X, targets, data.n_classes, trained_weight(data), generator, scaler
@@ -69,17 +69,17 @@ def judge_labels(settings: Settings, data: TrainingData) -> tuple[Settings, Prio
         settings = replace(settings, l2_penalty=choose_l2_penalty(settings, data))
     if not settings.judges_labels:
         return settings, None
-    labels, weight = data.table.labels, trained_weight(data)
+    targets, weight = data.table.targets, trained_weight(data)
     X, scaler = _dense_rows(data)
     # A generator of its own: with and without reweighting, training draws the same numbers.
     generator = torch.Generator().manual_seed(torch.initial_seed())
     left_out, row = weight, 1.0
     if settings.one_batch:
-        targets = labels.targets.masked_fill(~data.labeled, -1)
-        left_out, row = _distinct_rows(scaler(X), targets, weight)
+        known = targets.masked_fill(~data.labeled, -1)
+        left_out, row = _distinct_rows(scaler(X), known, weight)
     proba = loo_proba(
         X,
-        labels.targets,
+        targets,
         data.n_classes,
         weight,
         generator,
@@ -91,8 +91,8 @@ def judge_labels(settings: Settings, data: TrainingData) -> tuple[Settings, Prio
     if settings.n_folds:
         rows, predicted = cross_fit(settings, data)
         sources.append(proba.double().index_copy(0, rows, predicted))
-        z_score = max(label_z_score(one, labels.targets, weight) for one in sources)
-    judged = label_confidence(sources, labels.targets, weight, generator, row, data.confirmed)
+        z_score = max(label_z_score(one, targets, weight) for one in sources)
+    judged = label_confidence(sources, targets, weight, generator, row, data.confirmed)
     noise = NoiseEstimate(*(part.to(weight) for part in judged.noise))
     confidence = judged.confidence.to(weight)
     return settings, Prior(X, scaler, proba, confidence, noise, row, z_score)
@@ -120,7 +120,7 @@ def trust_confirmed(data: TrainingData, prior: Prior | None) -> tuple[TrainingDa
     data = with_confirmed(data)
     if prior is None:
         return data, None
-    weight, targets = trained_weight(data), data.table.labels.targets
+    weight, targets = trained_weight(data), data.table.targets
     right = prior.confidence.masked_fill(known, 1)
     noise = estimate_noise(prior.noise.matrix, right, targets, weight, prior.row)
     return data, prior._replace(confidence=right, noise=noise)
@@ -131,7 +131,7 @@ def _dense_rows(data: TrainingData) -> tuple[Tensor, RobustScaler]:
     X = data.table.X
     if isinstance(X, SparseRows):
         used = (data.table.sample_weight > 0).cpu().numpy().nonzero()[0]
-        dense = torch.from_numpy(dense_rows(X.matrix, torch.initial_seed() % 2**32, used))
+        dense = torch.from_numpy(dense_rows(X.matrix, torch.initial_seed(), used))
         X = dense.to(X.device, X.dtype)
     X = X.flatten(start_dim=1)
     # That of an earlier dense table does not fit the singular vectors of a sparse one.

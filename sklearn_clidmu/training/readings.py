@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sklearn_clidmu.clid.weight_nets import EvidenceNet
 from sklearn_clidmu.training.data import CHUNK, Table
 from sklearn_clidmu.training.meta_step import make_rows
+from sklearn_clidmu.training.networks import FeatureTap
 from sklearn_clidmu.training.stages import Stage
 
 N_SAMPLED = 500
@@ -40,15 +41,15 @@ def read_rows(stage: Stage) -> Readings:
     """
     net, data, history = stage.net, stage.data, stage.history
     weight_net = getattr(net, "weight_net_", None) if stage.outcome == "finished" else None
-    labels, training = data.table.labels, data.training.labels
+    targets, training = data.table.targets, data.training.labels
     _record_unseen(stage)
     evidence = history.evidence()
     sample = training.rows[:: -(-len(training.rows) // N_SAMPLED)]
-    net.evidence_sample_ = evidence[sample].cpu().numpy(), labels.targets[sample].cpu().numpy()
+    net.evidence_sample_ = evidence[sample].cpu().numpy(), targets[sample].cpu().numpy()
     if isinstance(weight_net, EvidenceNet):
         weight_net.calibrate(evidence[training.rows], training.targets, training.sample_weight)
     confidence = torch.ones_like(history.sample_weight)
-    predicted = torch.empty_like(labels.targets)
+    predicted = torch.empty_like(targets)
     for chunk in torch.arange(len(confidence), device=confidence.device).split(CHUNK):
         part = data.table.take(chunk)
         logits, features = net.evaluate(part.inputs)
@@ -70,7 +71,7 @@ def _confidence(
 ) -> Tensor:
     """Confidence in the labels of some rows, shape (n,)."""
     if isinstance(weight_net, EvidenceNet):
-        return weight_net.weights(evidence, part.labels.targets)
+        return weight_net.weights(evidence, part.targets)
     rows = make_rows(logits, features, part.labels)
     return weight_net.confidence(weight_net.weights(rows), rows)
 
@@ -81,7 +82,7 @@ def _record_unseen(stage: Stage) -> None:
     if len(unseen):
         rows = stage.data.table.take(unseen)
         logits, _ = stage.net.evaluate(rows.inputs)
-        losses = nn.functional.cross_entropy(logits, rows.labels.targets, reduction="none")
+        losses = nn.functional.cross_entropy(logits, rows.targets, reduction="none")
         stage.history.record_losses(rows.labels, losses)
 
 
@@ -91,9 +92,8 @@ def class_probabilities(logits: Tensor, network: nn.Module) -> Tensor:
     if not probabilities.isfinite().all():
         fault = "X has rows too large for the network, whose output overflows"
         remedy = "scale the features, for example with sklearn.preprocessing.StandardScaler"
-        name = getattr(network, "name", None)  # of a module of the caller's
-        if name is not None:
-            fault = f"module {name} returns numbers that are not finite for rows of X"
+        if isinstance(network, FeatureTap):
+            fault = f"module {network.name} returns numbers that are not finite for rows of X"
             remedy += ", or mend the module"
         raise ValueError(f"{fault}: {remedy}.")
     return probabilities

@@ -103,7 +103,7 @@ def prepare_stage(
     weight = trained_weight(data)
     margin, log_odds, precision = torch.zeros_like(weight), None, None
     if prior is not None:
-        margin = loo_margin(prior.proba, data.table.labels.targets).to(weight)
+        margin = loo_margin(prior.proba, data.table.targets).to(weight)
         log_odds = -prior.confidence.clamp(*CONFIDENCE_BOUNDS).logit()
         precision = prior.noise.label_precision
     history = SampleHistory(weight, data.n_classes, margin, log_odds)
@@ -149,7 +149,7 @@ def pseudo_label(
     proba += torch.cat([logits.double().softmax(dim=1) for logits, _ in net.outputs(table.X)])
     counted = table.sample_weight > 0
     X = prior.scaler(prior.X[counted]).cpu().numpy()
-    spread = spread_labels(X, proba[counted].cpu().numpy() / 2, torch.initial_seed() % 2**32)
+    spread = spread_labels(X, proba[counted].cpu().numpy() / 2, torch.initial_seed())
     proba[counted] = torch.from_numpy(spread).to(proba)
     confidence, predicted = proba[rows].to(prior.X).max(dim=1)
     targets = table.targets.index_copy(0, rows, predicted)

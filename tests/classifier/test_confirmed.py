@@ -66,9 +66,14 @@ def test_noise_left_is_that_of_the_labels_which_nobody_looked_at():
     assert again.noise_rate_ == pytest.approx(left.mean(), abs=0.03)
     issues = find_label_issues(again)
     assert left[issues.index].mean() > 0.8
-    np.testing.assert_allclose(
-        again.noise_estimate_["transition_matrix"], clf.noise_estimate_["transition_matrix"]
+    # From labels that are corrected beforehand the noise is underestimated.
+    corrected = small(max_epochs=12).fit(X, np.where(np.equal(known, None), GIVEN, TRUE))
+    kept, kept_again, kept_corrected = (
+        one.noise_estimate_["transition_matrix"].diagonal().mean()
+        for one in (clf, again, corrected)
     )
+    assert kept_again == pytest.approx(kept, abs=0.07)
+    assert kept_corrected > kept + 0.15
 
 
 def test_labels_confirmed_all_are_without_noise():
@@ -130,6 +135,10 @@ def test_early_stopping_measures_on_confirmed_labels():
         ([7] * 300, "confirmed has labels that are numbers, for example 7, and those of y are te"),
         ([True] * 300, "confirmed must be labels, got a boolean mask"),
         (["?"] * 300, r"confirmed has missing_label='\?'"),
+        *(
+            (np.array(["ant", gap] * 150).astype(str), f"confirmed has the label '{text}', which")
+            for gap, text in ((None, "None"), (np.nan, "nan"), ("", ""))
+        ),
     ],
 )
 def test_fit_names_what_is_wrong_with_confirmed(confirmed, message):

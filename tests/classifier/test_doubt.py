@@ -20,6 +20,14 @@ def module(d, c):
     return nn.Sequential(nn.Linear(d, 16), nn.ReLU(), nn.Linear(16, c))
 
 
+def dead_module(d, c):
+    """Linear layers between which hardly anything passes."""
+    network = module(d, c)
+    nn.init.constant_(network[0].bias, -1e3)
+    nn.init.constant_(network[2].weight, 1e-3)
+    return network
+
+
 def random_rows(n, n_classes=2, seed=0):
     rng = np.random.RandomState(seed)
     return rng.normal(size=(n, 4)), rng.randint(0, n_classes, n)
@@ -44,6 +52,11 @@ DOUBTFUL = {
         years(),
         {"module": module, "max_epochs": 12},
         "Sequential .*scale its columns",
+    ),
+    "one class predicted, of three": (
+        make_blobs(300, centers=3, random_state=0),
+        {"module": dead_module, "weighting": None},
+        "or module Sequential has not learned what is in X",
     ),
 }
 
@@ -110,6 +123,25 @@ def test_partial_fit_does_not_warn_of_what_is_not_learned_yet():
     for _ in range(4):
         clf.partial_fit(X, y)
     assert "cannot be relied on" not in clf.noise_report()
+
+
+def test_partial_fit_is_doubted_if_every_part_has_one_class():
+    X, y = make_blobs(300, centers=3, random_state=0)
+    clf, order = CLIDMUClassifier(**QUICK), np.argsort(y, kind="stable")
+    for rows in np.split(order, 3):
+        clf.partial_fit(X[rows], y[rows], classes=[0, 1, 2])
+    assert find_label_issues(clf).doubt == "no part has 10 rows outside its largest class"
+
+
+def test_partial_fit_is_doubted_although_a_part_tells_nothing():
+    X, y = make_blobs(200, centers=2, random_state=0)
+    clf = CLIDMUClassifier(**QUICK, lr=1e-9).partial_fit(X[:9], y[:9], classes=[0, 1])
+    clf.partial_fit(X, y)
+    assert "has not learned what is in X" in find_label_issues(clf).doubt
+    clf.set_params(lr="auto")
+    for _ in range(4):
+        clf.partial_fit(X, y)
+    assert find_label_issues(clf.partial_fit(X[:9], y[:9])).doubt is None
 
 
 @pytest.mark.parametrize("n_rows", [50, 100])

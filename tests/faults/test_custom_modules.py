@@ -149,6 +149,9 @@ WORKING = {
     "parameters that are integers": WithIntegers,
     "no linear layer, but a pair": lambda d, c: PairOfConvolution(d, c),
     "lazy layers": lambda d, c: nn.Sequential(nn.LazyLinear(6), nn.ReLU(), nn.LazyLinear(c)),
+    "lazy buffers": lambda d, c: nn.Sequential(
+        nn.LazyLinear(6), nn.LazyBatchNorm1d(), nn.ReLU(), nn.LazyLinear(c)
+    ),
     "what it has computed is kept": lambda d, c: Keeping(d, c),
     "attention": lambda d, c: Attention(c),
     "attention that ends in no linear layer": lambda d, c: Attention(c, scale=0.5),
