@@ -402,8 +402,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         learning rate is constant, there is one stage, and rows without a label are not used. The
         kernel regression compares the rows of one part, and a part of few rows is passed over until
         eight steps have been taken, so a part should have some hundreds of rows at least: join a
-        short last part to the one before. The first part decides how features are scaled: one that
-        is constant there has no effect later, either.
+        short last part to the one before. A feature is scaled as in the first part in which it
+        varies.
 
         The rows of every call are appended to ``sample_weights_``, ``noise_scores_`` and
         ``suggested_labels_``, as they were scored then; ``noise_rate_``, ``transition_matrix_`` and

@@ -81,6 +81,13 @@ class RobustScaler(nn.Module):
             buffer.copy_(values)
         return scaler
 
+    def adopt(self, other: RobustScaler) -> None:
+        """Take from a scaler of later rows how features are scaled that have been constant here."""
+        constant = self.scale == 0
+        for name in ("center", "scale", "mean", "deviation"):
+            getattr(self, name)[constant] = getattr(other, name)[constant].to(self.scale)
+        self.relevance[: len(constant)][constant] = 1
+
     def needs_double(self) -> bool:
         """Whether a feature lies so far from 0 that single precision rounds it by too much.
 

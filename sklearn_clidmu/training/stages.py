@@ -65,8 +65,11 @@ def run_stages(
     stages: list[Stage] = []
     predicting, schedule = 0, settings.labeled
     if start is not None:  # the columns that it embeds, or marks as missing, stay the same
-        scalers = [part for part in start.module_.modules() if isinstance(part, RobustScaler)]
-        scaler = deepcopy(scalers[0]).to(data.training.X.device) if scalers else None
+        scaler = deepcopy(scaler_of(start))
+        if scaler is not None:
+            scaler = scaler.to(data.training.X.device)
+            if data.scaler is not None:
+                scaler.adopt(data.scaler)
         data = data._replace(scaler=scaler)
     else:
         data = weigh_features(settings, data)
@@ -82,7 +85,7 @@ def run_stages(
                 schedule = settings.spread
             stage = prepare_stage(settings, schedule, data, prior, watchers)
             if start is not None and not stages:
-                start_from(stage.net, start)
+                start_from(stage.net, start, data.scaler)
             stage.net.partial_fit(data.training)
             stage.net.callbacks = stage.net.callbacks_ = []  # with what they keep of every row
             stage.net.meta_step = None
@@ -118,8 +121,17 @@ def prepare_stage(
     return Stage(net, data, history)
 
 
-def start_from(net: ReweightedNet, start: ReweightedNet) -> None:
-    """Give a net the parameters of a trained one, and of its weighting net if it is of a kind."""
+def scaler_of(net: ReweightedNet) -> RobustScaler | None:
+    """Scaler of the net's network; None of sparse rows and of a module of the caller's."""
+    parts = net.module_.modules()
+    return next((part for part in parts if isinstance(part, RobustScaler)), None)
+
+
+def start_from(net: ReweightedNet, start: ReweightedNet, scaler: RobustScaler | None) -> None:
+    """Give a net the parameters of a trained one, and of its weighting net if it is of a kind.
+
+    The scaler is that of the trained one, which may have learned of further features.
+    """
     try:
         net.module_.load_state_dict(start.module_.state_dict())
     except RuntimeError as error:
@@ -127,6 +139,9 @@ def start_from(net: ReweightedNet, start: ReweightedNet) -> None:
             "hidden_layer_sizes or module has changed since the last fit, whose network "
             "warm_start=True and partial_fit continue: set it back, or fit with warm_start=False."
         ) from error
+    own = scaler_of(net)
+    if own is not None and scaler is not None:
+        own.load_state_dict(scaler.state_dict())
     net.n_steps_ = start.n_steps_
     old, new = getattr(start, "weight_net_", None), getattr(net, "weight_net_", None)
     if old is not None and new is not None and type(old) is type(new):

@@ -253,6 +253,21 @@ def test_partial_fit_takes_dense_and_sparse_parts_in_any_order():
         assert len(clf.noise_scores_) == 160
 
 
+@pytest.mark.parametrize("n_first", [1, 100])
+def test_partial_fit_learns_features_that_are_constant_in_the_first_part(n_first):
+    rng = np.random.RandomState(0)
+    codes = np.arange(700) % 3
+    centers = np.diag([5.0, 5.0, 0.0])  # the first feature alone tells two classes apart
+    X, y = rng.normal(size=(700, 3)) + centers[codes], np.array(CLASSES)[codes]
+    X[:n_first, 0] = 7
+    clf = make(max_epochs=24).partial_fit(X[:n_first], y[:n_first], classes=CLASSES)
+    for rows in np.split(np.arange(100, 700), 3):
+        clf.partial_fit(X[rows], y[rows])
+    assert clf.score(X[100:], y[100:]) > 0.95
+    X[:, 0] = rng.permutation(X[:, 0])
+    assert clf.score(X[100:], y[100:]) < 0.9
+
+
 def test_partial_fit_is_doubted_only_if_every_part_is():
     X, y, _ = make_rows(300)
     clf = make(max_epochs=24).partial_fit(X, y, classes=CLASSES)

@@ -20,6 +20,7 @@ from sklearn_clidmu.training import prior as module_of_prior
 from sklearn_clidmu.training import stages as module_of_stages
 from sklearn_clidmu.training.cross_fitting import cross_fit
 from sklearn_clidmu.training.data import make_training_data
+from sklearn_clidmu.training.networks import FeatureTap
 from sklearn_clidmu.training.prior import judge_labels, trained_weight
 from sklearn_clidmu.training.readings import (
     class_probabilities,
@@ -440,12 +441,11 @@ def test_read_rows_of_a_collapsed_stage_gives_equal_confidence_and_scores_by_the
 
 
 def test_class_probabilities_name_the_rows_or_the_module_where_they_are_not_finite():
-    logits, module = torch.tensor([[math.nan, 0.0]]), torch.nn.Module()
+    logits, module = torch.tensor([[math.nan, 0.0]]), torch.nn.Linear(2, 2)
     with pytest.raises(ValueError, match="X has rows too large for the network"):
         class_probabilities(logits, module)
-    module.name = "Broken"
-    with pytest.raises(ValueError, match="module Broken returns numbers that are not finite"):
-        class_probabilities(logits, module)
+    with pytest.raises(ValueError, match="module Linear returns numbers that are not finite"):
+        class_probabilities(logits, FeatureTap(module, 2))
 
 
 # The curves
