@@ -20,7 +20,7 @@ from torch import nn
 from sklearn_clidmu import label_issues
 from sklearn_clidmu._persistence import describe_net, restore_net
 from sklearn_clidmu._random import local_generators, resolve_device
-from sklearn_clidmu._settings import DENSE_COLUMNS, PARAMETER_CONSTRAINTS, Settings, resolve
+from sklearn_clidmu._settings import PARAMETER_CONSTRAINTS, Settings, resolve
 from sklearn_clidmu._torch_state import (
     check_deterministic,
     explained_memory_errors,
@@ -35,7 +35,14 @@ from sklearn_clidmu._validation.labels import (
     known_classes,
     positions,
 )
-from sklearn_clidmu._validation.rows import bounded, check_rows, divided, row_weights, sparse_unit
+from sklearn_clidmu._validation.rows import (
+    DENSE_COLUMNS,
+    bounded,
+    check_rows,
+    divided,
+    row_weights,
+    sparse_unit,
+)
 from sklearn_clidmu.noise.transition_matrix import count_joint, find_wrong, transition_matrix
 from sklearn_clidmu.training.data import as_rows, hold_out, make_training_data, trained_rows
 from sklearn_clidmu.training.doubt import UNTOLD, find_doubt
@@ -61,12 +68,12 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
     hidden features and its predictions should agree on which rows are alike (cross-layer
     information divergence, CLID).
 
-    Features may have any scale, and dense tables missing values (nan): the network scales them by
-    median and quartiles, clips tails, weights each feature by its relevance to the labels, and has
-    an indicator of each feature's missing values. Sparse tables of up to 256 columns are made
-    dense. Wider ones are divided by a power of two that brings their root mean square near 1, if it
-    is off by more than a factor of 8. Arrays of other libraries, such as torch tensors, become
-    NumPy arrays, and NumPy arrays are returned.
+    Features may have any scale and missing values (nan): the network scales them by median and
+    quartiles, clips tails, weights each feature by its relevance to the labels, and has an
+    indicator of each feature's missing values. Sparse tables of up to 256 columns are made dense.
+    Wider ones may have no missing values, and are divided by a power of two that brings their root
+    mean square near 1, if it is off by more than a factor of 8. Arrays of other libraries, such as
+    torch tensors, become NumPy arrays, and NumPy arrays are returned.
 
     Parameters
     ----------
@@ -328,8 +335,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         Parameters
         ----------
         X : array-like or sparse matrix of shape (n_samples, n_features)
-            Training rows: finite numbers, or nan where a value of a dense table is missing. Of
-            shape (n_samples, ...) and without nan with a ``module``.
+            Training rows: finite numbers, or nan where a value is missing. Of shape (n_samples,
+            ...) and without nan with a ``module``; without nan if sparse, of over 256 columns.
         y : array-like of shape (n_samples,)
             Given labels: numbers, strings or booleans, of at least two classes, and
             ``missing_label`` where there is none.

@@ -98,12 +98,6 @@ COLLAPSE_EPOCHS = 3
 PATIENCE = 5
 """Epochs without a better validation score after which early stopping ends a stage."""
 
-# Sparse tables
-
-DENSE_COLUMNS = 256
-"""A sparse table of at most as many columns is made dense. Of a wider one the kernel regression
-gets as many singular vectors."""
-
 # Label noise before training
 
 N_FREQUENCIES = 256

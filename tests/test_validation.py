@@ -401,10 +401,12 @@ def test_check_rows_says_where_missing_values_are_supported():
     gaps = X.copy()
     gaps[3, 1] = NAN
     with pytest.raises(ValueError, match=r"contains NaN and is sparse.*dense.*toarray"):
-        checked(sparse.csr_array(gaps))
+        checked(wide(gaps))
+    with pytest.raises(ValueError, match=r"contains NaN, and a module.*SimpleImputer"):
+        checked(sparse.csr_array(gaps), allow_nd=True)
     columns = pd.DataFrame(gaps).astype(pd.SparseDtype(float, 0))
-    with pytest.raises(ValueError, match=r"contains NaN and is sparse.*dense.*toarray"):
-        checked(columns)
+    for narrow in (sparse.csr_array(gaps), columns):
+        np.testing.assert_array_equal(checked(narrow).toarray(), gaps)
     with pytest.raises(ValueError, match=r"contains NaN, and a module.*SimpleImputer"):
         checked(gaps, allow_nd=True)
     np.testing.assert_array_equal(checked(gaps), gaps)
@@ -597,6 +599,7 @@ def test_fit_of_a_sparse_table_accepts_unlabeled_rows(unlabeled):
 @pytest.mark.parametrize("form", [sparse.csr_array, sparse.csc_matrix, sparse.coo_array])
 def test_fit_of_a_sparse_table_of_few_columns_is_that_of_the_dense_one(form):
     rows = np.where(ROWS < 0.01, 0, ROWS) * [1, 1e6, 1e-3, 50]
+    rows[::7, 1] = NAN
     clf, other = fitted(form(rows), batch_size=16), fitted(rows, batch_size=16)
     assert_same_results(clf, form(rows), other, rows)
     assert clf.score(rows, y) > 0.9

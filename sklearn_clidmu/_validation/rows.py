@@ -17,17 +17,14 @@ from sklearn_clidmu._validation.labels import NO_LABEL
 
 ADVICE = (
     "encode columns of words and dates first, for example with skrub.TableVectorizer. Or encode "
-    "words with sklearn.compose.ColumnTransformer and sklearn.preprocessing."
-    "OneHotEncoder(sparse_output=False), make numbers of dates, such as days since the first, and "
-    "encode texts with sklearn.feature_extraction.text.TfidfVectorizer or a pretrained encoder."
+    "words with sklearn.compose.ColumnTransformer and sklearn.preprocessing.OneHotEncoder, make "
+    "numbers of dates, such as days since the first, and encode texts with sklearn."
+    "feature_extraction.text.TfidfVectorizer or a pretrained encoder."
 )
-GAPS = (
-    "X contains NaN, and a module takes no missing values: impute them, for example with "
-    "sklearn.impute.SimpleImputer.",
-    "X contains NaN and is sparse, and only dense tables may have missing values: make it dense, "
-    "for example with X.toarray(), OneHotEncoder(sparse_output=False) or "
-    "ColumnTransformer(..., sparse_threshold=0), or impute them.",
-)  # of the rows of a module, and of sparse ones
+IMPUTE = "impute them, for example with sklearn.impute.SimpleImputer."
+DENSE_COLUMNS = 256
+"""A sparse table of at most as many columns is made dense for training. Of a wider one the kernel
+regression gets as many singular vectors."""
 DATES = re.compile("(date|time|duration|period)", re.IGNORECASE)
 """Types of dates and times: of NumPy, pandas, polars and pyarrow."""
 LARGEST_WEIGHT = 1e100
@@ -37,9 +34,9 @@ LARGEST_UNSCALED_EXPONENT = 3  # a root mean square in [2**-3, 2**3] needs no re
 def check_rows(estimator: BaseEstimator, X: Any, *, reset: bool, allow_nd: bool) -> Any:
     """Convert rows to an ndarray or csr matrix of float32 or float64, without infinities.
 
-    Vectors may have missing values, nan, but not sparse rows, nor those of a module. Half precision
-    becomes float32. ``reset`` sets the feature names and number of the estimator,
-    which are else compared.
+    Vectors may have missing values, nan, but not wide sparse rows, nor those of a module. Half
+    precision becomes float32. ``reset`` sets the feature names and number of the estimator, which
+    are else compared.
     """
     X = as_numpy(X)
     dtypes = _dtypes(X)
@@ -48,14 +45,15 @@ def check_rows(estimator: BaseEstimator, X: Any, *, reset: bool, allow_nd: bool)
     half = {str(dtype) for dtype in dtypes} == {"float16"}
     dtype = np.float32 if half else [np.float64, np.float32]
     options = {"reset": reset, "dtype": dtype, "accept_sparse": "csr", "allow_nd": allow_nd}
-    is_sparse = hasattr(type(X), "tocsr") or all(str(one).startswith("Sparse") for one in dtypes)
-    options["ensure_all_finite"] = True if allow_nd or is_sparse else "allow-nan"
+    options["ensure_all_finite"] = True if allow_nd else "allow-nan"
     try:
         with config_context(assume_finite=False):  # what is not finite would spoil the fit
-            return validate_data(estimator, X, "no_validation", **options)
+            X = validate_data(estimator, X, "no_validation", **options)
     except (ValueError, TypeError) as error:
-        if options["ensure_all_finite"] is True and "contains NaN" in str(error):
-            raise ValueError(GAPS[not allow_nd]) from error
+        if allow_nd and "contains NaN" in str(error):
+            raise ValueError(
+                f"X contains NaN, and a module takes no missing values: {IMPUTE}"
+            ) from error
         if "NAType" in str(error):
             raise ValueError(
                 "X has pandas.NA among objects: give the columns a type of numbers, for example "
@@ -71,6 +69,13 @@ def check_rows(estimator: BaseEstimator, X: Any, *, reset: bool, allow_nd: bool)
         if not found:
             raise
         raise ValueError(f"X has {found[0]} ({error}): {ADVICE}") from error
+    if not isinstance(X, np.ndarray) and X.shape[1] > DENSE_COLUMNS and np.isnan(X.data).any():
+        raise ValueError(
+            f"X contains NaN and is sparse, and of more than {DENSE_COLUMNS} columns only dense "
+            "tables may have missing values: make it dense, for example with X.toarray() or "
+            f"ColumnTransformer(..., sparse_threshold=0), or {IMPUTE}"
+        )
+    return X
 
 
 def _dtypes(X: Any) -> list[Any]:
@@ -87,7 +92,7 @@ def sparse_unit(X: Any, sample_weight: np.ndarray) -> float:
 
     Dividing by it is exact. Rows of unit length with many columns have entries that are too small
     for a network, and standardizing would make the table dense. The unit is 1 if the root mean
-    square is within a factor of 8 of 1, and for dense tables, which the user can standardize.
+    square is within a factor of 8 of 1, and for dense tables, whose columns are scaled one by one.
     """
     if isinstance(X, np.ndarray):
         return 1.0

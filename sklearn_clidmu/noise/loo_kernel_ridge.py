@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sklearn_clidmu._random import draw_rows
-from sklearn_clidmu._settings import DENSE_COLUMNS, GAMMAS, N_FREQUENCIES, PENALTIES
+from sklearn_clidmu._settings import GAMMAS, N_FREQUENCIES, PENALTIES
+from sklearn_clidmu._validation.rows import DENSE_COLUMNS
 from sklearn_clidmu.clid.weighted import class_sums
 
 N_SELECTION = 2_000
