@@ -527,14 +527,16 @@ def test_review_refuses_new_labels_that_no_row_can_have(y, label, kind):
 
 
 @pytest.mark.parametrize("gap", [False, True])
-@pytest.mark.parametrize("unit", ["ns", "us", "s"])
+@pytest.mark.parametrize("unit", ["ns", "us", "s", "D"])
 def test_review_takes_dates_of_any_unit(page, unit, gap, tmp_path):
     days = np.array(["2020-01-01", "2021-06-01", "2020-01-01"], f"M8[{unit}]")
     if gap:
         days[2] = "NaT"
     issues = find_label_issues([0.9, 0.1, 0.2], days, suggested=days[[1, 1, 0]])
-    names = ["2020-01-01 00:00:00", "2021-06-01 00:00:00"]
+    names = [day + " 00:00:00" * (unit != "D") for day in ("2020-01-01", "2021-06-01")]
     assert read_data(page(issues))["classes"] == names
+    columns = {"row": [0], "given_label": days[:1], "decision": "change", "label": days[[1]]}
+    np.testing.assert_array_equal(apply_review(days, pd.DataFrame(columns)).y, days[[1, 1, 2]])
     path = write_csv(tmp_path / "d.csv", [f"0,,{names[0]},change,{names[1]}"])
     first = apply_review(days, path)
     for found in (first, apply_review(days, write_csv(path, []), first.confirmed)):
