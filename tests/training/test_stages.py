@@ -248,25 +248,6 @@ def test_judge_labels_finds_the_wrong_labels_of_distant_blobs(params):
     assert prior.confidence[9:].min() > 0.5
 
 
-@pytest.mark.parametrize(
-    "params", [{"n_folds": None}, {"batch_size": 90}, {"weighting": "wnet"}, {"weighting": None}]
-)
-def test_judge_labels_cross_fits_nothing_where_it_is_not_asked_to(params, monkeypatch):
-    settings, data = prepare(**params)
-    monkeypatch.setattr(module_of_prior, "cross_fit", None)
-    _, prior = judge_labels(settings, data)
-    assert (prior is None) == (params.get("weighting", "evidence") != "evidence")
-
-
-def test_judge_labels_cross_fits_nothing_in_partial_fit(monkeypatch):
-    codes = blobs()[1]
-    _, data = prepare()
-    settings = resolve(PARAMS, n_labeled=len(codes), n_unlabeled=0, n_epochs_before=0)
-    monkeypatch.setattr(module_of_prior, "cross_fit", None)
-    _, prior = judge_labels(settings, data)
-    assert_judged(prior, [prior.proba], data, generator())
-
-
 @pytest.mark.parametrize("weighting", ["evidence", "wnet", "vri", None])
 @pytest.mark.parametrize("n_unlabeled", [0, 30])
 def test_judge_labels_chooses_the_l2_penalty_unless_a_weight_decay_is_given(
@@ -311,12 +292,6 @@ def test_settings_keep_a_given_weight_decay_for_any_number_of_rows():
     assert settings.decay_of(90) == settings.decay_of(9_000) == 100
 
 
-@pytest.mark.parametrize(("n_folds", "expected"), [(5, 5), (90, 90), (91, 90), (10**6, 90)])
-def test_resolve_takes_as_many_folds_as_there_are_rows_at_most(n_folds, expected):
-    settings = resolve({**PARAMS, "n_folds": n_folds}, n_labeled=90, n_unlabeled=0)
-    assert settings.n_folds == expected
-
-
 @pytest.mark.parametrize(("warmup_epochs", "n_plain"), [("auto", 0), (0, 0), (1, 1), (4, 4)])
 def test_resolve_warms_up_in_partial_fit_only_if_told_to(warmup_epochs, n_plain):
     params = {**PARAMS, "warmup_epochs": warmup_epochs}
@@ -327,14 +302,6 @@ def test_resolve_warms_up_in_partial_fit_only_if_told_to(warmup_epochs, n_plain)
         for n in range(5)
     ]
     assert warmups == [1] * n_plain + [0] * (5 - n_plain)
-
-
-def test_judge_labels_takes_more_folds_than_rows_for_one_of_each_row():
-    rows = blobs(n=6, n_wrong=0)
-    priors = [
-        judge_labels(*prepare(rows=rows, batch_size=2, n_folds=n_folds))[1] for n_folds in (6, 50)
-    ]
-    assert torch.equal(priors[0].confidence, priors[1].confidence)
 
 
 def test_run_stages_trains_as_if_nothing_had_been_chosen_or_cross_fitted(monkeypatch):
