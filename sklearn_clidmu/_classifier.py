@@ -43,7 +43,6 @@ from sklearn_clidmu._validation.rows import (
     row_weights,
     sparse_unit,
 )
-from sklearn_clidmu.noise.transition_matrix import count_joint, find_wrong, transition_matrix
 from sklearn_clidmu.training.data import as_rows, hold_out, make_training_data, trained_rows
 from sklearn_clidmu.training.doubt import UNTOLD, find_doubt
 from sklearn_clidmu.training.net import ReweightedNet
@@ -704,8 +703,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
                 "transition_matrix": matrix,
                 "label_precision": precision,
             }
-        self._wrong = find_wrong(scores, codes, suggested, precision)
-        self._count(count_joint(self._wrong, codes, suggested, len(classes)))
+        self._wrong = label_issues.find_wrong(scores, codes, suggested, precision)
+        self._count(label_issues.count_joint(self._wrong, codes, suggested, len(classes)))
         return predicted
 
     def _append_to(self, earlier: dict[str, Any]) -> None:
@@ -727,7 +726,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         """Set rate and transition matrix from counts by true class (row) and given label."""
         self._joint = joint
         self.noise_rate_ = float(1 - joint.trace() / joint.sum())
-        self.transition_matrix_ = transition_matrix(joint)
+        self.transition_matrix_ = label_issues.transition_matrix(joint)
 
     def _warn(self, doubtful: bool) -> None:
         """Warn of training that failed, in the line that called ``fit``."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator
+from sklearn.metrics import confusion_matrix
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from sklearn_clidmu._pipelines import trained_classifier
@@ -335,6 +336,43 @@ def shorten(label: object) -> str:
     """Text of a label on one line of at most ``LABEL_WIDTH`` characters."""
     text = " ".join(str(label).split())
     return text if len(text) <= LABEL_WIDTH else text[: LABEL_WIDTH - 3] + "..."
+
+
+def find_wrong(
+    scores: np.ndarray, given: np.ndarray, suggested: np.ndarray, label_precision: np.ndarray | None
+) -> np.ndarray:
+    """Mask of the labels that count as wrong, shape (n,), bool.
+
+    A label counts as wrong if it is not the most probable class. In each class at most as many do
+    as the label precision allows, those of the highest scores: where classes overlap the network
+    disagrees with right labels, too.
+    """
+    wrong = (given != suggested) & (given != NO_LABEL)
+    if label_precision is None:
+        return wrong
+    for code, share in enumerate(label_precision):
+        rows = np.flatnonzero(wrong & (given == code))
+        allowed = round((1 - share) * np.count_nonzero(given == code))
+        order = np.argsort(-scores[rows], kind="stable")
+        wrong[rows[order[allowed:]]] = False
+    return wrong
+
+
+def count_joint(
+    wrong: np.ndarray, given: np.ndarray, suggested: np.ndarray, n_classes: int
+) -> np.ndarray:
+    """Count labeled rows by true class (row) and given label (column)."""
+    labeled, true = given != NO_LABEL, np.where(wrong, suggested, given)
+    return confusion_matrix(true[labeled], given[labeled], labels=np.arange(n_classes))
+
+
+def transition_matrix(joint: np.ndarray) -> np.ndarray:
+    """Probability of the given label (column) in a true class (row), from counts.
+
+    A class without rows keeps its labels, since nothing is known of its noise.
+    """
+    mass = joint.sum(axis=1, keepdims=True)
+    return np.divide(joint, mass, out=np.eye(len(joint)), where=mass > 0)
 
 
 def noise_report(

@@ -18,8 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sklearn_clidmu import CLIDMUClassifier, find_label_issues
-from sklearn_clidmu.label_issues import noise_report
-from sklearn_clidmu.noise.transition_matrix import count_joint, find_wrong, transition_matrix
+from sklearn_clidmu.label_issues import count_joint, find_wrong, noise_report, transition_matrix
 
 NAMES = np.array(["ant", "bee", "a rather long name for a cat that lives next door"])
 ORDER = np.argsort(np.argsort(NAMES))  # position of each name among the sorted classes

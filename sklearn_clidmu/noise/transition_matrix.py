@@ -1,4 +1,4 @@
-"""Transition matrix, from predictions alone, and the counts of wrong labels that follow.
+"""Transition matrix, from predictions alone.
 
 Where a classifier that has not seen a row's label is surest of its class, the given labels
 show the noise and little else: anchor points (Liu and Tao, TPAMI 2016; Patrini et al., CVPR 2017).
@@ -6,9 +6,7 @@ show the noise and little else: anchor points (Liu and Tao, TPAMI 2016; Patrini 
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
 from sklearn_clidmu._settings import ANCHORS, PRIOR_ROWS
@@ -63,40 +61,3 @@ def _uniform_noise(rate: Tensor, n_classes: int) -> Tensor:
     """Transition matrix of symmetric noise at ``rate``."""
     eye = torch.eye(n_classes, dtype=rate.dtype, device=rate.device)
     return (1 - rate) * eye + rate / (n_classes - 1) * (1 - eye)
-
-
-def find_wrong(
-    scores: np.ndarray, given: np.ndarray, suggested: np.ndarray, label_precision: np.ndarray | None
-) -> np.ndarray:
-    """Mask of the labels that count as wrong, shape (n,), bool.
-
-    A label counts as wrong if it is not the most probable class. In each class at most as many do
-    as the label precision allows, those of the highest scores: where classes overlap the network
-    disagrees with right labels, too.
-    """
-    wrong = (given != suggested) & (given != -1)
-    if label_precision is None:
-        return wrong
-    for code, share in enumerate(label_precision):
-        rows = np.flatnonzero(wrong & (given == code))
-        allowed = round((1 - share) * np.count_nonzero(given == code))
-        order = np.argsort(-scores[rows], kind="stable")
-        wrong[rows[order[allowed:]]] = False
-    return wrong
-
-
-def count_joint(
-    wrong: np.ndarray, given: np.ndarray, suggested: np.ndarray, n_classes: int
-) -> np.ndarray:
-    """Count labeled rows by true class (row) and given label (column)."""
-    labeled, true = given != -1, np.where(wrong, suggested, given)
-    return confusion_matrix(true[labeled], given[labeled], labels=np.arange(n_classes))
-
-
-def transition_matrix(joint: np.ndarray) -> np.ndarray:
-    """Probability of the given label (column) in a true class (row), from counts.
-
-    A class without rows keeps its labels, since nothing is known of its noise.
-    """
-    mass = joint.sum(axis=1, keepdims=True)
-    return np.divide(joint, mass, out=np.eye(len(joint)), where=mass > 0)
