@@ -41,7 +41,7 @@ from sklearn_clidmu._validation.rows import (
     check_rows,
     divided,
     row_weights,
-    sparse_unit,
+    sparse_units,
 )
 from sklearn_clidmu.training.data import as_rows, hold_out, make_training_data, trained_rows
 from sklearn_clidmu.training.doubt import UNTOLD, find_doubt
@@ -70,9 +70,10 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
     Features may have any scale and missing values (nan): the network scales them by median and
     quartiles, clips tails, weights each feature by its relevance to the labels, and has an
     indicator of each feature's missing values. Sparse tables of up to 256 columns are made dense.
-    Wider ones may have no missing values, and are divided by a power of two that brings their root
-    mean square near 1, if it is off by more than a factor of 8. Arrays of other libraries, such as
-    torch tensors, become NumPy arrays, and NumPy arrays are returned.
+    Wider ones may have no missing values, and their columns are divided by powers of two where
+    these are too large or small, for each other or for a network, by more than a factor of 8.
+    Arrays of other libraries, such as torch tensors, become NumPy arrays, and NumPy arrays are
+    returned.
 
     Parameters
     ----------
@@ -606,10 +607,10 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
     def _check_rows(self, X: Any, *, reset: bool) -> Any:
         X = check_rows(self, X, reset=reset, allow_nd=self.module is not None)
         if reset:
-            self._row_shape, self._unit = X.shape[1:], 1.0
+            self._row_shape, self._units = X.shape[1:], 1.0
         elif X.shape[1:] != self._row_shape:
             raise ValueError(f"X has rows of shape {X.shape[1:]}, and in fit {self._row_shape}.")
-        return divided(X, self._unit)
+        return divided(X, self._units)
 
     def _train(
         self,
@@ -627,8 +628,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         if not isinstance(X, np.ndarray) and X.shape[1] <= DENSE_COLUMNS:
             X = X.toarray()  # so that its columns are scaled one by one
         if start is None:
-            self._unit = sparse_unit(X, weight)
-            X = divided(X, self._unit)
+            self._units = sparse_units(X, weight)
+            X = divided(X, self._units)
         with local_generators(self.random_state, device, n_epochs_before or 0) as seed:
             held_out = np.empty(0, dtype=np.int64)
             if self.early_stopping:

@@ -25,13 +25,17 @@ OPSET = 18  # the lowest that torch's exporter writes; older runtimes do not rea
 class _Predictor(nn.Module):
     """Most probable class, by position, and probabilities of all classes."""
 
-    def __init__(self, network: nn.Module, unit: float) -> None:
+    units: Tensor
+
+    def __init__(self, network: nn.Module, units: Any) -> None:
         super().__init__()
-        self.network, self.unit = deepcopy(network).cpu(), unit
+        self.network = deepcopy(network).cpu()
+        dtype = next(self.network.parameters()).dtype
+        self.register_buffer("units", torch.as_tensor(units, dtype=dtype))
 
     def forward(self, X: Tensor) -> tuple[Tensor, Tensor]:
         """Positions of the most probable classes, shape (n,), and probabilities (n, n_classes)."""
-        logits, _ = self.network(X / self.unit)
+        logits, _ = self.network(X / self.units)
         probabilities = logits.softmax(dim=1)
         return probabilities.argmax(dim=1), probabilities
 
@@ -84,7 +88,7 @@ def export_onnx(clf: CLIDMUClassifier, path: str | PathLike[str]) -> None:
             "clf.net_.module_, whose outputs are logits and features."
         )
     classes = onnx.numpy_helper.from_array(_exportable(clf.classes_), "classes")
-    model = _export(_Predictor(clf.net_.module_, clf._unit).eval(), clf.n_features_in_)
+    model = _export(_Predictor(clf.net_.module_, clf._units).eval(), clf.n_features_in_)
     graph, helper = model.graph, onnx.helper
     _replace_cosines(graph, onnx)
     for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info):

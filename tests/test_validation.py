@@ -30,7 +30,7 @@ from sklearn_clidmu._validation.labels import (
     known_classes,
     positions,
 )
-from sklearn_clidmu._validation.rows import check_rows, divided, row_weights, sparse_unit
+from sklearn_clidmu._validation.rows import check_rows, divided, row_weights, sparse_units
 
 NAN = float("nan")
 LARGE = pd.CategoricalDtype([2**53, 2**53 + 1])
@@ -455,27 +455,39 @@ def test_check_rows_refuses_what_is_no_table_of_numbers_with_advice(values, mess
         checked(values)
 
 
-def test_sparse_unit_is_exact_for_the_largest_and_smallest_numbers():
+def test_sparse_units_are_exact_for_the_largest_and_smallest_numbers():
     for scale in (2.0**-996, 1.0, 2.0**996):
-        assert sparse_unit(sparse.csr_array(X * scale), np.ones(60)) == UNIT * scale
-    assert sparse_unit(sparse.csr_array((3, 4)), np.ones(3)) == 1
-    assert sparse_unit(X, np.ones(60)) == 1
+        assert (sparse_units(sparse.csr_array(X * scale), np.ones(60)) == UNIT * scale).all()
+    assert sparse_units(sparse.csr_array((3, 4)), np.ones(3)) == 1
+    assert sparse_units(X, np.ones(60)) == 1
 
 
 @pytest.mark.parametrize(
     ("scale", "unit"), [(16, 16), (8, 1), (1, 1), (1 / 8, 1), (1 / 16, 1 / 16)]
 )
-def test_sparse_unit_is_one_for_a_root_mean_square_near_one(scale, unit):
+def test_sparse_units_are_one_for_a_root_mean_square_near_one(scale, unit):
     signs = sparse.csr_array(scale * np.where(X > 0, 1.0, -1.0))
-    assert sparse_unit(signs, np.ones(60)) == unit
-    assert (divided(signs, unit) is signs) == (unit == 1)
-    assert abs(divided(signs, unit)).max() == scale / unit
+    units = sparse_units(signs, np.ones(60))
+    assert (units == unit).all()
+    assert (divided(signs, units) is signs) == (unit == 1)
+    assert abs(divided(signs, units)).max() == scale / unit
 
 
-def test_sparse_unit_counts_a_row_as_often_as_its_weight():
+def test_sparse_units_count_a_row_as_often_as_its_weight():
     counts = np.where(X[:, 0] > 0.02, 5, np.arange(60) % 2)
-    unit = sparse_unit(sparse.csr_array(X), counts.astype(float))
-    assert unit == 2.0 ** round(np.log2(np.mean(np.repeat(X, counts, axis=0) ** 2)) / 2)
+    units = sparse_units(sparse.csr_array(X), counts.astype(float))
+    expected = 2.0 ** round(np.log2(np.mean(np.repeat(X, counts, axis=0) ** 2)) / 2)
+    assert (units == expected).all()
+
+
+def test_sparse_units_bring_columns_of_another_size_to_that_of_the_others():
+    signs = np.where(np.arange(5) < X[:, [0]] * 100, 1.0, -1.0)
+    factors = np.array([1, 2.0**16, 8, 2.0**-10, 1])
+    table = sparse.csr_array(signs * factors)
+    units = sparse_units(table, np.ones(60))
+    np.testing.assert_array_equal(units, [1, 2.0**16, 1, 2.0**-10, 1])
+    np.testing.assert_array_equal(divided(table, units).toarray(), signs * [1, 1, 8, 1, 1])
+    np.testing.assert_array_equal(divided(signs * factors, units), signs * [1, 1, 8, 1, 1])
 
 
 # Row weights
@@ -583,6 +595,16 @@ def test_fit_of_a_sparse_table_does_not_depend_on_its_unit(weighting, params):
     clf = fitted(table, weighting=weighting, **params)
     other = fitted(scaled, weighting=weighting, **params)
     assert_same_results(clf, table.tolil(), other, scaled.tolil())
+
+
+def test_fit_of_a_wide_sparse_table_learns_codes_beside_incomes():
+    rng = np.random.RandomState(0)
+    labels, codes = np.arange(2000) % 2, rng.randint(130, size=2000)
+    rows = np.hstack([np.eye(260)[codes + 130 * labels], rng.lognormal(11, 1, (2000, 1))])
+    train, test = np.split(np.arange(2000), 2)
+    clf = small(max_epochs=12).fit(sparse.csr_array(rows[train]), labels[train])
+    assert clf.score(sparse.csr_array(rows[test]), labels[test]) > 0.9
+    assert clf.score(rows[test], labels[test]) > 0.9
 
 
 @pytest.mark.parametrize("unlabeled", ["consistency", "ignore"])

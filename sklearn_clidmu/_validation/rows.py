@@ -28,7 +28,7 @@ regression gets as many singular vectors."""
 DATES = re.compile("(date|time|duration|period)", re.IGNORECASE)
 """Types of dates and times: of NumPy, pandas, polars and pyarrow."""
 LARGEST_WEIGHT = 1e100
-LARGEST_UNSCALED_EXPONENT = 3  # a root mean square in [2**-3, 2**3] needs no rescaling
+LARGEST_UNSCALED_EXPONENT = 3  # sizes that differ by at most 2**3 need no rescaling
 
 
 def check_rows(estimator: BaseEstimator, X: Any, *, reset: bool, allow_nd: bool) -> Any:
@@ -87,28 +87,48 @@ def _dtypes(X: Any) -> list[Any]:
     return list(dtypes) or [getattr(X, "dtype", None)]
 
 
-def sparse_unit(X: Any, sample_weight: np.ndarray) -> float:
-    """Power of two near the root mean square of a sparse table, zeros included.
+def sparse_units(X: Any, sample_weight: np.ndarray) -> Any:
+    """Powers of two by which the columns of a sparse table are divided, shape (n_features,), or 1.
 
-    Dividing by it is exact. Rows of unit length with many columns have entries that are too small
-    for a network, and standardizing would make the table dense. The unit is 1 if the root mean
-    square is within a factor of 8 of 1, and for dense tables, whose columns are scaled one by one.
+    A column whose entries differ in size from those of the median column by more than a factor of
+    8, such as incomes beside one-hot codes, is brought to that size; smaller differences tell words
+    apart. Then all are brought to a root mean square of the table, zeros included, near 1 if it is
+    off by more than a factor of 8: rows of unit length with many columns have entries that are too
+    small for a network. Standardizing would make the table dense. Dense tables have 1: their
+    columns are scaled one by one.
     """
     if isinstance(X, np.ndarray):
         return 1.0
-    weight = np.repeat(sample_weight, np.diff(X.indptr))
-    largest = np.abs(X.data).max(initial=0, where=weight > 0)
-    if not largest:
+    weight = np.repeat(sample_weight, np.diff(X.indptr)) * (X.data != 0)
+    if not weight.any():
         return 1.0
-    squares = weight @ np.square(X.data / largest, dtype=np.float64)  # cannot overflow
-    mean_square = squares / sample_weight.sum() / X.shape[1]
-    exponent = round(np.log2(largest) + np.log2(mean_square) / 2)
-    return 2.0**exponent if abs(exponent) > LARGEST_UNSCALED_EXPONENT else 1.0
+    counted, d = weight > 0, X.shape[1]
+    columns, weight = X.indices[counted], weight[counted]
+    size = np.log2(np.abs(X.data[counted], dtype=np.float64))
+    mass = np.bincount(columns, weight, minlength=d)
+    exponents = np.bincount(columns, weight * size, minlength=d) / np.where(mass > 0, mass, 1)
+    exponents = _beyond_tolerance(np.where(mass > 0, exponents - np.median(exponents[mass > 0]), 0))
+    size -= exponents[columns]
+    squares = weight @ np.exp2(2 * (size - size.max()))  # cannot overflow
+    common = size.max() + np.log2(squares / sample_weight.sum() / d) / 2
+    return np.ldexp(1.0, (exponents + _beyond_tolerance(common)).astype(int))
 
 
-def divided(X: Any, unit: float) -> Any:
-    """Divide rows by a power of two; X itself, not a copy, if that is 1."""
-    return X if unit == 1 else (X / unit).astype(X.dtype, copy=False)
+def _beyond_tolerance(exponents: Any) -> Any:
+    """Round exponents of two, to 0 where they are small."""
+    exponents = np.round(exponents)
+    return np.where(np.abs(exponents) > LARGEST_UNSCALED_EXPONENT, exponents, 0)
+
+
+def divided(X: Any, units: Any) -> Any:
+    """Divide columns by powers of two; X itself, not a copy, if all are 1."""
+    if np.all(units == 1):
+        return X
+    if isinstance(X, np.ndarray):
+        return (X / units).astype(X.dtype, copy=False)
+    X = X.copy()
+    X.data = (X.data / units[X.indices]).astype(X.dtype, copy=False)
+    return X
 
 
 @np.errstate(under="ignore")
