@@ -394,8 +394,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
             weighed = np.unique(trained[(trained != NO_LABEL) & (weight > 0)])
             if len(weighed) < 2:
                 raise ValueError(
-                    "sample_weight and class_weight must be positive for rows of at least two "
-                    f"classes, got one class: {classes[weighed[0]]}."
+                    "the rows of positive weight, with their confirmed labels, must have at least "
+                    f"two classes, got one class: {classes[weighed[0]]}."
                 )
             self._train(X, codes, weight, classes, start, known)
         return self
@@ -409,8 +409,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         learning rate is constant, there is one stage, and rows without a label are not used. The
         kernel regression compares the rows of one part, and a part of few rows is passed over until
         eight steps have been taken, so a part should have some hundreds of rows at least: join a
-        short last part to the one before. A feature is scaled as in the first part in which it
-        varies.
+        short last part to the one before. A feature of a table
+        that is dense or has at most 256 columns is scaled as in the first part in which it varies.
 
         The rows of every call are appended to ``sample_weights_``, ``noise_scores_`` and
         ``suggested_labels_``, as they were scored then; ``noise_rate_``, ``transition_matrix_`` and

@@ -63,7 +63,7 @@ def test_row_of_weight_three_counts_as_three_rows_on_average_in_batches(weightin
     repeated_rows = np.repeat(np.arange(160), weight)
 
     def mean_probabilities(batch_size, *data):
-        """Mean probability of class 0, for each of eight seeds."""
+        """Mean probability of class 0, for each of 24 seeds."""
         clf = CLIDMUClassifier(
             hidden_layer_sizes=(12, 8),
             weighting=weighting,
@@ -72,13 +72,13 @@ def test_row_of_weight_three_counts_as_three_rows_on_average_in_batches(weightin
             batch_size=batch_size,
             weight_decay=0.0035,  # "auto" depends on the number of rows
         )
-        fits = (clf.set_params(random_state=seed).fit(*data) for seed in range(8))
+        fits = (clf.set_params(random_state=seed).fit(*data) for seed in range(24))
         return np.array([fit.predict_proba(X_test)[:, 0].mean() for fit in fits])
 
     weighted = mean_probabilities(40, X, y, weight.astype(float))
     batch_size = round(40 * len(repeated_rows) / 160)  # as many batches
     repeated = mean_probabilities(batch_size, X[repeated_rows], y[repeated_rows])
-    error = np.sqrt((weighted.var(ddof=1) + repeated.var(ddof=1)) / 8)
+    error = np.sqrt((weighted.var(ddof=1) + repeated.var(ddof=1)) / 24)
     assert abs(weighted.mean() - repeated.mean()) < 2 * error
     if weighting is None:  # without weights the difference is large
         assert weighted.mean() - mean_probabilities(40, X, y).mean() > 10 * error

@@ -153,6 +153,7 @@ def test_check_same_length_names_the_lengths():
         (objects("a", None, NAN, pd.NA, "b"), pd.NA, [0, 1, 1, 1, 0]),
         (objects(0, None, np.float64("nan"), pd.NaT), NAN, [0, 1, 1, 1]),
         (objects("a", -1, "b"), -1, [0, 1, 0]),
+        (objects("nan", None, "b"), NAN, [0, 1, 0]),
         (objects(0, "?", 1), "?", [0, 1, 0]),
         (series([0, None, 1], "Int64"), NAN, [0, 1, 0]),
         (series([0, -1, 1], "Int64"), -1, [0, 1, 0]),
@@ -584,7 +585,7 @@ def assert_same_results(clf, rows, other, other_rows, atol=0.0):
 )
 def test_fit_refuses_weights_that_leave_one_class(sample_weight, class_weight):
     clf = small(class_weight=class_weight)
-    with pytest.raises(ValueError, match=r"sample_weight and class_weight .* one class: 1"):
+    with pytest.raises(ValueError, match=r"rows of positive weight.* one class: 1"):
         clf.fit(ROWS, y, sample_weight)
 
 
@@ -595,6 +596,15 @@ def test_fit_of_a_sparse_table_does_not_depend_on_its_unit(weighting, params):
     clf = fitted(table, weighting=weighting, **params)
     other = fitted(scaled, weighting=weighting, **params)
     assert_same_results(clf, table.tolil(), other, scaled.tolil())
+
+
+def test_sparse_units_are_those_of_the_large_entries_of_a_column():
+    signs = np.where(np.arange(5) < X[:, [0]] * 100, 1.0, -1.0)
+    spoiled = signs.copy()
+    spoiled[::2, 0] *= 1e-17
+    assert (sparse_units(sparse.csr_array(spoiled), np.ones(60)) == 1).all()
+    extreme = signs * [5e-324, 1, 1, 1, 1e300]
+    assert np.isfinite(sparse_units(sparse.csr_array(extreme), np.ones(60))).all()
 
 
 def test_fit_of_a_wide_sparse_table_learns_codes_beside_incomes():

@@ -133,7 +133,8 @@ def encode_with_confirmed(
     if not len(given):
         raise ValueError(f"{name} must have labels, got none{context}.")
     given = plain_labels(given, missing_label, name)
-    _check_spelling(given, missing_label, name)
+    if not missing.any():
+        _check_spelling(given, missing_label, name)
     if given.dtype == object and not isinstance(given[0], str):
         large = (one for one in given if isinstance(one, int) and one.bit_length() > N_BITS)
         label = next(large, given[0])
@@ -174,7 +175,7 @@ def _check_spelling(given: np.ndarray, missing_label: Any, name: str) -> None:
     raise ValueError(
         f"{name} has the label {text!r}, and missing_label={missing_label!r} is no text. If this "
         "label marks rows without one, as where NumPy has made text of a list, set "
-        f"missing_label={text!r}."
+        f"missing_label={text!r}; if it is a class, set missing_label=None."
     )
 
 
@@ -252,8 +253,9 @@ def confirmed_labels(confirmed: Any, given: np.ndarray) -> tuple[np.ndarray, np.
             "confirmed must be labels, got a boolean mask: pass np.where(mask, y, None)."
         )
     check_comparable(known, given, "confirmed", "those of y")
-    gaps = [text for text in SPELLED_GAPS if text in known and text not in given]
-    if gaps and isinstance(known[0], str):
+    is_text = isinstance(known[0], str)
+    gaps = [text for text in SPELLED_GAPS if is_text and text in known and text not in given]
+    if gaps:
         raise ValueError(
             f"confirmed has the label {gaps[0]!r}, which y has not: pass None where no label is "
             "known, in a list or an array of objects, not of text."

@@ -103,15 +103,19 @@ def sparse_units(X: Any, sample_weight: np.ndarray) -> Any:
     if not weight.any():
         return 1.0
     counted, d = weight > 0, X.shape[1]
-    columns, weight = X.indices[counted], weight[counted]
-    size = np.log2(np.abs(X.data[counted], dtype=np.float64))
-    mass = np.bincount(columns, weight, minlength=d)
-    exponents = np.bincount(columns, weight * size, minlength=d) / np.where(mass > 0, mass, 1)
-    exponents = _beyond_tolerance(np.where(mass > 0, exponents - np.median(exponents[mass > 0]), 0))
-    size -= exponents[columns]
-    squares = weight @ np.exp2(2 * (size - size.max()))  # cannot overflow
+    used, columns = np.unique(X.indices[counted], return_inverse=True)
+    size, weight = np.log2(np.abs(X.data[counted], dtype=np.float64)), weight[counted]
+    largest = np.full(len(used), -np.inf)
+    np.maximum.at(largest, columns, size)
+    squares = weight * np.exp2(2 * (size - largest[columns]))  # which cannot overflow
+    mean_square = np.bincount(columns, squares) / np.bincount(columns, weight)
+    exponents, own = np.zeros(d), largest + np.log2(mean_square) / 2  # root mean square of entries
+    exponents[used] = _beyond_tolerance(own - np.median(own))
+    size -= exponents[used][columns]
+    squares = weight @ np.exp2(2 * (size - size.max()))
     common = size.max() + np.log2(squares / sample_weight.sum() / d) / 2
-    return np.ldexp(1.0, (exponents + _beyond_tolerance(common)).astype(int))
+    exponents = (exponents + _beyond_tolerance(common)).clip(-1074, 1023)  # of float64
+    return np.ldexp(1.0, exponents.astype(int))
 
 
 def _beyond_tolerance(exponents: Any) -> Any:

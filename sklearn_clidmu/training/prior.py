@@ -131,7 +131,7 @@ def _dense_rows(data: TrainingData) -> tuple[Tensor, RobustScaler]:
     X = data.table.X
     if isinstance(X, SparseRows):
         used = (data.table.sample_weight > 0).cpu().numpy().nonzero()[0]
-        dense = torch.from_numpy(dense_rows(X.matrix, torch.initial_seed(), used))
+        dense = torch.from_numpy(dense_rows(X.matrix, torch.initial_seed() % 2**32, used))
         X = dense.to(X.device, X.dtype)
     X = X.flatten(start_dim=1)
     # That of an earlier dense table does not fit the singular vectors of a sparse one.

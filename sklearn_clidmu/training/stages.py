@@ -69,6 +69,7 @@ def run_stages(
         if scaler is not None:
             scaler = scaler.to(data.training.X.device)
             if data.scaler is not None:
+                scaler = scaler.to(data.scaler.center.dtype)  # offsets may be far from 0
                 scaler.adopt(data.scaler)
         data = data._replace(scaler=scaler)
     else:
@@ -164,7 +165,7 @@ def pseudo_label(
     proba += torch.cat([logits.double().softmax(dim=1) for logits, _ in net.outputs(table.X)])
     counted = table.sample_weight > 0
     X = prior.scaler(prior.X[counted]).cpu().numpy()
-    spread = spread_labels(X, proba[counted].cpu().numpy() / 2, torch.initial_seed())
+    spread = spread_labels(X, proba[counted].cpu().numpy() / 2, torch.initial_seed() % 2**32)
     proba[counted] = torch.from_numpy(spread).to(proba)
     confidence, predicted = proba[rows].to(prior.X).max(dim=1)
     targets = table.targets.index_copy(0, rows, predicted)

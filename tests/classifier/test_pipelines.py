@@ -315,7 +315,8 @@ def test_what_is_not_finite_is_named_under_assume_finite(value):
     spoiled, weight = X.copy(), np.ones(120)
     spoiled[3, 1] = weight[3] = value
     with sklearn.config_context(assume_finite=True):
-        forms = [(sparse.csr_array(spoiled), {}), (spoiled, {"module": network})]
+        wide = sparse.csr_array(np.hstack([spoiled, np.zeros((120, 256))]))
+        forms = [(wide, {}), (spoiled, {"module": network})]
         for rows, params in forms if np.isnan(value) else [*forms, (spoiled, {})]:
             with pytest.raises(ValueError, match=r"X contains (NaN|infinity)"):
                 small(**params).fit(rows, y)
