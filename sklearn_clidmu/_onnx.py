@@ -32,6 +32,10 @@ class _Predictor(nn.Module):
         self.network = deepcopy(network).cpu()
         dtype = next(self.network.parameters()).dtype
         self.register_buffer("units", torch.as_tensor(units, dtype=dtype))
+        if not (1 / self.units).isfinite().all() or not self.units.isfinite().all():
+            raise ValueError(
+                f"export_onnx cannot export columns too large or small for {dtype}: scale them."
+            )
 
     def forward(self, X: Tensor) -> tuple[Tensor, Tensor]:
         """Positions of the most probable classes, shape (n,), and probabilities (n, n_classes)."""
@@ -61,7 +65,8 @@ def export_onnx(clf: CLIDMUClassifier, path: str | PathLike[str]) -> None:
     TypeError
         If it is not a CLIDMUClassifier.
     ValueError
-        If it has a ``module``, or classes that are neither numbers, booleans nor strings.
+        If it has a ``module``, classes that are neither numbers, booleans nor strings, or columns
+        of a sparse table whose size leaves the network's dtype.
     ImportError
         If onnx or onnxscript is not installed, or torch is older than 2.5.
     """

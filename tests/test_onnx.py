@@ -68,6 +68,9 @@ def test_export_onnx_divides_by_the_unit_of_a_sparse_table(tmp_path):
     [(_, probabilities)], _ = run(clf, tmp_path / "model.onnx", [rows])
     np.testing.assert_allclose(probabilities, clf.predict_proba(table), rtol=0, atol=1e-9)
     assert np.ptp(probabilities, axis=0).max() > 0.1
+    clf.set_params(batch_size=16).fit(sparse.csr_array(1e-60 * rows), y)
+    with pytest.raises(ValueError, match=r"columns too large or small for torch\.float32"):
+        export_onnx(clf, tmp_path / "model.onnx")
 
 
 @pytest.mark.parametrize(
