@@ -36,9 +36,9 @@ from sklearn_clidmu._validation.labels import (
     positions,
 )
 from sklearn_clidmu._validation.rows import (
-    DENSE_COLUMNS,
     bounded,
     check_rows,
+    dense_if_narrow,
     divided,
     row_weights,
     sparse_units,
@@ -409,8 +409,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         learning rate is constant, there is one stage, and rows without a label are not used. The
         kernel regression compares the rows of one part, and a part of few rows is passed over until
         eight steps have been taken, so a part should have some hundreds of rows at least: join a
-        short last part to the one before. A feature of a table
-        that is dense or has at most 256 columns is scaled as in the first part in which it varies.
+        short last part to the one before. A feature of a table that is dense or has at most 256
+        columns is scaled as in the first part in which it varies.
 
         The rows of every call are appended to ``sample_weights_``, ``noise_scores_`` and
         ``suggested_labels_``, as they were scored then; ``noise_rate_``, ``transition_matrix_`` and
@@ -625,8 +625,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         """Train on checked rows and set all fitted attributes; the last is for partial_fit."""
         device = resolve_device(self.device)
         check_deterministic(device)
-        if not isinstance(X, np.ndarray) and X.shape[1] <= DENSE_COLUMNS:
-            X = X.toarray()  # so that its columns are scaled one by one
+        X = dense_if_narrow(X)  # so that columns are scaled one by one
         if start is None:
             self._units = sparse_units(X, weight)
             X = divided(X, self._units)
@@ -717,8 +716,9 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         for name in ROW_ATTRIBUTES:
             setattr(self, name, np.concatenate([earlier[name], getattr(self, name)]))
         self._count(earlier["_joint"] + self._joint)
-        told = [one for one in (earlier["_doubt"], self._doubt) if one != UNTOLD.cause]
-        self._doubt = (told[-1] and told[0]) if told else UNTOLD.cause
+        doubts = earlier["_doubt"], self._doubt
+        told = [one for one in doubts if one != UNTOLD.cause] or [UNTOLD.cause]
+        self._doubt = None if None in told else told[0]
         self.history_ = join_curves(earlier["history_"], self.history_)
         self.n_iter_ += earlier["n_iter_"]
         self.stages_ = [{**s, "predicts": False} for s in earlier["stages_"]] + self.stages_

@@ -32,10 +32,6 @@ class _Predictor(nn.Module):
         self.network = deepcopy(network).cpu()
         dtype = next(self.network.parameters()).dtype
         self.register_buffer("units", torch.as_tensor(units, dtype=dtype))
-        if not (1 / self.units).isfinite().all() or not self.units.isfinite().all():
-            raise ValueError(
-                f"export_onnx cannot export columns too large or small for {dtype}: scale them."
-            )
 
     def forward(self, X: Tensor) -> tuple[Tensor, Tensor]:
         """Positions of the most probable classes, shape (n,), and probabilities (n, n_classes)."""
@@ -93,7 +89,13 @@ def export_onnx(clf: CLIDMUClassifier, path: str | PathLike[str]) -> None:
             "clf.net_.module_, whose outputs are logits and features."
         )
     classes = onnx.numpy_helper.from_array(_exportable(clf.classes_), "classes")
-    model = _export(_Predictor(clf.net_.module_, clf._units).eval(), clf.n_features_in_)
+    predictor = _Predictor(clf.net_.module_, clf._units).eval()
+    units = predictor.units
+    if not (units.isfinite() & (1 / units).isfinite()).all():
+        raise ValueError(
+            f"export_onnx cannot export columns too large or small for {units.dtype}: scale them."
+        )
+    model = _export(predictor, clf.n_features_in_)
     graph, helper = model.graph, onnx.helper
     _replace_cosines(graph, onnx)
     for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info):

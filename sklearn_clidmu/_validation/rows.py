@@ -87,6 +87,12 @@ def _dtypes(X: Any) -> list[Any]:
     return list(dtypes) or [getattr(X, "dtype", None)]
 
 
+def dense_if_narrow(X: Any) -> Any:
+    """Make a sparse table of few columns dense."""
+    narrow = not isinstance(X, np.ndarray) and X.shape[1] <= DENSE_COLUMNS
+    return X.toarray() if narrow else X
+
+
 def sparse_units(X: Any, sample_weight: np.ndarray) -> Any:
     """Powers of two by which the columns of a sparse table are divided, shape (n_features,), or 1.
 
@@ -107,13 +113,13 @@ def sparse_units(X: Any, sample_weight: np.ndarray) -> Any:
     size, weight = np.log2(np.abs(X.data[counted], dtype=np.float64)), weight[counted]
     largest = np.full(len(used), -np.inf)
     np.maximum.at(largest, columns, size)
-    squares = weight * np.exp2(2 * (size - largest[columns]))  # which cannot overflow
-    mean_square = np.bincount(columns, squares) / np.bincount(columns, weight)
-    exponents, own = np.zeros(d), largest + np.log2(mean_square) / 2  # root mean square of entries
-    exponents[used] = _beyond_tolerance(own - np.median(own))
-    size -= exponents[used][columns]
-    squares = weight @ np.exp2(2 * (size - size.max()))
-    common = size.max() + np.log2(squares / sample_weight.sum() / d) / 2
+    mass = np.bincount(columns, weight)
+    squares = np.bincount(columns, weight * np.exp2(2 * (size - largest[columns])))
+    own = largest + np.log2(squares / mass) / 2  # root mean squares of entries, as exponents
+    exponents, differ = np.zeros(d), _beyond_tolerance(own - np.median(own))
+    exponents[used], own = differ, own - differ
+    mean_square = mass @ np.exp2(2 * (own - own.max())) / sample_weight.sum() / d
+    common = own.max() + np.log2(mean_square) / 2
     exponents = (exponents + _beyond_tolerance(common)).clip(-1074, 1023)  # of float64
     return np.ldexp(1.0, exponents.astype(int))
 

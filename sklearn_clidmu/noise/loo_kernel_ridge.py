@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from sklearn_clidmu._random import draw_rows
 from sklearn_clidmu._settings import GAMMAS, N_FREQUENCIES, PENALTIES
-from sklearn_clidmu._validation.rows import DENSE_COLUMNS
+from sklearn_clidmu._validation.rows import DENSE_COLUMNS, dense_if_narrow
 from sklearn_clidmu.clid.weighted import class_sums
 
 N_SELECTION = 2_000
@@ -235,9 +235,8 @@ def dense_rows(X: Any, seed: int, used: Any = slice(None)) -> np.ndarray:
 
     The rows ``used`` are those that may have an effect on others.
     """
+    X = dense_if_narrow(X)
     if isinstance(X, np.ndarray):
         return X
-    if X.shape[1] <= DENSE_COLUMNS:
-        return X.toarray()
     n_components = min(DENSE_COLUMNS, X[used].shape[0])
     return TruncatedSVD(n_components, random_state=seed).fit(X[used]).transform(X)

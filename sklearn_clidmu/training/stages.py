@@ -65,13 +65,7 @@ def run_stages(
     stages: list[Stage] = []
     predicting, schedule = 0, settings.labeled
     if start is not None:  # the columns that it embeds, or marks as missing, stay the same
-        scaler = deepcopy(scaler_of(start))
-        if scaler is not None:
-            scaler = scaler.to(data.training.X.device)
-            if data.scaler is not None:
-                scaler = scaler.to(data.scaler.center.dtype)  # offsets may be far from 0
-                scaler.adopt(data.scaler)
-        data = data._replace(scaler=scaler)
+        data = data._replace(scaler=continued_scaler(start, data))
     else:
         data = weigh_features(settings, data)
     settings, prior = judge_labels(settings, data)
@@ -126,6 +120,18 @@ def scaler_of(net: ReweightedNet) -> RobustScaler | None:
     """Scaler of the net's network; None of sparse rows and of a module of the caller's."""
     parts = net.module_.modules()
     return next((part for part in parts if isinstance(part, RobustScaler)), None)
+
+
+def continued_scaler(start: ReweightedNet, data: TrainingData) -> RobustScaler | None:
+    """Scaler of an earlier net, with what the rows of now tell of features constant until now."""
+    scaler = deepcopy(scaler_of(start))
+    if scaler is None:
+        return None
+    scaler.to(data.training.X.device)
+    if data.scaler is not None:
+        scaler.to(data.scaler.center.dtype)  # offsets may be far from 0
+        scaler.adopt(data.scaler)
+    return scaler
 
 
 def start_from(net: ReweightedNet, start: ReweightedNet, scaler: RobustScaler | None) -> None:
