@@ -53,7 +53,7 @@ from sklearn_clidmu.training.readings import (
     read_rows,
     training_curves,
 )
-from sklearn_clidmu.training.stages import Stage, run_stages
+from sklearn_clidmu.training.stages import Stage, run_stages, scaler_of
 
 ROW_ATTRIBUTES = ("sample_weights_", "noise_scores_", "suggested_labels_", "_given", "_wrong")
 """Fitted attributes with one entry per row."""
@@ -605,7 +605,9 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         return getattr(self.net_, "weight_net_", None)
 
     def _check_rows(self, X: Any, *, reset: bool) -> Any:
-        X = check_rows(self, X, reset=reset, allow_nd=self.module is not None)
+        own = self.module is None
+        allow_nan = own if reset else scaler_of(self.net_) is not None
+        X = check_rows(self, X, reset=reset, allow_nd=not own, allow_nan=allow_nan)
         if reset:
             self._row_shape, self._units = X.shape[1:], 1.0
         elif X.shape[1:] != self._row_shape:

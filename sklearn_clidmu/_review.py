@@ -116,7 +116,7 @@ def apply_review(y: Any, decisions: Any, confirmed: Any = None) -> ReviewedLabel
 def _spelling(label: Any, is_text: bool = False) -> str:
     """Text of a label; numbers and dates as before a spreadsheet or frame rewrites them."""
     text = "" if is_null(label) else str(label)
-    plain = re.sub(r"( 00:00:00)?(\.0+)?$", "", text)  # of dates and numbers
+    plain = re.sub(r"([ T]00:00:00)?(\.0+)?$", "", text)  # of dates and numbers
     return text if is_text else re.sub(r"^-(?=0$)", "", plain).capitalize()
 
 

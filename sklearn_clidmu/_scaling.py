@@ -35,7 +35,7 @@ class RobustScaler(nn.Module):
 
     Source: the preprocessing of RealMLP (Holzmüller et al., NeurIPS 2024). Where the quartiles are
     equal, that divides by half the range, which one outlier can spoil; here by twice the median
-    distance from the median of the entries that differ from it.
+    distance from the median of the entries that differ from it by more than rounding.
 
     Parameters
     ----------
@@ -122,10 +122,11 @@ def _measure(X: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
     weight = weight * ~gaps
     total = weight.sum(dim=0)
     low, center, high = _quantiles(X, weight, (0.25, 0.5, 0.75))
-    width = high - low
-    if (equal := width == 0).any():
+    width, rounding = high - low, center.abs() * torch.finfo(X.dtype).eps / ROUNDING
+    if (equal := width <= rounding).any():
         distance = (X - center)[:, equal].abs()
-        [median] = _quantiles(distance, weight[:, equal] * (distance > 0), (0.5,))
+        differs = weight[:, equal] * (distance > rounding[equal])
+        [median] = _quantiles(distance, differs, (0.5,))
         width[equal] = 2 * median
     known = (total > 0) & (width >= tiny)
     center, scale = center.where(total > 0, 0), (1 / width).where(known, 0)

@@ -539,7 +539,13 @@ def test_review_takes_dates_of_any_unit(page, unit, gap, tmp_path):
     np.testing.assert_array_equal(apply_review(days, pd.DataFrame(columns)).y, days[[1, 1, 2]])
     path = write_csv(tmp_path / "d.csv", [f"0,,{names[0]},change,{names[1]}"])
     first = apply_review(days, path)
-    for found in (first, apply_review(days, write_csv(path, []), first.confirmed)):
+    again = apply_review(days, write_csv(path, []), first.confirmed)
+    iso = [name.replace(" ", "T") for name in names]
+    for found in (
+        first,
+        again,
+        apply_review(days, write_csv(path, [f"0,,{iso[0]},change,{iso[1]}"])),
+    ):
         np.testing.assert_array_equal(found.y, days[[1, 1, 2]])
         assert found.y.dtype == days.dtype
         assert found.confirmed[0].year == 2021

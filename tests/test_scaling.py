@@ -96,6 +96,13 @@ def test_robust_scaler_keeps_a_feature_of_mostly_equal_entries_whatever_an_outli
     assert found.std() > 0.8
 
 
+def test_robust_scaler_takes_entries_that_differ_by_rounding_for_equal():
+    X = np.where(rng.uniform(size=(400, 1)) < 0.1, rng.gamma(3, size=(400, 1)) + 1, 0.3)
+    rounded = np.where((X == 0.3) & (rng.uniform(size=X.shape) < 0.4), 0.1 + 0.2, X)
+    assert len(np.unique(rounded)) == len(np.unique(X)) + 1
+    np.testing.assert_allclose(transform(rounded), transform(X), atol=1e-12)
+
+
 def test_robust_scaler_bounds_outliers():
     X = rng.normal(size=(100, 1))
     rows = np.array([[1e3], [1e30], [-1e30]])

@@ -358,7 +358,9 @@ UNIT = 2.0 ** round(np.log2(np.mean(X**2)) / 2)
 
 
 def checked(values, allow_nd=False):
-    return check_rows(BaseEstimator(), values, reset=True, allow_nd=allow_nd)
+    return check_rows(
+        BaseEstimator(), values, reset=True, allow_nd=allow_nd, allow_nan=not allow_nd
+    )
 
 
 @pytest.mark.parametrize(
@@ -635,6 +637,27 @@ def test_fit_of_a_sparse_table_of_few_columns_is_that_of_the_dense_one(form):
     clf, other = fitted(form(rows), batch_size=16), fitted(rows, batch_size=16)
     assert_same_results(clf, form(rows), other, rows)
     assert clf.score(rows, y) > 0.9
+
+
+def test_fit_of_a_sparse_table_adds_up_repeated_entries():
+    d = ROWS.shape[1]
+    values = np.hstack([ROWS, np.tile([2.0, -2.0, 1.0, 3.0], (60, 1))])
+    columns = np.tile([*range(d), d, d, d + 1, d + 1], 60)
+    ends = (d + 4) * np.arange(61)
+    repeated = sparse.csr_array((values.ravel(), columns, ends), shape=(60, d + 256))
+    table = sparse.csr_array(repeated.toarray())
+    clf, other = fitted(repeated), fitted(table)
+    assert_same_results(clf, repeated, other, table)
+    assert repeated.nnz == values.size
+
+
+def test_predict_refuses_gaps_after_a_fit_on_a_wide_sparse_table():
+    clf = fitted(wide(ROWS))
+    rows = wide(ROWS).toarray()
+    rows[3, 1] = NAN
+    for table in (rows, sparse.csr_array(rows)):
+        with pytest.raises(ValueError, match="fitted on a wide sparse table takes no missing"):
+            clf.predict(table)
 
 
 def test_fit_of_half_precision_is_that_of_single_precision():

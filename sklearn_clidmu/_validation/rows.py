@@ -31,12 +31,14 @@ LARGEST_WEIGHT = 1e100
 LARGEST_UNSCALED_EXPONENT = 3  # sizes that differ by at most 2**3 need no rescaling
 
 
-def check_rows(estimator: BaseEstimator, X: Any, *, reset: bool, allow_nd: bool) -> Any:
+def check_rows(
+    estimator: BaseEstimator, X: Any, *, reset: bool, allow_nd: bool, allow_nan: bool
+) -> Any:
     """Convert rows to an ndarray or csr matrix of float32 or float64, without infinities.
 
-    Vectors may have missing values, nan, but not wide sparse rows, nor those of a module. Half
-    precision becomes float32. ``reset`` sets the feature names and number of the estimator, which
-    are else compared.
+    Half precision becomes float32, and repeated entries of a sparse table are added up. With
+    ``allow_nan``, rows may have missing values, but not wide sparse ones. ``reset`` sets the
+    feature names and number of the estimator, which are else compared.
     """
     X = as_numpy(X)
     dtypes = _dtypes(X)
@@ -45,14 +47,15 @@ def check_rows(estimator: BaseEstimator, X: Any, *, reset: bool, allow_nd: bool)
     half = {str(dtype) for dtype in dtypes} == {"float16"}
     dtype = np.float32 if half else [np.float64, np.float32]
     options = {"reset": reset, "dtype": dtype, "accept_sparse": "csr", "allow_nd": allow_nd}
-    options["ensure_all_finite"] = True if allow_nd else "allow-nan"
+    options["ensure_all_finite"] = "allow-nan" if allow_nan else True
     try:
         with config_context(assume_finite=False):  # what is not finite would spoil the fit
             X = validate_data(estimator, X, "no_validation", **options)
     except (ValueError, TypeError) as error:
-        if allow_nd and "contains NaN" in str(error):
+        if not allow_nan and "contains NaN" in str(error):
+            kind = "module" if allow_nd else "network that was fitted on a wide sparse table"
             raise ValueError(
-                f"X contains NaN, and a module takes no missing values: {IMPUTE}"
+                f"X contains NaN, and a {kind} takes no missing values: {IMPUTE}"
             ) from error
         if "NAType" in str(error):
             raise ValueError(
@@ -69,7 +72,12 @@ def check_rows(estimator: BaseEstimator, X: Any, *, reset: bool, allow_nd: bool)
         if not found:
             raise
         raise ValueError(f"X has {found[0]} ({error}): {ADVICE}") from error
-    if not isinstance(X, np.ndarray) and X.shape[1] > DENSE_COLUMNS and np.isnan(X.data).any():
+    if isinstance(X, np.ndarray):
+        return X
+    if not X.has_canonical_format:
+        X = X.copy()
+        X.sum_duplicates()
+    if X.shape[1] > DENSE_COLUMNS and np.isnan(X.data).any():
         raise ValueError(
             f"X contains NaN and is sparse, and of more than {DENSE_COLUMNS} columns only dense "
             "tables may have missing values: make it dense, for example with X.toarray() or "
