@@ -59,6 +59,16 @@ def local_generators(
         yield seed
 
 
+def fit_seed() -> int:
+    """Seed of the fit that is running, as NumPy takes it."""
+    return torch.initial_seed() % 2**32
+
+
+def own_generator(device: torch.device | str = "cpu") -> torch.Generator:
+    """Make a generator with the seed of the fit; drawing from it leaves torch's own as they are."""
+    return torch.Generator(device).manual_seed(torch.initial_seed())
+
+
 def seed_generators(seed: int, device: torch.device) -> None:
     """Seed torch's generators of the CPU and of a device; ``torch.manual_seed`` seeds all."""
     torch.default_generator.manual_seed(seed)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from sklearn_clidmu._random import draw_rows
+from sklearn_clidmu._random import draw_rows, own_generator
 
 N_ROWS = 10_000
 """Quantiles are those of at most as many rows, drawn at random."""
@@ -67,8 +67,7 @@ class RobustScaler(nn.Module):
     @classmethod
     def fit(cls, X: Tensor, sample_weight: Tensor) -> RobustScaler:
         """Measure a table of shape (n, d); a row of weight s counts s times."""
-        generator = torch.Generator().manual_seed(torch.initial_seed())
-        rows = draw_rows(sample_weight, N_ROWS, generator)
+        rows = draw_rows(sample_weight, N_ROWS, own_generator())
         X, weight = X.index_select(0, rows), sample_weight.index_select(0, rows).double()
         blocks = X.split(max(N_ENTRIES // len(rows), 1), dim=1)
         figures = [_measure(block.double(), weight[:, None]) for block in blocks]

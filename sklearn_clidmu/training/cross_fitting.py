@@ -16,7 +16,7 @@ import torch
 from skorch.callbacks import Callback
 from torch import Tensor, nn
 
-from sklearn_clidmu._random import seed_generators
+from sklearn_clidmu._random import fit_seed, seed_generators
 from sklearn_clidmu._settings import (
     CHOICE_HELD_OUT,
     CHOICE_ROWS,
@@ -40,7 +40,7 @@ def choose_l2_penalty(settings: Settings, data: TrainingData) -> float:
     of the held-out labels falls. It is bounded, so that a few wrong labels that are predicted with
     certainty do not decide.
     """
-    table, seed = data.training, torch.initial_seed() % 2**32
+    table, seed = data.training, fit_seed()
     codes = table.targets.cpu().numpy()
     drawn = np.random.RandomState(seed).permutation(len(codes))[:CHOICE_ROWS]
     held_out = hold_out(codes, drawn, CHOICE_HELD_OUT, seed)
@@ -74,7 +74,7 @@ def cross_fit(settings: Settings, data: TrainingData) -> tuple[Tensor, Tensor]:
     """
     labels, n_classes = data.training.labels, data.n_classes
     total = torch.zeros(len(data.table), n_classes, dtype=torch.float64, device=labels.rows.device)
-    seed = torch.initial_seed() % 2**32
+    seed = fit_seed()
     folds = draw_folds(labels.targets.cpu().numpy(), settings.n_folds, seed)
     with progress(settings.verbose, "Folds", settings.n_folds) as watchers:
         for fold in range(settings.n_folds):

@@ -12,6 +12,7 @@ from skorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sklearn_clidmu._random import own_generator
 from sklearn_clidmu._settings import META_BATCH_ROWS
 from sklearn_clidmu.clid.hypergradient import (
     MetaBatch,
@@ -70,7 +71,7 @@ class MetaStep(Callback):
             self.weight_net.parameters(), self.lr, fused=device.type in ("cpu", "cuda")
         )
         # Its own generator: with and without reweighting, training draws the same numbers.
-        self.generator = torch.Generator(device).manual_seed(torch.initial_seed())
+        self.generator = own_generator(device)
         self.largest_deviation = self.history.loss.new_zeros(())
 
     def on_epoch_begin(self, net: ReweightedNet, **kwargs: Any) -> None:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sklearn_clidmu._random import fit_seed, own_generator
 from sklearn_clidmu._scaling import RobustScaler
 from sklearn_clidmu._settings import Settings
 from sklearn_clidmu.clid.weighted import class_sums
@@ -54,10 +55,8 @@ def weigh_features(settings: Settings, data: TrainingData) -> TrainingData:
         return data
     X, scaler = _dense_rows(data)
     targets = with_confirmed(data).table.targets
-    generator = torch.Generator().manual_seed(torch.initial_seed())
-    relevance = feature_relevance(
-        X, targets, data.n_classes, trained_weight(data), generator, scaler
-    )
+    weight = trained_weight(data)
+    relevance = feature_relevance(X, targets, data.n_classes, weight, own_generator(), scaler)
     scaler = deepcopy(scaler)
     scaler.relevance.copy_(relevance)
     return data._replace(scaler=scaler)
@@ -72,7 +71,7 @@ def judge_labels(settings: Settings, data: TrainingData) -> tuple[Settings, Prio
     targets, weight = data.table.targets, trained_weight(data)
     X, scaler = _dense_rows(data)
     # A generator of its own: with and without reweighting, training draws the same numbers.
-    generator = torch.Generator().manual_seed(torch.initial_seed())
+    generator = own_generator()
     left_out, row = weight, 1.0
     if settings.one_batch:
         known = targets.masked_fill(~data.labeled, -1)
@@ -131,7 +130,7 @@ def _dense_rows(data: TrainingData) -> tuple[Tensor, RobustScaler]:
     X = data.table.X
     if isinstance(X, SparseRows):
         used = (data.table.sample_weight > 0).cpu().numpy().nonzero()[0]
-        dense = torch.from_numpy(dense_rows(X.matrix, torch.initial_seed() % 2**32, used))
+        dense = torch.from_numpy(dense_rows(X.matrix, fit_seed(), used))
         X = dense.to(X.device, X.dtype)
     X = X.flatten(start_dim=1)
     # That of an earlier dense table does not fit the singular vectors of a sparse one.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from sklearn_clidmu._random import fit_seed
 from sklearn_clidmu._scaling import RobustScaler
 from sklearn_clidmu._settings import Schedule, Settings
 from sklearn_clidmu.noise.label_confidence import estimate_noise
@@ -171,7 +172,7 @@ def pseudo_label(
     proba += torch.cat([logits.double().softmax(dim=1) for logits, _ in net.outputs(table.X)])
     counted = table.sample_weight > 0
     X = prior.scaler(prior.X[counted]).cpu().numpy()
-    spread = spread_labels(X, proba[counted].cpu().numpy() / 2, torch.initial_seed() % 2**32)
+    spread = spread_labels(X, proba[counted].cpu().numpy() / 2, fit_seed())
     proba[counted] = torch.from_numpy(spread).to(proba)
     confidence, predicted = proba[rows].to(prior.X).max(dim=1)
     targets = table.targets.index_copy(0, rows, predicted)
