@@ -222,7 +222,9 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         Estimate of the noise before training, from predictions made without each row's label, with
         "evidence" weighting: "noise_rate" (float), "transition_matrix" (like
         ``transition_matrix_``) and "label_precision" (ndarray of shape (n_classes,), the share of
-        right labels among those given to each class). None with other weightings.
+        right labels among those given to each class). None with other weightings. Where labels were
+        confirmed, the matrix is that of the labels as given, and the others count confirmed labels
+        as right.
     stages_ : list of dict
         The trainings of the fit in their order: "weighting" (str or None), "n_rows" and "n_epochs"
         (int), "outcome" ("finished", "collapsed" or "diverged") and "predicts" (bool).
@@ -678,10 +680,12 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
             }
             for one in stages
         ]
-        whole = settings.labeled.n_steps is not None  # what a part has not taught, others may
         doubt = find_doubt(stage, prior, predicted)
-        self._doubt = None if doubt is None or (whole and doubt is UNTOLD) else doubt.cause
-        self._warn(doubt is not None and doubt.warned and whole)
+        if doubt is UNTOLD and not settings.is_part:
+            doubt = None
+        self._doubt = None if doubt is None else doubt.cause
+        # No warning of a part: others may teach what it has not.
+        self._warn(doubt is not None and doubt.warned and not settings.is_part)
         stage.net.trim_for_prediction()
 
     def _set_rows(self, stage: Stage, prior: Prior | None, codes: np.ndarray) -> np.ndarray:

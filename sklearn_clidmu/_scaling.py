@@ -23,7 +23,8 @@ ROUNDING = 1e-3
 """Largest rounding of a feature, in units of its spread."""
 
 MARGIN = 1 - 1e-9
-"""Rounding of sample weights must not decide which row is a quantile."""
+"""A quantile is the least value that reaches its share of the weight times this: sums of weights
+are rounded, and a row that reaches the share exactly must not miss it for that."""
 
 
 class RobustScaler(nn.Module):

@@ -214,6 +214,11 @@ class Settings:
         return min(self.l2_penalty / n_rows, max(STABLE_DECAY / self.lr, least))
 
     @property
+    def is_part(self) -> bool:
+        """Whether this is a call of ``partial_fit``, whose learning rate is constant."""
+        return self.labeled.n_steps is None
+
+    @property
     def judges_labels(self) -> bool:
         """Whether each label is compared with what is predicted without it."""
         return self.weighting == "evidence" or self.n_spreadings > 0

@@ -180,7 +180,7 @@ def _check_spelling(given: np.ndarray, missing_label: Any, name: str) -> None:
 
 
 def plain_labels(given: np.ndarray, missing_label: Any = np.nan, name: str = "y") -> np.ndarray:
-    """Labels, none of them missing, in the dtype that they have where none is."""
+    """Labels, of which none may be missing, as numbers or text instead of objects."""
     if given.dtype.kind in "fOM" and any(is_null(label) for label in given):
         raise ValueError(
             f"Input {name} contains NaN or None: if these rows have no label, set "

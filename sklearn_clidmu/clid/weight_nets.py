@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sklearn_clidmu.clid.weighted import class_sums, weighted_mean
+from sklearn_clidmu.clid.weighted import class_sums, shares, weighted_mean
 
 N_EVIDENCE = 5
 """Columns of evidence against a label; see :class:`EvidenceNet`."""
@@ -81,11 +81,12 @@ class WNet(nn.Module):
     def loss(self, weights: Tensor, logits: Tensor, rows: Rows) -> Tensor:
         """Reweighted loss of the batch, sum of v_i l_i over the sum of v_i, shape ()."""
         losses = F.cross_entropy(logits, rows.targets, reduction="none")
-        return _shares(weights, rows) @ losses
+        return shares(weights * rows.sample_weight) @ losses
 
     def grad_logits(self, weights: Tensor, logits: Tensor, rows: Rows) -> Tensor:
         """Gradient of :meth:`loss` by the logits, shape (n, n_classes)."""
-        return _shares(weights, rows)[:, None] * row_grad_logits(logits, rows.targets)
+        share = shares(weights * rows.sample_weight)
+        return share[:, None] * row_grad_logits(logits, rows.targets)
 
     def confidence(self, weights: Tensor, rows: Rows) -> Tensor:
         """Confidence in each row's label, in [0, 1], shape (n,)."""
@@ -164,7 +165,7 @@ class VRI(nn.Module):
 
     def grad_logits(self, weights: Tensor, logits: Tensor, rows: Rows) -> Tensor:
         """Gradient of :meth:`loss` by the logits, shape (n, n_classes)."""
-        share = rows.sample_weight / rows.sample_weight.sum()
+        share = shares(rows.sample_weight)
         return share[:, None] * weights * row_grad_logits(weights * logits, rows.targets)
 
     def confidence(self, weights: Tensor, rows: Rows) -> Tensor:
@@ -220,8 +221,7 @@ class EvidenceNet(nn.Module):
 
     def virtual_shares(self, evidence: Tensor, sample_weight: Tensor) -> Tensor:
         """Factors of the rows' losses in the virtual step, which add up to one, shape (..., n)."""
-        weight = self(evidence).softmax(dim=-1) * sample_weight
-        return weight / weight.sum(dim=-1, keepdim=True)
+        return shares(self(evidence).softmax(dim=-1) * sample_weight)
 
     @torch.no_grad()
     def calibrate(self, evidence: Tensor, targets: Tensor, sample_weight: Tensor) -> Tensor:
@@ -241,9 +241,3 @@ class EvidenceNet(nn.Module):
             low, high = torch.where(short, offset, low), torch.where(short, high, offset)
         self.offset.copy_(offset)
         return (score + offset[targets]).sigmoid()
-
-
-def _shares(weights: Tensor, rows: Rows) -> Tensor:
-    """Factors of the rows' losses in the loss of the batch; they add up to one, shape (n,)."""
-    weights = weights * rows.sample_weight
-    return weights / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)

@@ -6,6 +6,11 @@ import torch
 from torch import Tensor
 
 
+def shares(weight: Tensor) -> Tensor:
+    """Weights over their sum in the last dimension; zero if all are, shape (..., n)."""
+    return weight / weight.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
+
+
 def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
     """Mean of values of which each counts ``weight`` times, shape ()."""
     return (weight * values).sum() / weight.sum()
@@ -34,7 +39,7 @@ def class_sums(values: Tensor, targets: Tensor, n_classes: int) -> Tensor:
 
 
 def _center(values: Tensor, sample_weight: Tensor) -> tuple[Tensor, Tensor]:
-    share = sample_weight / sample_weight.sum(dim=-1, keepdim=True)
+    share = shares(sample_weight)
     centered = values - (share * values).sum(dim=-1, keepdim=True)
     deviation = (share * centered.square()).sum(dim=-1, keepdim=True).sqrt()
     return centered, deviation.clamp_min(torch.finfo(values.dtype).tiny ** 0.5)

@@ -59,14 +59,12 @@ def label_confidence(
     sample_weight: Tensor,
     generator: torch.Generator,
     row: float = 1.0,
-    confirmed: Tensor | None = None,
 ) -> LabelConfidence:
     """Compute the probability that each given label is right.
 
     A source has the probabilities of each given label at each row, predicted without the row's own,
-    shape (n, n_classes). ``row`` is the weight that counts as one row. ``confirmed`` are labels
-    that are known to be right, -1 for none. The generator draws the rows that are read for the
-    powers, if there are many.
+    shape (n, n_classes). ``row`` is the weight that counts as one row. The generator draws the rows
+    that are read for the powers, if there are many.
     """
     weight = sample_weight.double()
     n_classes = sources[0].shape[1]
@@ -81,8 +79,6 @@ def label_confidence(
         given, log_proba = targets[rows], _log_sources(sources, matrix, rows)
         joint = _log_joint(powers, log_proba, _log_transition(matrix, given))
         confidence[rows] = joint.softmax(dim=1).gather(1, given[:, None])[:, 0]
-    if confirmed is not None:
-        confidence = torch.where(confirmed < 0, confidence, (confirmed == targets).to(confidence))
     return LabelConfidence(confidence, estimate_noise(matrix, confidence, targets, weight, row))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sklearn_clidmu.clid.weighted import class_sums
+from sklearn_clidmu.clid.weighted import class_sums, shares
 
 
 def label_z_score(proba: Tensor, targets: Tensor, sample_weight: Tensor) -> float:
@@ -16,8 +16,7 @@ def label_z_score(proba: Tensor, targets: Tensor, sample_weight: Tensor) -> floa
     these. Unlike a difference of log losses, it does not count the certainty of predictions, which
     noisy labels belie.
     """
-    proba, weight = proba.double(), sample_weight.double()
-    weight = weight / weight.sum()
+    proba, weight = proba.double(), shares(sample_weight.double())
     frequencies = class_sums(weight, targets, proba.shape[1])
     proba = proba - weight @ proba
     excess = weight @ proba.gather(1, targets[:, None])[:, 0]

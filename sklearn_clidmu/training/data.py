@@ -301,7 +301,7 @@ def hold_out(codes: np.ndarray, candidates: np.ndarray, fraction: float, seed: i
 
 
 def as_rows(X: Any) -> Tensor | SparseRows:
-    """Rows to predict, where they lie."""
+    """Rows to predict, without a copy: on the CPU, and of the dtype that they have."""
     if isinstance(X, np.ndarray):
         return share_memory(X)
     dtype = torch.from_numpy(np.empty(0, dtype=X.dtype)).dtype

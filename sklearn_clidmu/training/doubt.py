@@ -37,12 +37,12 @@ class Doubt(NamedTuple):
 
 
 UNTOLD = Doubt(f"no part has {FEWEST_ROWS} rows outside its largest class", warned=False)
-"""Nothing can be told from these rows. ``fit`` does not doubt its labels for that, since rare
-classes are common; parts of which none can tell may have been sorted by class."""
+"""These rows are too few to tell. After ``fit`` that is no reason for doubt, since rare classes are
+common. After ``partial_fit`` it is one if no part can tell: the parts may be sorted by class."""
 
 
 def find_doubt(stage: Stage, prior: Prior | None, predicted: np.ndarray) -> Doubt | None:
-    """Say why a classifier that knows no more than the class frequencies does not; None if it does.
+    """Why a classifier knows no more than the class frequencies; None if it knows more.
 
     The network of the stage that predicts is asked for the rows that it was trained on. Where
     labels have been predicted without being seen, these predictions must know something, too: a

@@ -23,7 +23,7 @@ from sklearn_clidmu.clid.hypergradient import (
 )
 from sklearn_clidmu.clid.objective import MetaObjective
 from sklearn_clidmu.clid.weight_nets import VRI, EvidenceNet, Rows, WNet, row_grad_logits
-from sklearn_clidmu.clid.weighted import standard_deviation, weighted_mean
+from sklearn_clidmu.clid.weighted import shares, standard_deviation, weighted_mean
 from sklearn_clidmu.training.data import Labels, SampleHistory, Table
 from sklearn_clidmu.training.net import ReweightedNet
 
@@ -139,9 +139,9 @@ class MetaStep(Callback):
         return self.table[torch.randint(n, (size,), device=device, generator=self.generator)]
 
     def _scale(self, influence: Tensor, sample_weight: Tensor) -> Tensor:
-        """Return the unit of the influences: their standard deviation, which Adam does not see.
+        """Return the standard deviation by which influences are divided; Adam ignores their scale.
 
-        Where influences have all but vanished, what is left is rounding and is not blown up.
+        It is at least a hundredth of the largest so far, so that mere rounding is not amplified.
         """
         deviation = standard_deviation(influence, sample_weight)
         self.largest_deviation = torch.maximum(self.largest_deviation, deviation.amax())
@@ -246,8 +246,7 @@ class BlockMetaStep(MetaStep):
         if not self.reweighting:
             return None
         losses = symmetric_cross_entropy(losses, self.noise_rate, logits.shape[1])
-        weight = self.weights[labels.rows] * labels.sample_weight
-        return (weight / weight.sum().clamp_min(torch.finfo(weight.dtype).tiny)) @ losses
+        return shares(self.weights[labels.rows] * labels.sample_weight) @ losses
 
     def on_batch_end(
         self,
@@ -283,10 +282,10 @@ class BlockMetaStep(MetaStep):
         self, net: ReweightedNet, X: Any, labels: Labels, logits: Tensor, features: Tensor
     ) -> None:
         """Record the influence and, after warm-up, step the weighting net."""
-        shares = self._virtual_shares(labels)
+        factors = self._virtual_shares(labels)
 
         def grad_logits(logits: Tensor) -> Tensor:
-            return shares.detach()[..., None] * row_grad_logits(logits, labels.targets)
+            return factors.detach()[..., None] * row_grad_logits(logits, labels.targets)
 
         found = self._tangent(net, X, labels, logits, features, grad_logits)
         influences = influence(row_grad_logits(found.logits, labels.targets), found.tangent)
@@ -294,7 +293,7 @@ class BlockMetaStep(MetaStep):
         self.history.record_influence(labels, influences)
         self.meta_losses.append(found.meta_loss.reshape(-1))
         if self.reweighting:
-            self._step((shares * influences).sum())
+            self._step((factors * influences).sum())
 
     def _virtual_shares(self, labels: Labels) -> Tensor:
         """Factors of the rows' losses in the virtual steps, with the weighting net's graph."""
@@ -302,7 +301,7 @@ class BlockMetaStep(MetaStep):
             evidence = self.evidence.index_select(0, labels.rows.flatten())
             evidence = evidence.view(*labels.rows.shape, -1)
             return self.weight_net.virtual_shares(evidence, labels.sample_weight)
-        return labels.sample_weight / labels.sample_weight.sum(dim=-1, keepdim=True)
+        return shares(labels.sample_weight)
 
 
 def symmetric_cross_entropy(losses: Tensor, noise_rate: Tensor, n_classes: int) -> Tensor:

@@ -91,7 +91,7 @@ def judge_labels(settings: Settings, data: TrainingData) -> tuple[Settings, Prio
         rows, predicted = cross_fit(settings, data)
         sources.append(proba.double().index_copy(0, rows, predicted))
         z_score = max(label_z_score(one, targets, weight) for one in sources)
-    judged = label_confidence(sources, targets, weight, generator, row, data.confirmed)
+    judged = label_confidence(sources, targets, weight, generator, row)
     noise = NoiseEstimate(*(part.to(weight) for part in judged.noise))
     confidence = judged.confidence.to(weight)
     return settings, Prior(X, scaler, proba, confidence, noise, row, z_score)

@@ -60,8 +60,8 @@ def run_stages(
     """Train, stage by stage; the last sound stage predicts.
 
     The first stage starts from the parameters of ``start``, the net of an earlier fit. Returns the
-    stages, the position of the one that predicts, and what was known of the given labels, which is
-    None without evidence weighting.
+    stages, the position of the one that predicts, and what was known of the labels before training,
+    which is None without evidence weighting.
     """
     stages: list[Stage] = []
     predicting, schedule = 0, settings.labeled
@@ -71,7 +71,7 @@ def run_stages(
         data = weigh_features(settings, data)
     settings, prior = judge_labels(settings, data)
     data, prior = trust_confirmed(data, prior)
-    prior_of_given = prior if settings.weighting == "evidence" else None
+    prior_of_first = prior if settings.weighting == "evidence" else None
     with progress(settings.verbose, "Training", settings.n_trainings) as watchers:
         for number in range(settings.n_trainings):
             if number > 0:
@@ -88,7 +88,7 @@ def run_stages(
             stages.append(stage)
             if stage.outcome == "finished" or stages[predicting].outcome != "finished":
                 predicting = number
-    return stages, predicting, prior_of_given
+    return stages, predicting, prior_of_first
 
 
 def prepare_stage(
@@ -124,7 +124,7 @@ def scaler_of(net: ReweightedNet) -> RobustScaler | None:
 
 
 def continued_scaler(start: ReweightedNet, data: TrainingData) -> RobustScaler | None:
-    """Scaler of an earlier net, with what the rows of now tell of features constant until now."""
+    """Scaler of an earlier net; features that were constant are scaled as in the present rows."""
     scaler = deepcopy(scaler_of(start))
     if scaler is None:
         return None
@@ -136,9 +136,9 @@ def continued_scaler(start: ReweightedNet, data: TrainingData) -> RobustScaler |
 
 
 def start_from(net: ReweightedNet, start: ReweightedNet, scaler: RobustScaler | None) -> None:
-    """Give a net the parameters of a trained one, and of its weighting net if it is of a kind.
+    """Give a net the parameters of a trained one, and its weighting net those of one of its kind.
 
-    The scaler is that of the trained one, which may have learned of further features.
+    ``scaler`` is the scaler of the trained net, after :func:`continued_scaler`.
     """
     try:
         net.module_.load_state_dict(start.module_.state_dict())
