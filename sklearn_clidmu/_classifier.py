@@ -81,9 +81,11 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         Widths of the hidden layers. Each is followed by layer normalization, ReLU and dropout. The
         logits also depend on the inputs and the earlier layers directly.
         Ignored with ``module``.
-    dropout : float, default=0.15
+    dropout : float or "auto", default="auto"
         Fraction of hidden units dropped in training, in [0, 1). Dropout limits memorization of
-        wrong labels. Ignored with ``module``.
+        wrong labels. "auto" is 0.15 for up to 4,000 rows, and 600 divided by the number of rows for
+        more, from which a network learns more and memorizes less. In :meth:`partial_fit` it is
+        0.15. Ignored with ``module``.
     module : callable or None, default=None
         A ``torch.nn.Module`` class, or any callable, that builds the network when called as
         ``module(n_features, n_classes)``. Its output is the logits, of shape (n_samples,
@@ -280,7 +282,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         self,
         *,
         hidden_layer_sizes: Any = (256, 128),
-        dropout: float = 0.15,
+        dropout: Any = "auto",
         module: Any = None,
         weighting: str | None = "evidence",
         meta_objective: Any = "clid",

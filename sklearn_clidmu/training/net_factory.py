@@ -37,7 +37,7 @@ def build_net(
         build_network,
         module=settings.module,
         hidden_layer_sizes=settings.hidden_layer_sizes,
-        dropout=settings.dropout,
+        dropout=settings.dropout_of(len(data.training)),
         one_mask=settings.one_batch,
         row_shape=tuple(data.training.X.shape[1:]),
         n_classes=data.n_classes,

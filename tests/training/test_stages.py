@@ -287,6 +287,25 @@ def test_settings_give_the_penalty_per_row_but_no_unstable_weight_decay(
     assert chosen.decay_of(n_rows) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("dropout", "n_epochs_before", "expected"),
+    [
+        ("auto", None, [0.15, 0.15, 0.075, 0.0006]),
+        ("auto", 2, [0.15] * 4),
+        (0.3, None, [0.3] * 4),
+        (0.0, 2, [0.0] * 4),
+    ],
+)
+def test_settings_lower_the_dropout_of_many_rows_unless_it_is_given(
+    dropout, n_epochs_before, expected
+):
+    params = {**PARAMS, "dropout": dropout}
+    counts = {"n_labeled": 90, "n_unlabeled": 0, "n_epochs_before": n_epochs_before}
+    settings = resolve(params, **counts)
+    found = [settings.dropout_of(n_rows) for n_rows in (90, 4_000, 8_000, 1_000_000)]
+    assert found == pytest.approx(expected)
+
+
 def test_settings_keep_a_given_weight_decay_for_any_number_of_rows():
     settings = resolve({**PARAMS, "weight_decay": 100.0}, n_labeled=90, n_unlabeled=0)
     assert settings.decay_of(90) == settings.decay_of(9_000) == 100
