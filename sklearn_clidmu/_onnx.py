@@ -97,7 +97,6 @@ def export_onnx(clf: CLIDMUClassifier, path: str | PathLike[str]) -> None:
         )
     model = _export(predictor, clf.n_features_in_)
     graph, helper = model.graph, onnx.helper
-    _replace_cosines(graph, onnx)
     for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info):
         part.ClearField("metadata_props")  # which contains paths of this machine
     graph.initializer.append(classes)
@@ -124,21 +123,6 @@ def _export(predictor: _Predictor, n_features: int) -> Any:
         finally:
             logger.setLevel(level)
     return program.model_proto
-
-
-def _replace_cosines(graph: Any, onnx: Any) -> None:
-    """Write cos(x) as sin(x + π / 2): onnxruntime up to 1.24 has no cosine of float64."""
-    cosines = [(i, node) for i, node in enumerate(graph.node) if node.op_type == "Cos"]
-    if not cosines:  # runtimes warn of a constant that no node uses
-        return
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(graph.input[0].type.tensor_type.elem_type)
-    shift = onnx.numpy_helper.from_array(np.array(np.pi / 2, dtype=dtype), "quarter_turn")
-    graph.initializer.append(shift)
-    for i, node in reversed(cosines):
-        shifted = f"{node.input[0]}_shifted"
-        add = onnx.helper.make_node("Add", [node.input[0], shift.name], [shifted])
-        node.op_type, node.input[0] = "Sin", shifted
-        graph.node.insert(i, add)
 
 
 def _exportable(classes: np.ndarray) -> np.ndarray:

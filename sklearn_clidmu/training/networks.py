@@ -101,7 +101,8 @@ class PeriodicEmbedding(nn.Module):
     def forward(self, X: Tensor) -> Tensor:
         """Rows of shape (n, d + n_embedded * N_OUTPUTS)."""
         embedded = X.index_select(1, self.columns).T[..., None]
-        waves = (embedded * self.frequencies + self.phases).cos()
+        # cos(w x + b), by the sine: onnxruntime up to 1.24 has no cosine of float64.
+        waves = (embedded * self.frequencies + (self.phases + math.pi / 2)).sin()
         outputs = torch.baddbmm(self.bias, waves, self.weight)
         return torch.cat([X, outputs.transpose(0, 1).flatten(start_dim=1)], dim=1)
 
