@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from sklearn_clidmu._random import draw_rows, own_generator
+from sklearn_clidmu._random import draw_rows
 
 N_ROWS = 10_000
 """Quantiles are those of at most as many rows, drawn at random."""
@@ -66,9 +66,12 @@ class RobustScaler(nn.Module):
         return len(self.center), len(self.missing), len(self.continuous)
 
     @classmethod
-    def fit(cls, X: Tensor, sample_weight: Tensor) -> RobustScaler:
-        """Measure a table of shape (n, d); a row of weight s counts s times."""
-        rows = draw_rows(sample_weight, N_ROWS, own_generator())
+    def fit(cls, X: Tensor, sample_weight: Tensor, generator: torch.Generator) -> RobustScaler:
+        """Measure a table of shape (n, d); a row of weight s counts s times.
+
+        The generator draws the rows that are measured, if there are many.
+        """
+        rows = draw_rows(sample_weight, N_ROWS, generator)
         X, weight = X.index_select(0, rows), sample_weight.index_select(0, rows).double()
         blocks = X.split(max(N_ENTRIES // len(rows), 1), dim=1)
         figures = [_measure(block.double(), weight[:, None]) for block in blocks]

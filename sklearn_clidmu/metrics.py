@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from sklearn_clidmu._classifier import CLIDMUClassifier
 from sklearn_clidmu._pipelines import last_step
+from sklearn_clidmu._scaling import RobustScaler
 from sklearn_clidmu._torch_state import fresh_torch
 from sklearn_clidmu._validation.arrays import as_numpy, check_same_length
 from sklearn_clidmu._validation.labels import NO_LABEL, encode_known
@@ -121,8 +122,9 @@ def noisy_label_scorer(estimator: Any, X: Any, y: Any) -> float:
         Fitted: any classifier with ``predict_proba``, or a pipeline that ends in one.
     X : array-like of shape (n_samples, n_features)
         Rows that were not used for training, since a classifier may have memorized the labels of
-        those. After the other steps of a pipeline they must be numbers on comparable scales, for
-        the kernel regression, to which a missing value (nan) is the mean of its feature.
+        those. After the other steps of a pipeline they must be numbers. The kernel regression
+        scales them as the classifier does, and takes the mean of a feature for a missing value
+        (nan).
     y : array-like of shape (n_samples,)
         Given labels. Rows with nan, None or the classifier's ``missing_label`` are left out.
 
@@ -159,11 +161,12 @@ def noisy_label_scorer(estimator: Any, X: Any, y: Any) -> float:
     n_labels = max(int(targets.max()) + 1, len(clf.classes_))
     with config_context(assume_finite=False, transform_output="default"):
         X = dense_rows(check_kernel_rows(X), seed=0)
-    rows = torch.from_numpy(X[given])
+    rows = torch.from_numpy(X[given]).flatten(start_dim=1)
     p = torch.from_numpy(probabilities[given])
-    n_classes = p.shape[1]
+    n_classes, weight = p.shape[1], torch.ones_like(p[:, 0])
     generator = torch.Generator().manual_seed(0)
-    proportions = loo_proba(rows, targets, n_labels, torch.ones_like(p[:, 0]), generator)
+    scaler = RobustScaler.fit(rows, weight, generator)
+    proportions = loo_proba(rows, targets, n_labels, weight, generator, scale=scaler)
     one_hot = F.one_hot(targets, n_labels)
     # Twice the mean of two terms: the label's probability and the kernel regression's agreement.
     agreement = ((one_hot + proportions)[:, :n_classes] * p).sum(dim=1).mean()

@@ -20,6 +20,7 @@ from sklearn.svm import LinearSVC
 from torch import nn
 
 from sklearn_clidmu import CLIDMUClassifier, clid_loss, clid_score, noisy_label_scorer
+from sklearn_clidmu._scaling import RobustScaler
 from sklearn_clidmu.metrics import CLID_ROWS, WORST_CLID_SCORE, fit_transition_matrix
 from sklearn_clidmu.noise.loo_kernel_ridge import loo_proba
 
@@ -138,7 +139,9 @@ class Predicts(ClassifierMixin, BaseEstimator):
 def proportions(rows, labels):
     generator = torch.Generator().manual_seed(0)
     targets, weight = torch.from_numpy(labels), torch.ones(len(rows), dtype=torch.float64)
-    return loo_proba(torch.from_numpy(rows), targets, 3, weight, generator).numpy()
+    rows = torch.from_numpy(rows)
+    scaler = RobustScaler.fit(rows, weight, generator)
+    return loo_proba(rows, targets, 3, weight, generator, scale=scaler).numpy()
 
 
 def log_likelihood(decisions, labels):
@@ -177,6 +180,14 @@ def test_noisy_label_scorer_ranks_the_truth_first():
     assert scores[0] > scores[1] + 0.1
     assert scores[1] > scores[2] + 0.1
     assert scores[4] > scores[3] + 0.3
+
+
+def test_noisy_label_scorer_does_not_depend_on_the_units_of_the_features():
+    rows, noisy, _ = make_rows(300, n_classes=3, noise=0.2)
+    clf = Predicts(np.eye(3)[np.arange(300) % 3])
+    scaled = 100 + rows * np.geomspace(1e-3, 1e5, rows.shape[1])
+    score = noisy_label_scorer(clf, rows, noisy)
+    assert noisy_label_scorer(clf, scaled, noisy) == pytest.approx(score, abs=1e-5)
 
 
 def test_noisy_label_scorer_ignores_order_and_names(fitted):

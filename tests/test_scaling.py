@@ -13,7 +13,7 @@ rng = np.random.RandomState(0)
 def fit(X, weight=None):
     X = torch.as_tensor(X)
     weight = torch.ones(len(X), dtype=torch.float64) if weight is None else torch.as_tensor(weight)
-    return RobustScaler.fit(X, weight)
+    return RobustScaler.fit(X, weight, torch.Generator().manual_seed(0))
 
 
 def transform(X, weight=None, rows=None):

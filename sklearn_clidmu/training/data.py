@@ -12,6 +12,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from sklearn_clidmu._random import own_generator
 from sklearn_clidmu._scaling import RobustScaler
 from sklearn_clidmu._settings import steps_per_epoch
 from sklearn_clidmu.clid.weighted import normal_rank
@@ -248,7 +249,7 @@ def make_training_data(
 
     sparse, scaler = not isinstance(X, np.ndarray), None
     if not sparse and X.ndim == 2:
-        scaler = RobustScaler.fit(share_memory(X), torch.from_numpy(sample_weight))
+        scaler = RobustScaler.fit(share_memory(X), torch.from_numpy(sample_weight), own_generator())
         if X.dtype == np.float64 and scaler.needs_double():  # others are rounded already
             dtype = torch.float64
         scaler = scaler.to(device, dtype)

@@ -136,7 +136,7 @@ def _dense_rows(data: TrainingData) -> tuple[Tensor, RobustScaler]:
     # That of an earlier dense table does not fit the singular vectors of a sparse one.
     if data.scaler is not None and data.scaler.sizes[0] == X.shape[1]:
         return X, data.scaler
-    return X, RobustScaler.fit(X, data.table.sample_weight).to(X.dtype)
+    return X, RobustScaler.fit(X, data.table.sample_weight, own_generator()).to(X.dtype)
 
 
 def trained_weight(data: TrainingData) -> Tensor:

@@ -225,7 +225,7 @@ def test_periodic_embedding_appends_linear_functions_of_cosines():
 
 def test_mlp_scales_its_input_and_embeds_continuous_features():
     X = torch.cat([torch.randn(40, 2), (torch.randn(40, 1) > 0).float()], dim=1)
-    scaler = RobustScaler.fit(X, torch.ones(40)).float()
+    scaler = RobustScaler.fit(X, torch.ones(40), torch.Generator()).float()
     network = MLP(3, 2, (4,), 0.0, scaler=scaler)
     embedding = PeriodicEmbedding(torch.tensor([0, 1]))
     embedding.load_state_dict(network.inputs[1].state_dict())
