@@ -47,7 +47,7 @@ pipe = Pipeline(
     ]
 )
 grid = {
-    "classify__dropout": [0.0, 0.3, 0.6],
+    "classify__dropout": ["auto", 0.3, 0.6],
     "classify__weighting": [None, "wnet", "evidence"],
 }
 search = GridSearchCV(pipe, grid, cv=2, scoring=noisy_label_scorer).fit(X, y_noisy)

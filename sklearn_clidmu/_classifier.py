@@ -83,9 +83,9 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         Ignored with ``module``.
     dropout : float or "auto", default="auto"
         Fraction of hidden units dropped in training, in [0, 1). Dropout limits memorization of
-        wrong labels. "auto" is 0.15 for up to 4,000 rows, and 600 divided by the number of rows for
-        more, from which a network learns more and memorizes less. In :meth:`partial_fit` it is
-        0.15. Ignored with ``module``.
+        wrong labels. "auto" is 0.15 for up to 4,000 rows that are trained on, and 600 / n for n >
+        4,000: with many rows there is less to fear from memorization, and dropout slows learning.
+        In :meth:`partial_fit` it is 0.15. Ignored with ``module``.
     module : callable or None, default=None
         A ``torch.nn.Module`` class, or any callable, that builds the network when called as
         ``module(n_features, n_classes)``. Its output is the logits, of shape (n_samples,
@@ -148,11 +148,11 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         drawn, with ``virtual_step="full"``, with a ``module`` and where all rows fit in one batch.
     weight_decay : float or "auto", default="auto"
         Weight decay of the network. The more labels are wrong, the higher it should be. "auto"
-        chooses among 6, 30, 150, 750, 3,750 and 18,000, divided by the number of rows, by the Brier
-        score on a fifth of up to 5,000 rows, with noisy labels, after a third of the epochs on the
-        others. It is at most ``1.2 / lr``, since more would make training unstable. In
-        :meth:`partial_fit`, with ``early_stopping`` and where all rows fit in one batch, it is
-        0.0075.
+        chooses among 6, 30, 150, 750, 3,750 and 18,000, divided by the number of rows that are
+        trained on, by the Brier score on a fifth of up to 5,000 rows, with noisy labels, after a
+        third of the epochs on the others. It is at most ``1.2 / lr``, since more would make
+        training unstable. In :meth:`partial_fit`, with ``early_stopping`` and where all rows fit in
+        one batch, it is 0.0075.
     n_folds : int or None, default=5
         Folds in which, with "evidence" weighting, networks predict the labels of the rows they have
         not been trained on, before training. From that and the kernel regression follows how
@@ -241,6 +241,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         Number of epochs of the stage that predicts; after ``partial_fit``, of all calls.
     weight_decay_ : float
         Weight decay of the stage that predicts.
+    dropout_ : float
+        Dropout of the stage that predicts; without effect with a ``module``.
     history_ : dict of ndarray of shape (n_epochs,)
         Curves over the epochs of all stages: "train_loss", "meta_loss" (nan where it was
         not measured), "clid" (CLID - log n on up to 500 fixed training rows), "disagreement" (share
@@ -671,6 +673,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         self.history_ = training_curves(stages, predicting)
         self.n_iter_ = len(stage.net.history)
         self.weight_decay_ = float(stage.net.optimizer__weight_decay)
+        self.dropout_ = float(stage.net.module.keywords["dropout"])
         self.collapse_epoch_ = stage.net.collapse_epoch_
         self.stages_ = [
             {
@@ -743,12 +746,12 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         if self.collapse_epoch_ is not None:
             messages.append(
                 f"The weighting collapsed in epoch {self.collapse_epoch_}: training continued with "
-                "equal weights. Raise warmup_epochs or lower meta_lr."
+                "equal weights. Lower meta_lr or lr, or raise warmup_epochs."
             )
         if self.net_.diverged_:
             messages.append(
                 f"Training diverged in epoch {self.n_iter_} and ended with the last finite "
-                "network. Lower lr, or scale the features."
+                f"network. Lower lr{', or scale the features' if self.module else ''}."
             )
         if doubtful and not messages:
             messages.append(

@@ -397,10 +397,10 @@ def noise_report(
         *_doubt_lines(doubt),
         "",
         *_class_lines(joint, classes),
-        "",
-        f"Rows to look at first, counted from 0: {', '.join(map(str, top))}.",
-        REVIEW if unseen else RESCORE,
     ]
+    if not doubt:
+        first = f"Rows to look at first, counted from 0: {', '.join(map(str, top))}."
+        lines += ["", first, REVIEW if unseen else RESCORE]
     return "\n".join(lines)
 
 

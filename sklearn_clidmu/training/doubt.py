@@ -66,7 +66,7 @@ def find_doubt(stage: Stage, prior: Prior | None, predicted: np.ndarray) -> Doub
         return Doubt(_network_fault(stage), warned)
     if n_rows < FEW_ROWS * n_classes:
         return Doubt(f"{n_rows} rows are too few for {n_classes} classes", warned)
-    cause = "the labels follow nothing in X"
+    cause = "the labels follow nothing in X, as if rows and labels were in different orders"
     return Doubt(cause if unfollowed else f"{cause}, or {_network_fault(stage)}", warned)
 
 

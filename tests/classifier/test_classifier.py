@@ -291,6 +291,14 @@ def test_weight_decay_auto_is_higher_for_noisy_labels():
     )
 
 
+def test_dropout_auto_falls_with_the_number_of_rows():
+    rows, labels = np.tile(X, (125, 1))[:5000], np.tile(y, 125)[:5000]
+    quick = {"weighting": None, "max_epochs": 1, "weight_decay": 0.01}
+    assert small(**quick).fit(rows, labels).dropout_ == pytest.approx(600 / 5000)
+    assert small(**quick).fit(rows[:200], labels[:200]).dropout_ == 0.15
+    assert small(**quick, dropout=0.3).fit(rows, labels).dropout_ == 0.3
+
+
 @pytest.mark.parametrize("params", [{"batch_size": 64}, {"batch_size": 16, "early_stopping": True}])
 def test_weight_decay_auto_is_fixed_where_no_rows_are_held_out_for_it(params):
     assert small(**params).fit(X, y).weight_decay_ == WEIGHT_DECAY

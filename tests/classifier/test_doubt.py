@@ -70,6 +70,7 @@ def test_fit_warns_of_a_classifier_that_knows_nothing_and_of_the_cause(case):
     assert caught[0].filename == __file__
     for one in (clf, clf if "module" in params else pickle.loads(pickle.dumps(clf))):
         assert "cannot be relied on" in one.noise_report()
+        assert "Rows to look at first" not in one.noise_report()
         assert len(one.noise_report().splitlines()) < 25
         issues = find_label_issues(one)
         assert cause.split()[-1].split(".*")[-1] in issues.doubt
