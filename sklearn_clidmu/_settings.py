@@ -67,7 +67,7 @@ DROPOUT, DROPOUT_ROWS = 0.15, 4_000
 """Dropout of trainings on up to so many rows. On more it falls as one over their number, like the
 weight decay: hard functions of many rows are learned too slowly otherwise. On 7,000 to 38,000 rows,
 0.03 is better by 0.6 points without weighting and by 0.4 with it, at any noise rate (13 sets,
-standard error 0.4 to 0.5; 6 points on krkopt)."""
+standard error 0.4 to 0.5; 6 points on krkopt, and equal on easy sets)."""
 
 SHORT_EPOCHS = 0.33
 """Share of a stage's epochs that networks which predict held-out rows are trained for. The accuracy
