@@ -36,10 +36,8 @@ def review_page(issues: Any, show: Any, X: Any, n_neighbors: int) -> str:
     rows, places = np.unique(shown, return_inverse=True)
     given, suggested = map(missing_as_none, (issues.given_labels, issues.suggested_labels))
     labels = {*given, *suggested} - {None}
-    try:
-        classes = sorted(labels)
-    except TypeError:  # rows without a score may have a suggestion of another type
-        classes = sorted(labels, key=str)
+    # Rows without a score may have a suggestion of another type.
+    classes = sorted(labels, key=lambda label: (type(label).__name__, label))
     codes = {None: -1} | {label: code for code, label in enumerate(classes)}
     given_codes = np.array([codes[label] for label in given])
     labeled = ~np.isnan(issues.scores) & (given_codes >= 0)
