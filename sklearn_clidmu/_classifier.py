@@ -226,7 +226,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         ``transition_matrix_``) and "label_precision" (ndarray of shape (n_classes,), the share of
         right labels among those given to each class). None with other weightings. Where labels were
         confirmed, the matrix is that of the labels as given, and the others count confirmed labels
-        as right.
+        as right. It is of the weighted rows: with ``class_weight``, rather read
+        ``transition_matrix_``, which counts rows.
     stages_ : list of dict
         The trainings of the fit in their order: "weighting" (str or None), "n_rows" and "n_epochs"
         (int), "outcome" ("finished", "collapsed" or "diverged") and "predicts" (bool).

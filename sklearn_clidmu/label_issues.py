@@ -302,7 +302,8 @@ class LabelIssues:
         Returns
         -------
         pandas.DataFrame
-            With the index of the labels or rows that were passed, where they had one. Columns
+            With the index of the labels or rows that the classifier got, where they had one. Other
+            steps of a pipeline may drop that of the rows: pass y as a series there. Columns
             ``is_label_issue`` (bool), ``label_quality`` (one minus the score),
             ``given_label`` and ``predicted_label``.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import date, timedelta
 from numbers import Integral
 from typing import Any
 
@@ -15,6 +16,7 @@ from sklearn_clidmu._validation.arrays import as_numpy, check_same_length
 NO_LABEL = -1  # code of a row without a label; the other codes are positions in classes_
 SPELLED_GAPS = ("None", "nan", "<NA>", "")  # what an array of text makes of a missing label
 N_BITS = 63  # maximum of an integer label, beside its sign
+KINDS = {str: "text", date: "dates", timedelta: "durations"}  # of labels; others are numbers
 N_NAMED = 8  # maximum number of classes that an error message lists
 
 
@@ -227,15 +229,14 @@ def encode_known(
         given &= ~is_missing(y, np.nan)
     if not given.any():
         raise ValueError(f"y must have labels, got {len(y)} rows without one: every y is missing.")
-    labels, known = y[given], classes
+    labels = y[given]
     if scored:
         labels = plain_labels(labels, missing_label)
         check_comparable(labels, classes)
         if labels.dtype.kind == "f":  # of others it warns if they have many classes
             check_classification_targets(labels)
-        known = np.concatenate([classes, np.setdiff1d(labels, classes)])
     codes = np.full(len(y), NO_LABEL, dtype=np.int64)
-    codes[given] = positions(labels, known)
+    codes[given] = positions(labels, classes, others=scored)
     return codes
 
 
@@ -289,9 +290,12 @@ def check_one_type(labels: np.ndarray, name: str = "y") -> None:
 def check_comparable(
     labels: np.ndarray, others: np.ndarray, name: str = "y", other_name: str = "the classes"
 ) -> None:
-    """Check that labels are text where others are, since no number equals a text."""
-    label, other = labels[:1].tolist()[0], others[:1].tolist()[0]
-    kinds = ["text" if isinstance(one, str) else "numbers" for one in (label, other)]
+    """Check that labels are text, or dates, where others are, since no number equals these."""
+    label, other = (as_objects(array[:1])[0] for array in (labels, others))
+    kinds = [
+        next((name for kind, name in KINDS.items() if isinstance(one, kind)), "numbers")
+        for one in (label, other)
+    ]
     if kinds[0] != kinds[1]:
         raise ValueError(
             f"{name} has labels that are {kinds[0]}, for example {label!r}, and {other_name} "
@@ -299,13 +303,19 @@ def check_comparable(
         )
 
 
-def positions(y: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Positions of labels among the classes, shape (n,), int64."""
+def positions(y: np.ndarray, classes: np.ndarray, *, others: bool = False) -> np.ndarray:
+    """Positions of labels among the classes, shape (n,), int64.
+
+    With ``others``, labels that are not among the classes get the positions behind them.
+    """
     if classes.dtype.kind == "M" and y.dtype.kind == "M":  # dates of any unit
         y = y.astype(classes.dtype)
     # Compare Python objects: NumPy would match the string "1" with the number 1.
     codes = {label: code for code, label in enumerate(classes.tolist())}
     labels = y.tolist()
+    if others:
+        for label in labels:
+            codes.setdefault(label, len(codes))
     unknown = [label for label in labels if label not in codes]
     if unknown:
         names = ", ".join(map(repr, list(codes)[:N_NAMED]))

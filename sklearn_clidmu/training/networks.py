@@ -263,7 +263,14 @@ def _build_tapped(
             f"module(n_features, n_classes), got a network, an instance of {type(module).__name__}:"
             " pass lambda n_features, n_classes: network, which is copied."
         )
-    built = module(row_shape[0] if len(row_shape) == 1 else row_shape, n_classes)
+    width = row_shape[0] if len(row_shape) == 1 else row_shape
+    try:
+        built = module(width, n_classes)
+    except Exception as error:
+        raise ValueError(
+            f"module raised an error when called as module({width}, {n_classes}), which must build "
+            f"the network: {error!r}"
+        ) from error
     if not isinstance(built, nn.Module):
         raise TypeError(
             "module must build a torch.nn.Module when called as module(n_features, n_classes), "

@@ -124,6 +124,9 @@ def test_score_is_the_accuracy_on_labels_of_any_class():
     for sample_weight in (None, weight, list(weight)):
         expected = accuracy_score(y, clf.predict(X), sample_weight=sample_weight)
         assert clf.score(X, y, sample_weight) == expected
+    large = small().fit(X, codes + 2**60)
+    unsigned = (y + 2**60).astype(np.uint64)  # no type of NumPy has both exactly
+    assert large.score(X, unsigned) == accuracy_score(y + 2**60, large.predict(X))
     clf, kept = small(missing_label=7).fit(X, y), slice(9, None)
     expected = accuracy_score(codes[kept], clf.predict(X)[kept], sample_weight=weight[kept])
     assert clf.score(X, y, weight) == expected
@@ -169,6 +172,7 @@ def test_score_names_a_weight_that_is_infinite():
 
 SPOILED = {
     "text": (names, r"y has labels that are text, for example '\w', and the classes are numbers"),
+    "dates": (codes.astype("M8[ns]"), "y has labels that are dates, for example datetime.datetime"),
     "mixed": (np.where(gaps, "a", codes.astype(object)), "y must have labels of one type"),
     "nan": (np.where(gaps, NAN, codes), "y contains NaN"),
     "a set": (set(range(60)), "y must be an array-like of labels, got a set"),

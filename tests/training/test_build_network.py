@@ -53,3 +53,9 @@ def test_build_network_passes_the_size_of_a_row_to_the_module(module, row_shape,
     assert logits.shape == (5, 3)
     assert logits.dtype == dtype
     assert features.shape[1] == feature_width(network, row_shape, dtype) == width
+
+
+@pytest.mark.parametrize("module", [nn.ReLU, nn.Sequential, lambda width: nn.Linear(width, 3)])
+def test_build_network_names_a_module_that_cannot_be_built(module):
+    with pytest.raises(ValueError, match=r"module raised an error when called as module\(5, 3\)"):
+        build_network(module, (4,), 0.0, False, (5,), 3, torch.float64)
