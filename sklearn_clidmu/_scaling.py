@@ -22,6 +22,9 @@ they are as good as there, and their squares would overflow."""
 ROUNDING = 1e-3
 """Largest rounding of a feature, in units of its spread."""
 
+N_ULPS = 8
+"""Entries that differ by less, in units of the last place, may be equal but for rounding."""
+
 MARGIN = 1 - 1e-9
 """A quantile is the least value that reaches its share of the weight times this: sums of weights
 are rounded, and a row that reaches the share exactly must not miss it for that."""
@@ -74,7 +77,8 @@ class RobustScaler(nn.Module):
         rows = draw_rows(sample_weight, N_ROWS, generator)
         X, weight = X.index_select(0, rows), sample_weight.index_select(0, rows).double()
         blocks = X.split(max(N_ENTRIES // len(rows), 1), dim=1)
-        figures = [_measure(block.double(), weight[:, None]) for block in blocks]
+        eps = torch.finfo(X.dtype).eps
+        figures = [_measure(block.double(), weight[:, None], eps) for block in blocks]
         center, scale, mean, deviation, missing, continuous = map(
             torch.cat, zip(*figures, strict=True)
         )
@@ -115,8 +119,8 @@ def _clipped(X: Tensor, center: Tensor, scale: Tensor) -> Tensor:
     return Z.div_(Z.square().div_(CLIP**2).add_(1).sqrt_())
 
 
-def _measure(X: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
-    """Measure each feature, for weights of shape (n, 1).
+def _measure(X: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, ...]:
+    """Measure each feature, for weights of shape (n, 1); ``eps`` is that of the table's dtype.
 
     Returns center, scale, mean, deviation, whether any value is missing, and whether there are more
     than two values, each of shape (d,).
@@ -125,11 +129,13 @@ def _measure(X: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
     weight = weight * ~gaps
     total = weight.sum(dim=0)
     low, center, high = _quantiles(X, weight, (0.25, 0.5, 0.75))
-    width, rounding = high - low, center.abs() * torch.finfo(X.dtype).eps / ROUNDING
+    width, rounding = high - low, N_ULPS * eps * center.abs()
     if (equal := width <= rounding).any():
-        distance = (X - center)[:, equal].abs()
-        differs = weight[:, equal] * (distance > rounding[equal])
-        [median] = _quantiles(distance, differs, (0.5,))
+        distance, weight_of_equal = (X - center)[:, equal].abs(), weight[:, equal]
+        differ = weight_of_equal * (distance > rounding[equal])
+        # Levels as near as that are no rounding if there is nothing else.
+        differ = differ.where(differ.any(dim=0), weight_of_equal * (distance > 0))
+        [median] = _quantiles(distance, differ, (0.5,))
         width[equal] = 2 * median
     known = (total > 0) & (width >= tiny)
     center, scale = center.where(total > 0, 0), (1 / width).where(known, 0)

@@ -160,8 +160,8 @@ def noisy_label_scorer(estimator: Any, X: Any, y: Any) -> float:
     targets = torch.from_numpy(codes[given])
     n_labels = max(int(targets.max()) + 1, len(clf.classes_))
     with config_context(assume_finite=False, transform_output="default"):
-        X = dense_rows(check_kernel_rows(X), seed=0)
-    rows = torch.from_numpy(X[given]).flatten(start_dim=1)
+        X = dense_rows(check_kernel_rows(X, given), seed=0)
+    rows = torch.from_numpy(X).flatten(start_dim=1)
     p = torch.from_numpy(probabilities[given])
     n_classes, weight = p.shape[1], torch.ones_like(p[:, 0])
     generator = torch.Generator().manual_seed(0)
@@ -175,10 +175,13 @@ def noisy_label_scorer(estimator: Any, X: Any, y: Any) -> float:
     return float(matrix[decisions, targets].log().mean() + agreement / 2)
 
 
-def check_kernel_rows(X: Any) -> Any:
-    """Rows of any shape for the kernel regression; missing values of vectors become the mean."""
+def check_kernel_rows(X: Any, given: np.ndarray) -> Any:
+    """Rows that have a label for the kernel regression; missing values of vectors become the mean.
+
+    X may have any shape, ``given`` is the mask of the rows.
+    """
     options = {"dtype": np.float64, "accept_sparse": "csr", "allow_nd": True}
-    X = check_array(as_numpy(X), ensure_all_finite="allow-nan", **options)
+    X = check_array(as_numpy(X), ensure_all_finite="allow-nan", **options)[given]
     if X.ndim == 2:
         return SimpleImputer(keep_empty_features=True).fit_transform(X)
     return check_array(X, **options)

@@ -136,6 +136,11 @@ class Predicts(ClassifierMixin, BaseEstimator):
         return self.probabilities
 
 
+def wide(rows):
+    """A sparse table of so many columns that it stays sparse."""
+    return sparse.csr_array(np.hstack([rows, np.zeros((len(rows), 256))]))
+
+
 def proportions(rows, labels):
     generator = torch.Generator().manual_seed(0)
     targets, weight = torch.from_numpy(labels), torch.ones(len(rows), dtype=torch.float64)
@@ -214,6 +219,19 @@ def test_noisy_label_scorer_leaves_out_unlabeled_rows(missing, names):
     if names is not NAMES:
         labels = np.array(labels.tolist(), dtype=float)
     assert noisy_label_scorer(make_pipeline(clf), X, labels) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("form", [np.asarray, wide])
+def test_noisy_label_scorer_leaves_rows_without_a_label_out_of_gaps_and_singular_vectors(form):
+    rows, noisy, _ = make_rows(90, n_classes=3, noise=0.2)
+    labels, given = noisy.astype(float), np.arange(90) % 3 > 0
+    labels[~given], rows[~given] = np.nan, 1e6
+    if form is np.asarray:
+        rows[::5, 0] = np.nan
+    proba = np.eye(3)[np.arange(90) % 3]
+    score = noisy_label_scorer(Predicts(proba), form(rows), labels)
+    expected = noisy_label_scorer(Predicts(proba[given]), form(rows[given]), labels[given])
+    assert score == pytest.approx(expected, abs=1e-12)
 
 
 def test_noisy_label_scorer_is_finite_for_one_row_and_for_new_labels(fitted):

@@ -101,6 +101,16 @@ def test_robust_scaler_takes_entries_that_differ_by_rounding_for_equal():
     rounded = np.where((X == 0.3) & (rng.uniform(size=X.shape) < 0.4), 0.1 + 0.2, X)
     assert len(np.unique(rounded)) == len(np.unique(X)) + 1
     np.testing.assert_allclose(transform(rounded), transform(X), atol=1e-12)
+    single = np.where(rounded == 0.3, np.nextafter(np.float32(0.3), np.float32(1)), X)
+    single = single.astype(np.float32)
+    np.testing.assert_allclose(transform(single), transform(X), atol=1e-4)
+
+
+@pytest.mark.parametrize("n_levels", [3, 21])
+def test_robust_scaler_keeps_the_levels_of_exact_integers_far_from_zero(n_levels):
+    levels = rng.randint(n_levels, size=(60, 1))
+    found = transform(1e14 + levels)
+    assert np.corrcoef(found[:, 0], levels[:, 0])[0, 1] > 0.95
 
 
 def test_robust_scaler_bounds_outliers():
