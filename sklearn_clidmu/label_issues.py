@@ -391,7 +391,8 @@ def noise_report(
     n_wrong = n_labels - int(joint.trace())
     share = _percent(n_wrong / n_labels)
     unlabeled = f", and {n_rows - n_labels} rows without a label" if n_rows > n_labels else ""
-    top = np.argsort(-np.nan_to_num(scores, nan=-1), kind="stable")[: min(N_REPORTED, n_labels)]
+    n_top = min(N_REPORTED, np.count_nonzero(scores > 0))  # confirmed labels have 0
+    top = np.argsort(-np.nan_to_num(scores, nan=-1), kind="stable")[:n_top]
     lines = [
         f"{n_labels} labels in {len(classes)} classes{unlabeled}.",
         f"About {n_wrong} of the labels ({share}) are estimated to be wrong.",
@@ -399,7 +400,7 @@ def noise_report(
         "",
         *_class_lines(joint, classes),
     ]
-    if not doubt:
+    if n_top and not doubt:
         first = f"Rows to look at first, counted from 0: {', '.join(map(str, top))}."
         lines += ["", first, REVIEW if unseen else RESCORE]
     return "\n".join(lines)

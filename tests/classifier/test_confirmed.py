@@ -239,3 +239,11 @@ def test_label_confirmed_as_given_in_a_row_of_no_weight_changes_nothing(n_rows):
     np.testing.assert_allclose(confirmed.predict_proba(X), plain.predict_proba(X), atol=1e-4)
     precisions = [clf.noise_estimate_["label_precision"] for clf in (confirmed, plain)]
     np.testing.assert_allclose(*precisions, rtol=1e-5)
+
+
+def test_noise_report_names_no_row_whose_label_is_confirmed():
+    few = np.where(np.arange(300) < 297, TRUE, None)
+    report = small().fit(X, GIVEN, confirmed=few).noise_report()
+    [first] = [line for line in report.splitlines() if line.startswith("Rows to look at first")]
+    assert {int(row) for row in first.rstrip(".").split(":")[1].split(",")} <= {297, 298, 299}
+    assert "Rows to look at" not in small().fit(X, GIVEN, confirmed=TRUE).noise_report()
