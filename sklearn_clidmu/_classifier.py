@@ -752,7 +752,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         if self.net_.diverged_:
             messages.append(
                 f"Training diverged in epoch {self.n_iter_} and ended with the last finite "
-                f"network. Lower lr{', or scale the features' if self.module else ''}."
+                f"network. Lower lr{'' if self.module is None else ', or scale the features'}."
             )
         if doubtful and not messages:
             messages.append(

@@ -65,7 +65,11 @@ def fit_seed() -> int:
 
 
 def own_generator(device: torch.device | str = "cpu") -> torch.Generator:
-    """Make a generator with the seed of the fit; drawing from it leaves torch's own as they are."""
+    """Make a generator with the seed of the fit.
+
+    Drawing from it leaves torch's own as they are, so that training draws the same numbers with and
+    without reweighting.
+    """
     return torch.Generator(device).manual_seed(torch.initial_seed())
 
 

@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from classifier.data import make_rows
+from classifier.data import make_rows, wide
 from scipy import sparse
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
@@ -134,11 +134,6 @@ class Predicts(ClassifierMixin, BaseEstimator):
 
     def predict_proba(self, X):
         return self.probabilities
-
-
-def wide(rows):
-    """A sparse table of so many columns that it stays sparse."""
-    return sparse.csr_array(np.hstack([rows, np.zeros((len(rows), 256))]))
 
 
 def proportions(rows, labels):

@@ -9,7 +9,7 @@ import pandas as pd
 import polars as pl
 import pytest
 import torch
-from classifier.data import small
+from classifier.data import small, wide
 from scipy import sparse
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import DataConversionWarning
@@ -566,11 +566,6 @@ ROWS_UNIT = 2.0 ** round(np.log2(np.mean(ROWS**2)) / 2)
 
 def fitted(rows, labels=y, **params):
     return small(**params).fit(rows, labels)
-
-
-def wide(rows):
-    """A sparse table of so many columns that it stays sparse."""
-    return sparse.coo_array(np.hstack([rows, np.zeros((len(rows), 256))]))
 
 
 def assert_same_results(clf, rows, other, other_rows, atol=0.0):

@@ -266,7 +266,7 @@ def confirmed_labels(confirmed: Any, given: np.ndarray) -> tuple[np.ndarray, np.
         with np.errstate(all="ignore"):  # a value that does not fit is changed
             cast = known.astype(str if given.dtype.kind == "U" else given.dtype)
         same = known == (cast if known.dtype.kind == "M" else np.array(as_objects(cast), object))
-    except (TypeError, OverflowError):  # of dates and of large integers, among numbers
+    except (TypeError, OverflowError):  # of other objects and of large integers, among numbers
         same = np.zeros(len(known), dtype=bool)
     if not same.all():
         label = known[~same].tolist()[0]

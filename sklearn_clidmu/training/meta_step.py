@@ -70,7 +70,6 @@ class MetaStep(Callback):
         self.optimizer = torch.optim.Adam(
             self.weight_net.parameters(), self.lr, fused=device.type in ("cpu", "cuda")
         )
-        # Its own generator: with and without reweighting, training draws the same numbers.
         self.generator = own_generator(device)
         self.largest_deviation = self.history.loss.new_zeros(())
 

@@ -70,7 +70,6 @@ def judge_labels(settings: Settings, data: TrainingData) -> tuple[Settings, Prio
         return settings, None
     targets, weight = data.table.targets, trained_weight(data)
     X, scaler = _dense_rows(data)
-    # A generator of its own: with and without reweighting, training draws the same numbers.
     generator = own_generator()
     left_out, row = weight, 1.0
     if settings.one_batch:

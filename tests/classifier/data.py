@@ -1,6 +1,7 @@
 """Rows that several test files share, and classifiers that are fitted in a moment."""
 
 import numpy as np
+from scipy import sparse
 
 from sklearn_clidmu import CLIDMUClassifier
 
@@ -18,3 +19,8 @@ def make_rows(n_samples=40, n_classes=2, noise=0.2, seed=0, distance=3):
     X = rng.normal(size=(n_samples, 4)) + distance * np.eye(n_classes, 4)[y]
     flipped = rng.uniform(size=n_samples) < noise
     return X, np.where(flipped, (y + 1) % n_classes, y), flipped
+
+
+def wide(rows):
+    """A sparse table of so many columns that it stays sparse."""
+    return sparse.coo_array(np.hstack([rows, np.zeros((len(rows), 256))]))

@@ -151,7 +151,10 @@ def test_fit_names_what_is_wrong_with_confirmed(confirmed, message):
     [
         (1.7, "confirmed has the label 1.7, and y has labels of type int"),
         (2**70, f"confirmed has the label {2**70}, and y"),
-        (datetime.date(2020, 1, 1), r"confirmed has labels that are dates, for example datetime"),
+        (
+            datetime.date(2020, 1, 1),
+            r"labels that are dates, for example datetime.date\(2020, 1, 1\), and those of y are",
+        ),
         (np.inf, "confirmed contains infinity"),
         ("fly", "confirmed has labels that are text, for example 'fly'"),
         (True, r"confirmed must be labels, got a boolean mask: pass np.where\(mask, y, None\)"),

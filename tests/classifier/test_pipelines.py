@@ -27,7 +27,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from classifier.data import SMALL, make_rows
+from classifier.data import SMALL, make_rows, wide
 from sklearn_clidmu import (
     CLIDMUClassifier,
     clid_score,
@@ -315,8 +315,7 @@ def test_what_is_not_finite_is_named_under_assume_finite(value):
     spoiled, weight = X.copy(), np.ones(120)
     spoiled[3, 1] = weight[3] = value
     with sklearn.config_context(assume_finite=True):
-        wide = sparse.csr_array(np.hstack([spoiled, np.zeros((120, 256))]))
-        forms = [(wide, {}), (spoiled, {"module": network})]
+        forms = [(wide(spoiled), {}), (spoiled, {"module": network})]
         for rows, params in forms if np.isnan(value) else [*forms, (spoiled, {})]:
             with pytest.raises(ValueError, match=r"X contains (NaN|infinity)"):
                 small(**params).fit(rows, y)
