@@ -69,11 +69,11 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
 
     Features may have any scale and missing values (nan): the network scales them by median and
     quartiles, clips tails, weights each feature by its relevance to the labels, and has an
-    indicator of each feature's missing values. Sparse tables of up to 256 columns are made dense.
-    Wider ones may have no missing values, and their columns are divided by powers of two where
-    these are too large or small, for each other or for a network, by more than a factor of 8.
-    Arrays of other libraries, such as torch tensors, become NumPy arrays, and NumPy arrays are
-    returned.
+    indicator of each feature's missing values, of which those in up to 10,000 rows tell. Sparse
+    tables of up to 256 columns are made dense. Wider ones may have no missing values, and their
+    columns are divided by powers of two where these are too large or small, for each other or for
+    a network, by more than a factor of 8. Arrays of other libraries, such as torch tensors, become
+    NumPy arrays, and NumPy arrays are returned.
 
     Parameters
     ----------
@@ -130,7 +130,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
     batch_size : int or "auto", default="auto"
         Largest batch. "auto" is a sixteenth of the training set, from 64 to 256 rows. A training
         set that fits in one batch is always used whole, in float64, and there a row of integer
-        sample weight s counts exactly as s identical rows, if all have a label.
+        sample weight s counts exactly as s identical rows, if all have a label and no wide sparse
+        table is reduced.
     meta_batch_size : int or None, default=None
         Rows on which the meta objective is measured at each meta step, drawn from the training
         set. None takes up to 64 rows of the training batch, whose features are already computed,
@@ -641,7 +642,7 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         with local_generators(self.random_state, device, n_epochs_before or 0) as seed:
             held_out = np.empty(0, dtype=np.int64)
             if self.early_stopping:
-                candidates = np.flatnonzero((codes >= 0) & (weight > 0))
+                candidates = np.flatnonzero(trained_rows(codes, weight, held_out))
                 held_out = hold_out(codes, candidates, self.validation_fraction, seed)
             settings = resolve(
                 # Not those of get_params: a subclass may have others.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sklearn_clidmu._random import forked_generators, resolve_device
 from sklearn_clidmu._scaling import RobustScaler
 from sklearn_clidmu.training.net import ReweightedNet
-from sklearn_clidmu.training.net_factory import build_weight_net
+from sklearn_clidmu.training.net_factory import weight_net_builder
 from sklearn_clidmu.training.networks import build_network
 
 
@@ -47,14 +47,7 @@ def restore_net(description: dict[str, Any], device: str) -> ReweightedNet:
         target = resolve_device(device)
     except ValueError:
         target = torch.device("cpu")
-    build = None
-    if description["weighting"] is not None:
-        build = partial(
-            build_weight_net,
-            weighting=description["weighting"],
-            arguments=arguments,
-            label_precision=None,
-        )
+    build = weight_net_builder(description["weighting"], arguments)
     with forked_generators():  # new networks draw parameters
         net = ReweightedNet(
             partial(build_network, **arguments),

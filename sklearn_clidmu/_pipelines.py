@@ -38,7 +38,7 @@ def missing_label_of(estimator: Any) -> Any:
     return getattr(estimator, "missing_label", None)
 
 
-def layers(estimator: Any) -> Iterator[Any]:
+def nested_estimators(estimator: Any) -> Iterator[Any]:
     """Yield the pipelines around a fitted classifier, from the outermost, and the classifier."""
     estimator = unwrapped(estimator)
     while isinstance(estimator, Pipeline):
@@ -49,7 +49,7 @@ def layers(estimator: Any) -> Iterator[Any]:
 
 def last_step(estimator: Any, X: Any) -> tuple[Any, Any]:
     """Last step of a pipeline and the rows that it predicts; other estimators are unwrapped."""
-    *pipelines, classifier = layers(estimator)
+    *pipelines, classifier = nested_estimators(estimator)
     for pipeline in pipelines:
         for _, step in pipeline.steps[:-1]:
             if step not in (None, "passthrough") and not hasattr(step, "fit_resample"):
@@ -62,7 +62,7 @@ def trained_classifier(estimator: Any) -> Any:
 
     Resamplers, as those of imbalanced-learn, take rows out of the training set or add some.
     """
-    *pipelines, classifier = layers(estimator)
+    *pipelines, classifier = nested_estimators(estimator)
     for pipeline in pipelines:
         for name, step in pipeline.steps:
             if hasattr(step, "fit_resample"):

@@ -1,4 +1,4 @@
-"""Robust scaling of features, fitted on the training rows and part of the network."""
+"""Robust scaling of features, fitted on rows of positive weight and part of the network."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sklearn_clidmu._random import draw_rows
 
 N_ROWS = 10_000
-"""Quantiles are those of at most as many rows, drawn at random."""
+"""Most rows that are measured, drawn at random. Missing values of the others get no indicator."""
 
 N_ENTRIES = 2**18
 """Entries that are measured at a time."""
@@ -33,7 +33,7 @@ are rounded, and a row that reaches the share exactly must not miss it for that.
 class RobustScaler(nn.Module):
     """Center and scale by median and quartiles, clip tails smoothly, then standardize.
 
-    A missing value becomes 0, the mean. Each feature that has missing values in the training rows
+    A missing value becomes 0, the mean. Each feature that has missing values in the rows measured
     also gets an indicator, 1 where it is missing, as a further column. A constant feature is 0.
     Features and indicators are multiplied by their ``relevance``, which is one until it is set.
 

@@ -35,7 +35,7 @@ from sklearn_clidmu.training.data import as_rows
 CLID_ROWS = 512  # maximum; the cost of CLID is quadratic in the number of rows
 TEMPERATURE = 0.5  # of the feature graph, the same for all candidates so that scores compare
 
-# Lower bound of the score: affinities S_ij are in [0, 1 / temperature], so that -log S_ij is at
+# Lower bound of the score: affinities A_ij are in [0, 1 / temperature], so that -log S_ij is at
 # most log n + 1 / temperature.
 WORST_CLID_SCORE = -1 / TEMPERATURE
 

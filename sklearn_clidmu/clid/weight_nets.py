@@ -16,7 +16,13 @@ from torch.nn import functional as F
 
 from sklearn_clidmu.clid.weighted import class_sums, shares, weighted_mean
 
-N_EVIDENCE = 5
+EVIDENCE = (
+    "loss",
+    "rank of mean loss",
+    "rank of influence on CLID",
+    "rank of negative LOO margin",
+    "P(label wrong) before training",
+)
 """Columns of evidence against a label; see :class:`EvidenceNet`."""
 
 N_BISECTIONS = 30
@@ -182,7 +188,7 @@ class VRI(nn.Module):
 class EvidenceNet(nn.Module):
     """A row's weight from all evidence against its label.
 
-    Evidence, shape (..., N_EVIDENCE), is the last loss in units of log(n_classes); the normal ranks
+    Evidence, shape (..., 5), is the last loss in units of log(n_classes); the normal ranks
     of the mean loss, of the summed influence and of the negative leave-one-out margin; and the
     prior log odds of a wrong label, which follow from predictions made without it.
 
@@ -199,7 +205,7 @@ class EvidenceNet(nn.Module):
 
     def __init__(self, label_precision: Tensor, n_hidden: int = 32) -> None:
         super().__init__()
-        self.hidden = nn.Linear(N_EVIDENCE - 1, n_hidden)
+        self.hidden = nn.Linear(len(EVIDENCE) - 1, n_hidden)
         self.output = nn.Linear(n_hidden, 1, bias=False)  # the softmax ignores a bias
         nn.init.uniform_(self.hidden.weight, 0, 1)
         nn.init.uniform_(self.hidden.bias, -1, 1)

@@ -9,7 +9,7 @@ from sklearn.utils._optional_dependencies import check_matplotlib_support
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_clidmu._classifier import CLIDMUClassifier
-from sklearn_clidmu._pipelines import layers
+from sklearn_clidmu._pipelines import nested_estimators
 
 # From the palette of Okabe and Ito, which color-blind readers can tell apart.
 BLUE, VERMILLION = "#0072b2", "#d55e00"
@@ -19,7 +19,7 @@ STYLES = [(BLUE, "-"), (VERMILLION, "--"), ("#009e73", "-."), ("#000000", ":")]
 
 def fitted_classifier(estimator: Any) -> CLIDMUClassifier:
     """Return the fitted classifier; of a pipeline, its last step."""
-    *_, classifier = layers(estimator)
+    *_, classifier = nested_estimators(estimator)
     if not isinstance(classifier, CLIDMUClassifier):
         raise TypeError(
             "estimator must be a CLIDMUClassifier or a Pipeline that ends in one, got "

@@ -10,19 +10,11 @@ import torch
 
 from sklearn_clidmu._classifier import CLIDMUClassifier
 from sklearn_clidmu._torch_state import fresh_torch
-from sklearn_clidmu.clid.weight_nets import EvidenceNet, WNet
+from sklearn_clidmu.clid.weight_nets import EVIDENCE, EvidenceNet, WNet
 from sklearn_clidmu.plotting._drawing import BLUE, STYLES, fitted_classifier, make_axes
 
-PRIOR = "P(label wrong) before training"
-
-INPUTS = [
-    "loss",
-    "rank of mean loss",
-    "rank of influence on CLID",
-    "rank of negative LOO margin",
-    PRIOR,
-]
-"""Names of the evidence columns. The last column is the log odds of ``PRIOR``."""
+PRIOR = EVIDENCE[-1]
+"""The column of evidence has its log odds."""
 
 
 class WeightFunctionDisplay:
@@ -118,7 +110,7 @@ def _weight_curves(classifier: CLIDMUClassifier) -> dict[str, tuple[np.ndarray, 
     sample, codes = classifier.net_.evidence_sample_
     evidence, targets = torch.as_tensor(sample).to(like), torch.as_tensor(codes).to(like.device)
     curves = {}
-    for column, name in enumerate(INPUTS[:1] if isinstance(net, WNet) else INPUTS):
+    for column, name in enumerate(EVIDENCE[:1] if isinstance(net, WNet) else EVIDENCE):
         values = np.linspace(sample[:, column].min(), sample[:, column].max(), 101)
         if values[0] == values[-1] and name != "loss":
             continue

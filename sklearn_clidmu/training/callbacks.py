@@ -140,7 +140,7 @@ class CollapseDetector(Callback):
     with two classes and much noise, right predictions are nearly constant. Where nothing reweights,
     a collapse ends training.
 
-    Where the weights of each class are ``calibrated``, one of two classes is enough.
+    With two classes, where the weights of each are ``calibrated``, one predicted class is none.
     """
 
     def __init__(

@@ -202,8 +202,7 @@ class BlockMetaStep(MetaStep):
     together, each from where the network stood with its batch, and the weighting net takes one step
     along the sum of their hypergradients. In warm-up only the influence is recorded.
 
-    A block is one batch for a virtual step that is not of the head, for meta batches that are
-    drawn, for any ``module``, and where all rows fit in one batch.
+    ``resolve`` of :mod:`sklearn_clidmu._settings` says when a block is one batch.
     """
 
     weight_net: EvidenceNet

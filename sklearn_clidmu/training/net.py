@@ -17,7 +17,14 @@ from torch.nn import functional as F
 from sklearn_clidmu.clid.weighted import weighted_mean
 from sklearn_clidmu.training.data import SparseRows
 
-SOFTMAX = partial(torch.softmax, dim=-1)
+FIXED: dict[str, Any] = {
+    "criterion": nn.CrossEntropyLoss,
+    "train_split": None,
+    # skorch's own choice reads the criterion, which a net that only predicts has no more.
+    "predict_nonlinearity": partial(torch.softmax, dim=-1),
+    "verbose": 0,
+}
+"""Parameters of skorch's net that are the same in all of ours."""
 
 
 class StopTraining(Exception):  # noqa: N818, an order and not an error
@@ -47,23 +54,12 @@ class ReweightedNet(NeuralNet):
         weight_net: Any = None,
         averaged: bool = False,
         meta_step: Any = None,
-        criterion: type[nn.Module] = nn.CrossEntropyLoss,
-        train_split: Any = None,
-        predict_nonlinearity: Any = SOFTMAX,
-        verbose: int = 0,
         **kwargs: Any,
     ) -> None:
         self.weight_net = weight_net
         self.averaged = averaged
         self.meta_step = meta_step
-        super().__init__(
-            module,
-            criterion=criterion,
-            train_split=train_split,
-            predict_nonlinearity=predict_nonlinearity,
-            verbose=verbose,
-            **kwargs,
-        )
+        super().__init__(module, **{**FIXED, **kwargs})
 
     def get_default_callbacks(self) -> list:
         """Return none: every callback is one that was asked for."""

@@ -44,17 +44,9 @@ def build_net(
         dtype=data.training.X.dtype,
         scaler=data.scaler if settings.module is None else None,
     )
-    weight_net = None
-    if settings.weighting is not None:
-        weight_net = partial(
-            build_weight_net,
-            weighting=settings.weighting,
-            arguments=network.keywords,
-            label_precision=label_precision,
-        )
     return ReweightedNet(
         network,
-        weight_net=weight_net,
+        weight_net=weight_net_builder(settings.weighting, network.keywords, label_precision),
         averaged=True,
         lr=settings.lr,
         optimizer=torch.optim.SGD,
@@ -67,6 +59,20 @@ def build_net(
         iterator_train=ShuffledBatches,
         device=device,
     ).initialize()
+
+
+def weight_net_builder(
+    weighting: str | None, arguments: dict[str, Any], label_precision: Tensor | None = None
+) -> partial[nn.Module] | None:
+    """Make what builds the weighting net of a network built with these arguments, if it has one."""
+    if weighting is None:
+        return None
+    return partial(
+        build_weight_net,
+        weighting=weighting,
+        arguments=arguments,
+        label_precision=label_precision,
+    )
 
 
 def build_weight_net(

@@ -256,7 +256,7 @@ def _build_tapped(
     n_classes: int,
     dtype: torch.dtype,
 ) -> FeatureTap:
-    """Build the caller's module and tap it; an error says what makes it unfit for training."""
+    """Build the caller's module and tap it; an error names what cannot be built."""
     if isinstance(module, nn.Module):
         raise TypeError(
             "module must be a class or a function that builds the network when called as "
@@ -287,8 +287,15 @@ def _build_tapped(
             f"module {name} cannot be copied: {error}. Of torch.nn.utils.weight_norm and "
             "spectral_norm, use those of torch.nn.utils.parametrizations."
         ) from error
+    _probe(network, row_shape, dtype)
+    return network
+
+
+def _probe(network: FeatureTap, row_shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Convert the network and pass a batch; an error says what makes it unfit for training."""
+    name = network.name  # that of a lazy layer is another afterwards
     try:
-        network = network.to("cpu", dtype)  # wherever it was built; training moves it
+        network.to("cpu", dtype)  # wherever it was built; training moves it
         _first_outputs(network, row_shape, dtype)  # an unfit module is found out here
         # With gradients in a copy: a module may keep what it computes, and is copied later.
         logits, _ = deepcopy(network)(torch.zeros(2, *row_shape, dtype=dtype))
@@ -305,7 +312,6 @@ def _build_tapped(
             f"module {name} returns probabilities: leave out the softmax or sigmoid at its end and "
             "return logits."
         )
-    return network
 
 
 def feature_width(network: nn.Module, row_shape: tuple[int, ...], dtype: torch.dtype) -> int:

@@ -110,9 +110,6 @@ def make_net(*callbacks, network=mlp, weighting=None, **settings):
         weight_net=WEIGHT_NETS.get(weighting),
         callbacks=[(f"callback_{i}", callback) for i, callback in enumerate(callbacks)],
         iterator_train=ShuffledBatches,
-        train_split=None,
-        predict_nonlinearity=partial(torch.softmax, dim=-1),
-        verbose=0,
         **{**defaults, **settings},
     ).initialize()
 
