@@ -166,7 +166,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         Fraction of the rows held out with ``early_stopping``, in (0, 1).
     class_weight : "balanced", dict or None, default=None
         Weights of the classes, as in scikit-learn. They multiply ``sample_weight``; "balanced"
-        gives all classes the same sum of weights.
+        gives all classes the same sum of weights. The labels are judged with these weights, too: to
+        look for wrong labels, rather leave them out.
     warm_start : bool, default=False
         Whether the first stage of ``fit`` continues with the network of the last fit instead of a
         new one. Stages on pseudo-labels start anew. Classes, features and ``hidden_layer_sizes``
@@ -201,7 +202,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
         Learned confidence in the label of each row passed to ``fit``, >= 0 with mean 1, in the
         caller's order. All ones without weighting and after a collapse. Rows without a label have
         0, and the others mean 1. ``sample_weight`` and ``class_weight`` are not among them:
-        multiply them by your own to fit another model.
+        multiply them by your own to fit another model. Those of rows with a confirmed label belong
+        to that label: fit the other model to the corrected labels.
     noise_scores_ : ndarray of shape (n_samples,)
         Score of the label of each row passed to ``fit``, in [0, 1]; higher means more likely wrong,
         so ``1 - noise_scores_`` is a label quality. With "evidence" weighting it is one minus the
@@ -654,7 +656,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
             )
             with explained_memory_errors():
                 data = make_training_data(
-                    X, codes, weight, held_out, len(classes), settings.dtype, device, confirmed
+                    *(X, codes, weight, held_out, len(classes), settings.dtype, device, confirmed),
+                    one_batch=settings.one_batch,
                 )
                 stages, predicting, prior = run_stages(settings, data, start)
                 self._set_fitted(settings, stages, predicting, prior, codes, classes)

@@ -35,12 +35,14 @@ def review_page(issues: Any, show: Any, X: Any, n_neighbors: int) -> str:
         shown = _with_nearest_rows(issues.index, X, n_neighbors)
     rows, places = np.unique(shown, return_inverse=True)
     given, suggested = map(missing_as_none, (issues.given_labels, issues.suggested_labels))
+    for row in np.flatnonzero(np.isnan(issues.scores)):
+        given[row] = None  # what is there may be the marker of a missing label
     labels = {*given, *suggested} - {None}
     # Rows without a score may have a suggestion of another type.
     classes = sorted(labels, key=lambda label: (type(label).__name__, label))
     codes = {None: -1} | {label: code for code, label in enumerate(classes)}
     given_codes = np.array([codes[label] for label in given])
-    labeled = ~np.isnan(issues.scores) & (given_codes >= 0)
+    labeled = given_codes >= 0
     names = [None] * len(rows) if issues.row_names is None else map(str, issues.row_names[rows])
     kind, columns, contents = _contents(show, rows)
     data = {

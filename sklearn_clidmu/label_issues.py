@@ -16,7 +16,13 @@ from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from sklearn_clidmu._pipelines import trained_classifier
 from sklearn_clidmu._review_page import review_page
-from sklearn_clidmu._validation.arrays import as_numpy, check_same_length, check_scores, row_names
+from sklearn_clidmu._validation.arrays import (
+    as_numpy,
+    check_order,
+    check_same_length,
+    check_scores,
+    row_names,
+)
 from sklearn_clidmu._validation.labels import (
     NO_LABEL,
     as_objects,
@@ -55,7 +61,8 @@ def find_label_issues(
         Labels that the rows should probably have, such as the most probable classes; only with
         scores.
     threshold : "auto" or float, default="auto"
-        Labels with at least this score are issues. "auto" takes
+        Labels with at least this score are issues, unless it is 0, as that of confirmed labels is.
+        "auto" takes
 
         - with a classifier, the labels that ``noise_rate_`` counts as wrong: in each class those
           with the highest scores, up to the estimated number of wrong labels;
@@ -100,7 +107,10 @@ def find_label_issues(
             "y and suggested must be passed with an array of scores only: a fitted classifier "
             "knows its labels."
         )
-    return issues if auto else replace(issues, mask=issues.scores >= threshold)  # False for nan
+    if auto:
+        return issues
+    # Not where there is no score, nor where the label is confirmed.
+    return replace(issues, mask=(issues.scores >= threshold) & (issues.scores > 0))
 
 
 def _issues_of_classifier(clf: Any) -> LabelIssues:
@@ -281,8 +291,9 @@ class LabelIssues:
         Raises
         ------
         ValueError
-            If ``show`` or ``X`` is invalid or has another number of rows than the labels, or if
-            the page would have more than 400 MB, which browsers may not open.
+            If ``show`` or ``X`` is invalid, has another number of rows than the labels, or the same
+            row names in another order, or if the page would have more than 400 MB, which browsers
+            may not open.
         """
         for name, table in (("show", show), ("X", X)):
             if table is not None and _num_samples(as_numpy(table)) != len(self.mask):
@@ -290,6 +301,7 @@ class LabelIssues:
                     f"{name} must have the {len(self.mask)} rows that the labels belong to, got "
                     f"{_num_samples(table)}."
                 )
+            check_order(table, self.row_names, name)
         if not isinstance(n_neighbors, Integral) or n_neighbors < 1:
             raise ValueError(f"n_neighbors must be a positive integer, got {n_neighbors!r}.")
         Path(path).write_text(review_page(self, show, X, n_neighbors), encoding="utf-8")

@@ -233,6 +233,28 @@ def test_page_shows_labels_that_have_no_order(page):
     assert read_data(page(issues))["classes"] == ["1", "2", "a"]
 
 
+def test_page_offers_no_marker_of_missing_labels_as_a_class(page):
+    scores = [*SCORES[:5], np.nan]
+    issues = find_label_issues(scores, [*LABELS[:5], "?"], suggested=SUGGESTED)
+    data = read_data(page(issues, X=ROWS))
+    assert data["classes"] == ["cat", "cow", "dog"]
+    assert sum(data["counts"]) == 5
+    assert {label for row, _, label, _ in data["rows"] if row == 5} <= {-1}
+
+
+@pytest.mark.parametrize("argument", ["show", "X"])
+def test_page_refuses_rows_in_another_order_than_the_labels(page, argument):
+    frame = pd.DataFrame(ROWS, columns=list("abc"), index=[4, 0, 3, 1, 5, 2])
+    labels = pd.Series(LABELS, index=frame.index)
+    issues = find_label_issues(SCORES, labels, suggested=SUGGESTED)
+    for other in (frame.iloc[::-1], frame.sort_index()):
+        with pytest.raises(ValueError, match=rf"^{argument} has the row names .* another order"):
+            page(issues, **{argument: other})
+        assert page(issues, **{argument: other.loc[issues.row_names]})
+    for other in (frame, frame.set_axis(list("uvwxyz"))):  # the names are others
+        assert page(issues, **{argument: other})
+
+
 def test_page_shows_large_numbers_in_full(page):
     frame = pd.DataFrame({"id": [1234567.0, 1234568.0], "price": [0.1 + 0.2, 2000000.01]})
     data = read_data(page(find_label_issues([0.9, 0.8], [0, 1], suggested=[1, 0]), show=frame))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -98,6 +99,20 @@ def row_names(*tables: Any) -> tuple[np.ndarray | None, list[Any] | None]:
             if levels != [None] or not np.array_equal(names, np.arange(len(names))):
                 return names, levels
     return None, None
+
+
+def check_order(table: Any, names: np.ndarray | None, name: str) -> None:
+    """Check that the index of a table is not the names of the rows in another order."""
+    index = getattr(table, "index", None)
+    if names is None or index is None or callable(index):
+        return
+    found, expected = np.asarray(index).tolist(), names.tolist()
+    if found != expected and Counter(found) == Counter(expected):
+        raise ValueError(
+            f"{name} has the row names of the labels in another order: pass "
+            f"{name}.loc[issues.row_names], or {name}.set_axis(issues.row_names) if only its index "
+            "differs."
+        )
 
 
 def join_row_names(parts: Sequence[np.ndarray | None], lengths: Sequence[int]) -> np.ndarray | None:

@@ -43,8 +43,10 @@ def choose_l2_penalty(settings: Settings, data: TrainingData) -> float:
     table, seed = data.training, fit_seed()
     codes = table.targets.cpu().numpy()
     drawn = np.random.RandomState(seed).permutation(len(codes))[:CHOICE_ROWS]
-    held_out = hold_out(codes, drawn, CHOICE_HELD_OUT, seed)
-    kept = np.setdiff1d(drawn, held_out)
+    first = data.first_copy[table.labels.rows].cpu().numpy()
+    held_out = hold_out(codes, drawn[one_of_each(first[drawn])], CHOICE_HELD_OUT, seed)
+    is_held_out = np.isin(first[drawn], first[held_out])
+    held_out, kept = np.sort(drawn[is_held_out]), np.sort(drawn[~is_held_out])
     valid, train = (table.take(torch.from_numpy(r).to(table.X.device)) for r in (held_out, kept))
     true = nn.functional.one_hot(valid.targets, data.n_classes)
 
@@ -68,14 +70,19 @@ def choose_l2_penalty(settings: Settings, data: TrainingData) -> float:
 def cross_fit(settings: Settings, data: TrainingData) -> tuple[Tensor, Tensor]:
     """Predict every row that has a label by networks that were not trained on it.
 
-    Returns the positions of the rows, shape (m,), and sums of probabilities, (m, n_classes). Rows
-    that are trained on are predicted by the network that leaves out their fold; rows that are not,
-    by all networks. The sums are over the epochs: early ones have memorized little.
+    Copies are in one fold. Returns the positions of the rows, shape (m,), and sums of
+    probabilities, (m, n_classes). Rows that are trained on are predicted by the network that leaves
+    out their fold; rows that are not, by all networks. The sums are over the epochs: early ones
+    have memorized little.
     """
     labels, n_classes = data.training.labels, data.n_classes
     total = torch.zeros(len(data.table), n_classes, dtype=torch.float64, device=labels.rows.device)
     seed = fit_seed()
-    folds = draw_folds(labels.targets.cpu().numpy(), settings.n_folds, seed)
+    first, codes = (part.cpu().numpy() for part in (data.first_copy[labels.rows], labels.targets))
+    drawn = one_of_each(first)
+    fold_of = np.zeros(len(data.table), dtype=np.int64)
+    fold_of[first[drawn]] = draw_folds(codes[drawn], settings.n_folds, seed)
+    folds = fold_of[first]
     with progress(settings.verbose, "Folds", settings.n_folds) as watchers:
         for fold in range(settings.n_folds):
             kept = torch.from_numpy(np.flatnonzero(folds != fold)).to(labels.rows.device)
@@ -84,6 +91,11 @@ def cross_fit(settings: Settings, data: TrainingData) -> tuple[Tensor, Tensor]:
             train_briefly(settings, data, data.training.take(kept), callbacks)
     rows = data.labeled.nonzero()[:, 0]
     return rows, total[rows]
+
+
+def one_of_each(first_copy: np.ndarray) -> np.ndarray:
+    """Position of the first of the rows that are copies of each other, in their order."""
+    return np.sort(np.unique(first_copy, return_index=True)[1])
 
 
 def draw_folds(codes: np.ndarray, n_folds: int, seed: int) -> np.ndarray:

@@ -12,10 +12,11 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sklearn_clidmu._random import own_generator
+from sklearn_clidmu._random import fit_seed, own_generator
 from sklearn_clidmu._scaling import RobustScaler
 from sklearn_clidmu._settings import steps_per_epoch
 from sklearn_clidmu.clid.weighted import normal_rank
+from sklearn_clidmu.noise.copies import find_copies
 
 CHUNK = 8192
 """Rows that are predicted, and whose features are in memory, at a time."""
@@ -131,6 +132,8 @@ class TrainingData(NamedTuple):
     """The rows kept for early stopping."""
     labeled: Tensor
     """Whether each row came with a label, shape (n,)."""
+    first_copy: Tensor
+    """Position of the first row that has the same entries and label as each one, shape (n,)."""
     confirmed: Tensor
     """Labels that are known to be right, of all rows, int64; -1 for none."""
     n_classes: int
@@ -237,6 +240,7 @@ def make_training_data(
     dtype: torch.dtype,
     device: torch.device,
     confirmed: np.ndarray | None = None,
+    one_batch: bool = False,
 ) -> TrainingData:
     """Put the rows of one fit on the device; ValueError if a value is too large for the dtype.
 
@@ -270,7 +274,10 @@ def make_training_data(
     validation = table.take(tensor(held_out, torch.int64)) if len(held_out) else None
     labeled = tensor(codes >= 0, torch.bool)
     known = tensor(np.full(len(codes), -1) if confirmed is None else confirmed, torch.int64)
-    return TrainingData(table, training, validation, labeled, known, n_classes, scaler)
+    # Where a row of weight s is s identical rows, all of these are copies.
+    copies = find_copies(X, codes, trained, None if one_batch else fit_seed())
+    first = tensor(copies, torch.int64)
+    return TrainingData(table, training, validation, labeled, first, known, n_classes, scaler)
 
 
 def trained_rows(codes: np.ndarray, sample_weight: np.ndarray, held_out: np.ndarray) -> np.ndarray:

@@ -71,17 +71,16 @@ def judge_labels(settings: Settings, data: TrainingData) -> tuple[Settings, Prio
     targets, weight = data.table.targets, trained_weight(data)
     X, scaler = _dense_rows(data)
     generator = own_generator()
-    left_out, row = weight, 1.0
-    if settings.one_batch:
-        known = targets.masked_fill(~data.labeled, -1)
-        left_out, row = _distinct_rows(scaler(X), known, weight)
+    copies = class_sums(weight, data.first_copy, len(weight))
+    # A row of weight s then counts as s identical rows do.
+    row = float(copies[copies > 0].mean()) if settings.one_batch else 1.0
     proba = loo_proba(
         X,
         targets,
         data.n_classes,
         weight,
         generator,
-        left_out=left_out,
+        left_out=copies[data.first_copy],
         row=row,
         scale=scaler,
     )
@@ -94,16 +93,6 @@ def judge_labels(settings: Settings, data: TrainingData) -> tuple[Settings, Prio
     noise = NoiseEstimate(*(part.to(weight) for part in judged.noise))
     confidence = judged.confidence.to(weight)
     return settings, Prior(X, scaler, proba, confidence, noise, row, z_score)
-
-
-def _distinct_rows(X: Tensor, targets: Tensor, weight: Tensor) -> tuple[Tensor, float]:
-    """Weight of all rows like each one, with its label, shape (n,), and the mean of these weights.
-
-    So a row of weight s is left out as s identical rows are, and counts as they do.
-    """
-    rows, place = torch.unique(torch.column_stack([X, targets]), dim=0, return_inverse=True)
-    total = class_sums(weight, place, len(rows))
-    return total[place], float(total[total > 0].mean())
 
 
 def trust_confirmed(data: TrainingData, prior: Prior | None) -> tuple[TrainingData, Prior | None]:

@@ -42,7 +42,7 @@ def test_confirmed_labels_have_full_confidence_and_are_no_issues(weighting):
     np.testing.assert_array_equal(issues.given_labels, GIVEN)
     assert not issues.mask[known].any()
     assert issues.mask.any()
-    assert not find_label_issues(clf, threshold=0.01).mask[known].any()
+    assert not find_label_issues(clf, threshold=0).mask[known].any()
 
 
 @pytest.mark.parametrize("weighting", ["evidence", "wnet", "vri", None])
