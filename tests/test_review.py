@@ -250,7 +250,7 @@ def test_page_refuses_rows_in_another_order_than_the_labels(page, argument):
     for other in (frame.iloc[::-1], frame.sort_index()):
         with pytest.raises(ValueError, match=rf"^{argument} has the row names .* another order"):
             page(issues, **{argument: other})
-        assert page(issues, **{argument: other.loc[issues.row_names]})
+        assert page(issues, **{argument: other.set_axis(issues.row_names)})
     for other in (frame, frame.set_axis(list("uvwxyz"))):  # the names are others
         assert page(issues, **{argument: other})
 

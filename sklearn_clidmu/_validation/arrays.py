@@ -106,12 +106,11 @@ def check_order(table: Any, names: np.ndarray | None, name: str) -> None:
     index = getattr(table, "index", None)
     if names is None or index is None or callable(index):
         return
-    found, expected = np.asarray(index).tolist(), names.tolist()
+    found, expected = (list(map(repr, values.tolist())) for values in (np.asarray(index), names))
     if found != expected and Counter(found) == Counter(expected):
         raise ValueError(
-            f"{name} has the row names of the labels in another order: pass "
-            f"{name}.loc[issues.row_names], or {name}.set_axis(issues.row_names) if only its index "
-            "differs."
+            f"{name} has the row names of the labels in another order: reorder its rows, or pass "
+            f"{name}.set_axis(issues.row_names) if only its index differs."
         )
 
 

@@ -50,7 +50,8 @@ def feature_relevance(
     targets, weight = targets[drawn], sample_weight[drawn].to(X.dtype)
     table = StandardizedTable(X[drawn], targets, weight, n_classes, scale)
     frequencies = draw_frequencies(table.width, generator).to(X)
-    kernel = choose_kernel(table, weight, weight, frequencies, generator)
+    alone = torch.arange(len(weight), device=X.device)
+    kernel = choose_kernel(table, weight, alone, frequencies, generator)
     rows, labels = table.rows(slice(None))
 
     def squares(part: Tensor) -> Tensor:

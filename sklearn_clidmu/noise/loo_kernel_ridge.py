@@ -48,7 +48,7 @@ def loo_proba(
     sample_weight: Tensor,
     generator: torch.Generator,
     *,
-    left_out: Tensor | None = None,
+    first_copy: Tensor | None = None,
     row: float = 1.0,
     scale: Callable[[Tensor], Tensor] = torch.as_tensor,
 ) -> Tensor:
@@ -58,18 +58,19 @@ def loo_proba(
     one and estimate the probabilities of its *given* label; they may leave [0, 1].
 
     X is flattened, and scaled by ``scale`` some rows at a time. Rows of weight zero are predicted
-    but not fitted. ``left_out`` is the weight that is left out with each row: by default its own,
-    or that of all identical rows together. ``row`` is the weight that counts as one row, the unit
-    of the penalties. The generator draws the frequencies, on the CPU, so that they are the same on
+    but not fitted. A row is left out together with its copies, those of the same ``first_copy``,
+    the position of one of them. ``row`` is the weight that counts as one row, the unit of the
+    penalties. The generator draws the frequencies, on the CPU, so that they are the same on
     every device.
     """
     weight = sample_weight.to(X.dtype)
     table = StandardizedTable(X.flatten(start_dim=1), targets, weight, n_classes, scale)
     frequencies = draw_frequencies(table.width, generator).to(X)
-    left_out = weight if left_out is None else left_out.to(weight)
-    kernel = choose_kernel(table, weight, left_out, frequencies, generator, row)
+    if first_copy is None:
+        first_copy = torch.arange(len(weight), device=weight.device)
+    kernel = choose_kernel(table, weight, first_copy, frequencies, generator, row)
     ridge = Ridge(table.chunks(weight), frequencies * kernel.gamma**0.5)
-    proba = weight.new_empty(len(weight), n_classes)
+    proba, left_out = weight.new_empty(len(weight), n_classes), _group_weight(weight, first_copy)
     parts = zip(
         proba.split(table.chunk), targets.split(table.chunk), table.chunks(left_out), strict=True
     )
@@ -188,17 +189,26 @@ class Ridge:
         return features.mul_(n**-0.5)
 
 
+def _group_weight(weight: Tensor, groups: Tensor) -> Tensor:
+    """Weight of each row's group, shape (n,)."""
+    return class_sums(weight, groups, int(groups.max()) + 1)[groups]
+
+
 def choose_kernel(
     table: StandardizedTable,
     weight: Tensor,
-    left_out: Tensor,
+    first_copy: Tensor,
     frequencies: Tensor,
     generator: torch.Generator,
     row: float = 1.0,
 ) -> Kernel:
     """Candidate of least leave-one-out squared error; see :func:`loo_proba`."""
-    drawn = draw_rows(weight, N_SELECTION, generator).split(table.chunk)
-    parts = [(*table.rows(rows), weight[rows], left_out[rows]) for rows in drawn]
+    drawn = draw_rows(weight, N_SELECTION, generator)
+    left_out = _group_weight(weight[drawn], first_copy[drawn])  # of the rows that are fitted
+    parts = [
+        (*table.rows(rows), weight[rows], left)
+        for rows, left in zip(drawn.split(table.chunk), left_out.split(table.chunk), strict=True)
+    ]
     penalties = [penalty * row for penalty in PENALTIES]
 
     half = frequencies[:, ::2]  # enough to compare kernels, and five times as fast

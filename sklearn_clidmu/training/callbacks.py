@@ -140,7 +140,8 @@ class CollapseDetector(Callback):
     with two classes and much noise, right predictions are nearly constant. Where nothing reweights,
     a collapse ends training.
 
-    With two classes, where the weights of each are ``calibrated``, one predicted class is none.
+    With two classes, where the weights of each are ``calibrated``, one predicted class is no
+    collapse.
     """
 
     def __init__(

@@ -80,13 +80,13 @@ def cross_fit(settings: Settings, data: TrainingData) -> tuple[Tensor, Tensor]:
     seed = fit_seed()
     first, codes = (part.cpu().numpy() for part in (data.first_copy[labels.rows], labels.targets))
     drawn = one_of_each(first)
-    fold_of = np.zeros(len(data.table), dtype=np.int64)
+    fold_of = np.full(len(data.table), -1)  # none where neither row nor copy is trained on
     fold_of[first[drawn]] = draw_folds(codes[drawn], settings.n_folds, seed)
-    folds = fold_of[first]
+    folds = torch.from_numpy(fold_of).to(data.first_copy.device)[data.first_copy]
     with progress(settings.verbose, "Folds", settings.n_folds) as watchers:
         for fold in range(settings.n_folds):
-            kept = torch.from_numpy(np.flatnonzero(folds != fold)).to(labels.rows.device)
-            left_out = data.labeled.index_fill(0, labels.rows[kept], False).nonzero()[:, 0]
+            kept = (folds[labels.rows] != fold).nonzero()[:, 0]
+            left_out = (data.labeled & ((folds == fold) | (folds < 0))).nonzero()[:, 0]
             callbacks = [("sum", EpochSum(data.table, left_out, total)), *watchers]
             train_briefly(settings, data, data.training.take(kept), callbacks)
     rows = data.labeled.nonzero()[:, 0]

@@ -133,7 +133,7 @@ class TrainingData(NamedTuple):
     labeled: Tensor
     """Whether each row came with a label, shape (n,)."""
     first_copy: Tensor
-    """Position of the first row that has the same entries and label as each one, shape (n,)."""
+    """Position of the first of the copies of each row, as ``find_copies`` has it, shape (n,)."""
     confirmed: Tensor
     """Labels that are known to be right, of all rows, int64; -1 for none."""
     n_classes: int

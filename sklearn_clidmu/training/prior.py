@@ -80,7 +80,7 @@ def judge_labels(settings: Settings, data: TrainingData) -> tuple[Settings, Prio
         data.n_classes,
         weight,
         generator,
-        left_out=copies[data.first_copy],
+        first_copy=data.first_copy,
         row=row,
         scale=scaler,
     )

@@ -19,12 +19,22 @@ def test_find_copies_gives_the_first_row_of_the_same_entries_and_label(seed):
     np.testing.assert_array_equal(found, [0, 1, 0, 1, 4, 1, 0])
 
 
-def test_find_copies_sets_rows_apart_whose_equals_have_other_labels():
-    codes = np.array([0, 1, 2, 1, 1, -1, 0])
-    found = find_copies(ROWS, codes, ALL, 0)
-    np.testing.assert_array_equal(found, [0, 1, 2, 1, 4, 5, 6])  # no label is no other one
-    found = find_copies(ROWS, codes, ALL, None)
-    np.testing.assert_array_equal(found, [0, 1, 2, 1, 4, 5, 0])
+def test_find_copies_finds_none_in_tables_that_were_labeled_one_by_one():
+    rows, right = (
+        np.tile(np.random.RandomState(0).normal(size=(100, 3)), (3, 1)),
+        np.arange(300) % 2,
+    )
+    annotated = np.where(np.random.RandomState(1).uniform(size=300) < 0.2, 1 - right, right)
+    trained = np.ones(300, dtype=bool)
+    np.testing.assert_array_equal(find_copies(rows, annotated, trained, 0), np.arange(300))
+    np.testing.assert_array_equal(find_copies(rows, right, trained, 0), np.arange(300) % 100)
+    few = np.where(np.arange(300) < 5, 1 - right, right)  # have labels of their own by chance
+    expected = np.where(np.arange(300) < 5, np.arange(300), np.arange(300) % 100)
+    expected[100:105], expected[200:205] = np.arange(100, 105), np.arange(100, 105)
+    np.testing.assert_array_equal(find_copies(rows, few, trained, 0), expected)
+    trained[200:] = False  # what is not trained on does not decide
+    annotated[:200] = right[:200]
+    assert (find_copies(rows, annotated, trained, 0)[100:200] == np.arange(100)).all()
 
 
 def test_find_copies_prefers_rows_that_are_trained_on():
@@ -38,7 +48,9 @@ def test_find_copies_reads_sparse_rows_and_those_of_any_shape():
     codes = np.arange(40) % 2
     expected = find_copies(rows, codes, np.ones(40, dtype=bool), None)
     assert len(np.unique(expected)) < 30
-    for same in (csr_array(rows), rows.reshape(40, 2, 2), np.asfortranarray(rows)):
+    zeros = csr_array(rows + 2)
+    zeros.data -= 2  # stored zeros
+    for same in (csr_array(rows), zeros, rows.reshape(40, 2, 2), np.asfortranarray(rows)):
         found = find_copies(same, codes, np.ones(40, dtype=bool), None)
         np.testing.assert_array_equal(found, expected)
 

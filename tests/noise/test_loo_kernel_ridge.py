@@ -162,10 +162,21 @@ def test_loo_proba_follows_a_permutation_of_rows_too_many_for_memory(
 def test_loo_proba_counts_a_row_of_weight_s_as_s_rows_that_are_left_out_together(unit):
     (X, targets), times = blobs(40), torch.randint(1, 6, (40,))
     copies = X.repeat_interleave(times, dim=0), targets.repeat_interleave(times)
-    together = times.double().repeat_interleave(times)
     weighted = fit(X, targets, unit * times.double(), row=unit)
-    repeated = fit(*copies, left_out=together)
+    repeated = fit(*copies, first_copy=torch.arange(40).repeat_interleave(times))
     torch.testing.assert_close(weighted.repeat_interleave(times, dim=0), repeated)
+
+
+def test_loo_proba_chooses_its_kernel_beside_rows_that_have_many_copies():
+    X = torch.randn(2_500, 2, dtype=torch.float64)
+    right = (X.prod(dim=1) > 0).long()
+    wrong = torch.rand(2_500) < 0.1
+    targets = right ^ wrong
+    rows = torch.cat([torch.arange(2_500), torch.arange(20).repeat(100)])
+    generator = torch.Generator().manual_seed(0)
+    proba = loo_proba(X[rows], targets[rows], 2, torch.ones(4_500), generator, first_copy=rows)
+    margin = proba.gather(1, targets[rows, None])[:2_500, 0]
+    assert roc_auc_score(wrong, -margin) > 0.9
 
 
 @pytest.mark.parametrize("weight_of_row", [1.0, 5.0])
