@@ -130,8 +130,8 @@ class CLIDMUClassifier(ClassifierMixin, BaseEstimator):
     batch_size : int or "auto", default="auto"
         Largest batch. "auto" is a sixteenth of the training set, from 64 to 256 rows. A training
         set that fits in one batch is always used whole, in float64, and there a row of integer
-        sample weight s counts exactly as s identical rows, if all have a label and no wide sparse
-        table is reduced.
+        sample weight s counts exactly as s identical rows, if all have a label and X is not sparse
+        with more than 256 columns.
     meta_batch_size : int or None, default=None
         Rows on which the meta objective is measured at each meta step, drawn from the training
         set. None takes up to 64 rows of the training batch, whose features are already computed,
