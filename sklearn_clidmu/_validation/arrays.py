@@ -92,8 +92,8 @@ def row_names(*tables: Any) -> tuple[np.ndarray | None, list[Any] | None]:
     Both are None for plain positions.
     """
     for table in tables:
-        index = getattr(table, "index", None)
-        if index is not None and not callable(index):
+        index = _index(table)
+        if index is not None:
             names = np.asarray(index)
             levels = list(map(_plain_name, getattr(index, "names", [None])))
             if levels != [None] or not np.array_equal(names, np.arange(len(names))):
@@ -101,10 +101,16 @@ def row_names(*tables: Any) -> tuple[np.ndarray | None, list[Any] | None]:
     return None, None
 
 
+def _index(table: Any) -> Any:
+    """Index of a frame or series; a list has a method of that name."""
+    index = getattr(table, "index", None)
+    return None if callable(index) else index
+
+
 def check_order(table: Any, names: np.ndarray | None, name: str) -> None:
     """Check that the index of a table is not the names of the rows in another order."""
-    index = getattr(table, "index", None)
-    if names is None or index is None or callable(index):
+    index = _index(table)
+    if names is None or index is None:
         return
     found, expected = (list(map(repr, values.tolist())) for values in (np.asarray(index), names))
     if found != expected and Counter(found) == Counter(expected):

@@ -32,15 +32,16 @@ def find_copies(X: Any, codes: np.ndarray, trained: np.ndarray, seed: int | None
     n = X.shape[0]
     _, entries = np.unique(np.fromiter(_hashes(X), np.int64, n), return_inverse=True)
     keys = entries * (codes.max() + 2) + codes + 1
-    order = np.argsort(~trained, kind="stable")
-    _, first = np.unique(keys[order], return_index=True)
-    first, copies = order[first], np.unique(keys, return_inverse=True)[1]
     if seed is not None:
         n_equal, n_agreeing = (_count_pairs(groups[trained]) for groups in (entries, keys))
         most = MOST_OTHER * n_equal
         if n_equal - n_agreeing >= most or _pairs_by_chance(X, trained, seed) >= most:
             return np.arange(n)
-    return first[copies]
+    order = np.argsort(~trained, kind="stable")
+    _, first, copies = np.unique(keys[order], return_index=True, return_inverse=True)
+    found = np.empty_like(order)
+    found[order] = order[first[copies]]
+    return found
 
 
 def _hashes(X: Any) -> Iterator[int]:

@@ -71,9 +71,10 @@ def judge_labels(settings: Settings, data: TrainingData) -> tuple[Settings, Prio
     targets, weight = data.table.targets, trained_weight(data)
     X, scaler = _dense_rows(data)
     generator = own_generator()
-    copies = class_sums(weight, data.first_copy, len(weight))
-    # A row of weight s then counts as s identical rows do.
-    row = float(copies[copies > 0].mean()) if settings.one_batch else 1.0
+    row = 1.0
+    if settings.one_batch:  # where a row of weight s counts as s identical rows do
+        copies = class_sums(weight, data.first_copy, len(weight))
+        row = float(copies[copies > 0].mean())
     proba = loo_proba(
         X,
         targets,

@@ -20,10 +20,8 @@ def test_find_copies_gives_the_first_row_of_the_same_entries_and_label(seed):
 
 
 def test_find_copies_finds_none_in_tables_that_were_labeled_one_by_one():
-    rows, right = (
-        np.tile(np.random.RandomState(0).normal(size=(100, 3)), (3, 1)),
-        np.arange(300) % 2,
-    )
+    rows = np.tile(np.random.RandomState(0).normal(size=(100, 3)), (3, 1))
+    right = np.arange(300) % 2
     annotated = np.where(np.random.RandomState(1).uniform(size=300) < 0.2, 1 - right, right)
     trained = np.ones(300, dtype=bool)
     np.testing.assert_array_equal(find_copies(rows, annotated, trained, 0), np.arange(300))
